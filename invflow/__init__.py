@@ -1,0 +1,43 @@
+"""invflow: invertible (normalizing-flow) layers for PyTorch with fused kernels and exact inverses."""
+
+from invflow.backends import BACKENDS, can_run, current_backend, use_backend
+from invflow.layers import (
+    ActNorm,
+    AffineCoupling,
+    AffineInjector,
+    FlowSequential,
+    FlowStep,
+    InvertibleConv1x1,
+    InvertibleConv1x1LU,
+    InvertibleLayer,
+    Split,
+    Squeeze,
+    ZeroConv2d,
+)
+from invflow.likelihood import bits_per_dim, standard_normal_log_prob
+from invflow.ops import AffineForm, affine_coupling, channel_affine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BACKENDS",
+    "ActNorm",
+    "AffineCoupling",
+    "AffineForm",
+    "AffineInjector",
+    "FlowSequential",
+    "FlowStep",
+    "InvertibleConv1x1",
+    "InvertibleConv1x1LU",
+    "InvertibleLayer",
+    "Split",
+    "Squeeze",
+    "ZeroConv2d",
+    "affine_coupling",
+    "bits_per_dim",
+    "can_run",
+    "channel_affine",
+    "current_backend",
+    "standard_normal_log_prob",
+    "use_backend",
+]

@@ -1,0 +1,129 @@
+"""Which implementation of an operator runs: ``reference`` (plain PyTorch) or ``cpu`` (the compiled extension).
+
+``backend="auto"`` takes the fastest one that can run the given tensors. An explicit choice never falls back: it raises and
+says why. The one exception is mathematical, not a matter of speed: under ``torch.func`` transforms and forward-mode
+differentiation every operator is evaluated by its reference, which those transforms can see into.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import ModuleType, TracebackType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invflow.backends import cpu
+
+__all__ = ["BACKENDS", "can_run", "current_backend", "select_backend", "use_backend"]
+
+BackendName = Literal["auto", "reference", "cpu"]
+
+#: Every implementation, in the order in which ``auto`` tries them; ``reference`` runs everything.
+BACKENDS: tuple[str, ...] = ("cpu", "reference")
+
+#: The backends that are made of registered kernels, by name.
+KERNELS: dict[str, ModuleType] = {"cpu": cpu}
+
+_logger = logging.getLogger("invflow")
+_logged: set[tuple[str, str, str]] = set()
+
+
+def _check_name(name: str, argument: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        allowed = ", ".join(repr(b) for b in ("auto", *BACKENDS))
+        raise ValueError(f"{argument} must be one of {allowed}, got {name!r}")
+    return name
+
+
+_current = _check_name(os.environ.get("INVFLOW_BACKEND", "auto"), "environment variable INVFLOW_BACKEND")
+
+
+class use_backend:
+    """Choose the backend of every operator called without ``backend=``, for the whole process.
+
+    Takes effect at once; as a context manager it restores the previous choice at the end. Like
+    ``torch.set_num_threads`` it is a setting of the process, not of the thread.
+
+    >>> import invflow
+    >>> with invflow.use_backend("reference"):
+    ...     invflow.current_backend()
+    'reference'
+
+    Args:
+        name: ``"auto"``, ``"reference"`` or ``"cpu"``.
+
+    Raises:
+        ValueError: for another name.
+        RuntimeError: if that backend cannot run in this installation at all.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _current
+        _check_name(name, "backend")
+        if name in KERNELS and (reason := KERNELS[name].unavailable()):
+            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+        self._previous = _current
+        _current = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _current
+        _current = self._previous
+
+
+def current_backend() -> str:
+    """The backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
+    return _current
+
+
+def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> bool:
+    """Whether a backend can run an operator on tensors like ``x``.
+
+    Args:
+        backend: ``"reference"`` or ``"cpu"``.
+        op: the operator's name, ``"channel_affine"`` for one.
+        x: the state, of which dtype and device count.
+        raise_error: raise instead of returning ``False``.
+
+    Raises:
+        RuntimeError: with the reason, if the backend cannot run it and ``raise_error`` is set.
+    """
+    if backend == "reference":
+        return True
+    reason = KERNELS[backend].why_not(op, x)
+    if reason and raise_error:
+        raise RuntimeError(f"backend {backend!r} cannot run {op}: {reason}")
+    return not reason
+
+
+def select_backend(backend: str | None, op: str, x: Tensor) -> str:
+    """The backend that will run ``op`` on ``x``: the explicit choice if there is one, else the first that can.
+
+    Raises:
+        ValueError: for an unknown name.
+        RuntimeError: if the explicitly chosen backend cannot run it.
+    """
+    chosen = _current if backend is None else _check_name(backend, "backend")
+    if chosen != "auto":
+        can_run(chosen, op, x, raise_error=True)
+        return chosen
+    chosen = next(name for name in BACKENDS if can_run(name, op, x))
+    if not torch.compiler.is_compiling() and _logger.isEnabledFor(logging.DEBUG):
+        _log_choice(op, chosen, x)
+    return chosen
+
+
+def _log_choice(op: str, chosen: str, x: Tensor) -> None:
+    key = (op, chosen, f"{x.dtype} on {x.device.type}")
+    if key in _logged:
+        return
+    _logged.add(key)
+    refused = [f"{name}: {KERNELS[name].why_not(op, x)}" for name in BACKENDS[: BACKENDS.index(chosen)]]
+    _logger.debug("%s (%s): backend %s%s", op, key[2], chosen, f" ({'; '.join(refused)})" if refused else "")

@@ -1,0 +1,30 @@
+"""Invertible layers: the vocabulary of flows, one concept a file.
+
+Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`` and
+``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant
+of the map that was called, float64 for a float64 state, else float32.
+"""
+
+from invflow.layers.actnorm import ActNorm
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
+from invflow.layers.coupling import AffineCoupling
+from invflow.layers.flow_step import FlowStep
+from invflow.layers.injector import AffineInjector
+from invflow.layers.sequential import FlowSequential, InvertibleLayer
+from invflow.layers.split import Split
+from invflow.layers.squeeze import Squeeze
+from invflow.layers.zero_conv import ZeroConv2d
+
+__all__ = [
+    "ActNorm",
+    "AffineCoupling",
+    "AffineInjector",
+    "FlowSequential",
+    "FlowStep",
+    "InvertibleConv1x1",
+    "InvertibleConv1x1LU",
+    "InvertibleLayer",
+    "Split",
+    "Squeeze",
+    "ZeroConv2d",
+]

@@ -1,0 +1,36 @@
+"""Argument checks that every layer makes, so that a wrong shape is named where it enters."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from invflow.ops._common import check_state
+
+
+def check_channels(layer: object, channels: int) -> int:
+    """``channels`` itself, if it is a positive integer."""
+    if channels < 1:
+        raise ValueError(f"{type(layer).__name__}: channels must be at least 1, got {channels}")
+    return channels
+
+
+def check_input(layer: object, x: Tensor, channels: int, name: str = "x") -> None:
+    """Raise unless ``x`` is a floating-point (B, channels, H, W)."""
+    check_state(x, name)
+    if x.shape[1] != channels:
+        raise ValueError(f"{type(layer).__name__}: {name} must have {channels} channels, got shape {tuple(x.shape)}")
+
+
+def check_context(layer: object, x: Tensor, context: Tensor | None, channels: int) -> None:
+    """Raise unless ``context`` fits ``x`` and has the layer's context channels; with 0 of them, anything is ignored."""
+    if not channels:
+        return
+    kind = type(layer).__name__
+    if context is None:
+        raise ValueError(f"{kind}: context with {channels} channels is required, got None")
+    check_state(context, "context")
+    expected = (x.shape[0], channels, *x.shape[2:])
+    if context.shape != expected:
+        raise ValueError(
+            f"{kind}: context must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
+        )

@@ -1,0 +1,115 @@
+"""Invertible 1x1 convolutions: a learned mixing of the channels, with the weight full or as an LU factorisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from invflow.layers._checks import check_channels, check_input
+from invflow.ops import channel_affine
+from invflow.ops._common import compute_dtype
+
+__all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU"]
+
+
+def _random_rotation(channels: int) -> Tensor:
+    """An orthogonal matrix, in float64."""
+    return torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
+
+
+class InvertibleConv1x1(nn.Module):
+    r"""Invertible 1x1 convolution: :math:`y = W x` at every pixel, :math:`\log\det = HW \log|\det W|`
+    (Kingma & Dhariwal, Glow, 2018, section 3.2). ``weight`` starts as a random rotation.
+
+    The inverse and the determinant are computed in float64, at a cost of C^3 a call, whatever the dtype of the state.
+
+    Args:
+        channels: C.
+
+    Shape:
+        x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = check_channels(self, channels)
+        self.weight = nn.Parameter(_random_rotation(channels).float())
+
+    def matrix(self) -> Tensor:
+        """W (C, C) in float64."""
+        return self.weight.double()
+
+    def inverse_matrix(self) -> Tensor:
+        """The inverse of W (C, C) in float64."""
+        return torch.linalg.inv(self.matrix())
+
+    def log_abs_det(self) -> Tensor:
+        """log |det W|, a float64 scalar."""
+        return torch.linalg.slogdet(self.matrix()).logabsdet
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_input(self, x, self.channels)
+        return self._apply_matrix(x, self.matrix()), self.log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_input(self, z, self.channels, "z")
+        return self._apply_matrix(z, self.inverse_matrix()), -self.log_det(z)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """The log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
+        pixels = x.shape[2] * x.shape[3]
+        return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).expand(x.shape[0])
+
+    def _apply_matrix(self, x: Tensor, matrix: Tensor) -> Tensor:
+        matrix = matrix.to(compute_dtype(x.dtype))
+        return channel_affine(x, matrix, matrix.new_zeros(self.channels))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"
+
+
+class InvertibleConv1x1LU(InvertibleConv1x1):
+    r"""Invertible 1x1 convolution with its weight as :math:`W = P L (U + \operatorname{diag}(\sigma e^{d}))`
+    (Kingma & Dhariwal, Glow, 2018, eq. 10): :math:`\log|\det W| = \sum d`, never singular, and cheaper to invert.
+
+    P is a fixed permutation and :math:`\sigma` fixed signs; L is lower triangular with a unit diagonal and U strictly
+    upper triangular. The product starts as a random rotation.
+
+    Args:
+        channels: C.
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int) -> None:
+        nn.Module.__init__(self)
+        self.channels = check_channels(self, channels)
+        permutation, lower, upper = torch.linalg.lu(_random_rotation(channels))
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        lower = self.lower.double().tril(-1)
+        lower = lower + torch.eye(self.channels, dtype=lower.dtype, device=lower.device)
+        diagonal = self.sign.double() * self.log_diagonal.double().exp()
+        return self.permutation.double(), lower, self.upper.double().triu(1) + diagonal.diag()
+
+    def matrix(self) -> Tensor:
+        """W (C, C) in float64."""
+        permutation, lower, upper = self._factors()
+        return permutation @ lower @ upper
+
+    def inverse_matrix(self) -> Tensor:
+        """The inverse of W (C, C) in float64, by two triangular solves."""
+        permutation, lower, upper = self._factors()
+        half = torch.linalg.solve_triangular(lower, permutation.T, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, half, upper=True)
+
+    def log_abs_det(self) -> Tensor:
+        """log |det W|, a float64 scalar."""
+        return self.log_diagonal.double().sum()

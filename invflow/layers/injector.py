@@ -1,0 +1,53 @@
+"""Affine injector: a context alone decides the affine map of every channel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from invflow.layers._checks import check_channels, check_context, check_input
+from invflow.ops import AffineForm, affine_coupling
+
+__all__ = ["AffineInjector"]
+
+
+class AffineInjector(nn.Module):
+    r"""Affine injector: :math:`y = (x + t) s` on all channels, with :math:`(t, s)` from :math:`h = \text{net}(u)`;
+    :math:`\log\det = \sum \log s` (Lugmayr et al., SRFlow, 2020, eq. 6).
+
+    Args:
+        channels: C.
+        net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
+        context_channels: channels of the context, at least 1.
+        form: how h becomes shift and scale.
+
+    Shape:
+        x (B, C, H, W), context (B, context_channels, H, W) -> y (B, C, H, W), log_det (B,).
+    """
+
+    def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
+        super().__init__()
+        self.channels = check_channels(self, channels)
+        if context_channels < 1:
+            raise ValueError(f"AffineInjector: context_channels must be at least 1, got {context_channels}")
+        self.context_channels = context_channels
+        self.form = AffineForm() if form is None else form
+        self.net = net
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._transform(x, context, "x", inverse=False)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._transform(z, context, "z", inverse=True)
+
+    def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        check_input(self, x, self.channels, name)
+        check_context(self, x, context, self.context_channels)
+        h = self.net(context)
+        if h.shape[1] != 2 * self.channels:
+            raise ValueError(
+                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
+            )
+        return affine_coupling(x, h, self.form, inverse=inverse)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

@@ -1,0 +1,45 @@
+"""Squeeze: space to channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from invflow.ops._common import check_state, compute_dtype
+
+__all__ = ["Squeeze"]
+
+
+class Squeeze(nn.Module):
+    r"""Moves every ``factor`` x ``factor`` block of pixels into channels: (B, C, H, W) -> (B, C f^2, H / f, W / f), output
+    channel ``c f^2 + dy f + dx`` (Dinh et al., Real NVP, 2017, section 3.6). The log-determinant is zero.
+
+    Args:
+        factor: f, at least 2.
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        if factor < 2:
+            raise ValueError(f"Squeeze: factor must be at least 2, got {factor}")
+        self.factor = factor
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_state(x)
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(f"Squeeze: height and width must be divisible by {self.factor}, got {tuple(x.shape[2:])}")
+        return F.pixel_unshuffle(x, self.factor), self._log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_state(z, "z")
+        if z.shape[1] % self.factor**2:
+            raise ValueError(f"Squeeze: channels of z must be divisible by {self.factor**2}, got {z.shape[1]}")
+        return F.pixel_shuffle(z, self.factor), self._log_det(z)
+
+    @staticmethod
+    def _log_det(x: Tensor) -> Tensor:
+        return torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"

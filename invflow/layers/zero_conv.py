@@ -1,0 +1,30 @@
+"""The zero-initialised convolution that ends a coupling network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ZeroConv2d"]
+
+
+class ZeroConv2d(nn.Conv2d):
+    r"""3x3 convolution whose weight and bias start at zero, with a learned output scale:
+    :math:`y = (\operatorname{conv}(x) + b) \, e^{3 l}` (Kingma & Dhariwal, Glow, 2018, section 3.3).
+
+    As the last layer of a coupling network it makes every step start as (nearly) the identity.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self.log_scale = nn.Parameter(torch.zeros(out_channels))
+        nn.init.zeros_(self.weight)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (3.0 * self.log_scale).exp()[:, None, None]

@@ -1,0 +1,12 @@
+"""The functional API: every operator with its reference. One file an operator, all of the same shape."""
+
+from invflow.ops.affine_coupling import AffineForm, affine_coupling, affine_coupling_reference
+from invflow.ops.channel_affine import channel_affine, channel_affine_reference
+
+__all__ = [
+    "AffineForm",
+    "affine_coupling",
+    "affine_coupling_reference",
+    "channel_affine",
+    "channel_affine_reference",
+]

@@ -1,0 +1,98 @@
+"""``channel_affine``: one affine map of the channels at every pixel, which is what an actnorm and a 1x1 convolution are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from invflow.backends import select_backend
+from invflow.ops._common import (
+    check_same_device,
+    check_state,
+    compute_dtype,
+    needs_reference,
+    reference_backward,
+    register,
+)
+
+__all__ = ["channel_affine", "channel_affine_reference"]
+
+
+def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """:func:`channel_affine` in plain PyTorch: the truth that the kernels are verified against."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(x.to(matrix.dtype), matrix[:, :, None, None], shift)
+    return y.to(x.dtype)
+
+
+_forward = register(
+    "channel_affine",
+    "(Tensor x, Tensor matrix, Tensor shift) -> Tensor",
+    lambda x, matrix, shift: x.new_empty(x.shape),
+)
+_backward = register(
+    "channel_affine_backward",
+    "(Tensor grad_y, Tensor x, Tensor matrix) -> (Tensor, Tensor, Tensor)",
+    lambda grad_y, x, matrix: (x.new_empty(x.shape), matrix.new_empty(matrix.shape), matrix.new_empty(matrix.shape[0])),
+)
+
+
+class _ChannelAffine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, shift: Tensor, backend: str) -> Tensor:
+        ctx.save_for_backward(x, matrix, shift)
+        ctx.backend = backend
+        return _forward(x, matrix, shift, backend)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, matrix, shift = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = reference_backward(channel_affine_reference, (x, matrix, shift), grads, ctx.needs_input_grad[:3])
+            return *found, None
+        return *_backward(grads[0], x, matrix, ctx.backend), None
+
+
+def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | None = None) -> Tensor:
+    r"""Affine map of the channels, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
+
+    Actnorm followed by a 1x1 convolution is this with :math:`M = W \operatorname{diag}(e^s)`, :math:`v = M b`; so is
+    its inverse, with :math:`M^{-1}` and :math:`-M^{-1} v`. Its log-determinant, :math:`HW \log|\det M|`, does not
+    depend on ``x`` and is the caller's (Kingma & Dhariwal, Glow, 2018, table 1).
+
+    Args:
+        x: (B, C, H, W), any floating dtype and strides.
+        matrix: (C, C), float64 if ``x`` is, else float32.
+        shift: (C,), the same dtype as ``matrix``.
+        backend: overrides :func:`invflow.use_backend` for this call.
+
+    Returns:
+        (B, C, H, W), dtype of ``x``. Half-precision states are computed in float32.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape or device, or an unknown backend.
+        RuntimeError: an explicitly chosen backend that cannot run this.
+    """
+    check_state(x)
+    channels, dtype = x.shape[1], compute_dtype(x.dtype)
+    if matrix.shape != (channels, channels):
+        raise ValueError(
+            f"matrix must have shape {(channels, channels)} for x with {channels} channels, got {tuple(matrix.shape)}"
+        )
+    if shift.shape != (channels,):
+        raise ValueError(
+            f"shift must have shape {(channels,)} for x with {channels} channels, got {tuple(shift.shape)}"
+        )
+    if matrix.dtype != dtype or shift.dtype != dtype:
+        raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
+    check_same_device(x, matrix=matrix, shift=shift)
+    chosen = select_backend(backend, "channel_affine", x)
+    if chosen == "reference" or needs_reference():
+        return channel_affine_reference(x, matrix, shift)
+    if torch.is_grad_enabled() and (x.requires_grad or matrix.requires_grad or shift.requires_grad):
+        return _ChannelAffine.apply(x, matrix, shift, chosen)
+    return _forward(x, matrix, shift, chosen)
