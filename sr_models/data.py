@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,17 +14,17 @@ from torch.utils.data import Dataset, Sampler
 from sr_models.images import find_images, read_image, to_tensor
 from sr_models.resize import imresize
 
-__all__ = ["RandomCrops", "StepSampler", "fixed_crops"]
+__all__ = ["FixedCrops", "RandomCrops", "StepSampler"]
 
 # Decoded photographs kept in memory; a folder that is larger is partly read again for every crop.
 _CACHE_BYTES = 2**30
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
-    """Random square crops of the images in a folder, flipped left to right half of the time; the low-resolution image is
-    the crop reduced by :func:`sr_models.resize.imresize` (crop first, then reduce: the published recipe).
+    """Random square crops of the images in a folder, flipped left to right half of the time; the low-resolution image
+    is the crop reduced by :func:`sr_models.resize.imresize` (crop first, then reduce: the published recipe).
 
-    Crop ``i`` is a function of ``seed`` and ``i`` alone, so that a resumed run sees what an unbroken one would have seen.
+    Crop ``i`` is a function of ``seed`` and ``i`` alone, so that a resumed run sees what an unbroken one would have.
 
     Args:
         folder: with at least one image; every image is at least ``crop`` pixels high and wide.
@@ -42,15 +43,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 
     def __init__(self, folder: str | os.PathLike[str], *, scale: int, crop: int, length: int, seed: int) -> None:
         _check_crop(crop, scale)
-        self.paths = find_images(folder)
-        for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    width, height = image.size
-            except Exception as error:
-                raise ValueError(f"cannot read image {path}: {error}") from error
-            if min(width, height) < crop:
-                raise ValueError(f"image {path} must be at least {crop} x {crop} pixels for crops, got {width} x {height}")
+        self.paths = _large_images(folder, crop)
         self.scale, self.crop, self.length, self.seed = scale, crop, length, seed
         self._cache: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
@@ -98,23 +91,39 @@ class StepSampler(Sampler[list[int]]):
         return self.steps
 
 
-def fixed_crops(folder: str | os.PathLike[str], *, scale: int, crop: int) -> list[dict[str, Tensor]]:
-    """Up to four crops of every image in a folder, from the middle of its quarters: the same in every call.
+class FixedCrops(Dataset[dict[str, Tensor]]):
+    """Up to four crops of every image in a folder, from the middle of its quarters: the same in every run.
 
-    Items are as in :class:`RandomCrops`. Raises the same.
+    Items, arguments and exceptions are those of :class:`RandomCrops`.
     """
-    _check_crop(crop, scale)
-    pairs = []
-    for path in find_images(folder):
-        image = read_image(path)
-        if min(image.shape[:2]) < crop:
-            height, width = image.shape[:2]
+
+    def __init__(self, folder: str | os.PathLike[str], *, scale: int, crop: int) -> None:
+        _check_crop(crop, scale)
+        self.pairs = []
+        for path in _large_images(folder, crop):
+            image = read_image(path)
+            tops, lefts = (sorted({(side - crop) // 4, 3 * (side - crop) // 4}) for side in image.shape[:2])
+            self.pairs += [_pair(image[y : y + crop, x : x + crop], scale) for y in tops for x in lefts]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.pairs[index]
+
+
+def _large_images(folder: str | os.PathLike[str], crop: int) -> list[Path]:
+    """The images in a folder, after checking from their headers that each has room for a crop."""
+    paths = find_images(folder)
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except Exception as error:
+            raise ValueError(f"cannot read image {path}: {error}") from error
+        if min(width, height) < crop:
             raise ValueError(f"image {path} must be at least {crop} x {crop} pixels for crops, got {width} x {height}")
-        tops, lefts = ({(side - crop) // 4, 3 * (side - crop) // 4} for side in image.shape[:2])
-        pairs += [
-            _pair(image[top : top + crop, left : left + crop], scale) for top in sorted(tops) for left in sorted(lefts)
-        ]
-    return pairs
+    return paths
 
 
 def _pair(hr: np.ndarray, scale: int) -> dict[str, Tensor]:

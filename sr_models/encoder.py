@@ -12,18 +12,12 @@ __all__ = ["RRDBEncoder"]
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block: five convolutions, each seeing all earlier outputs (Wang et al., ESRGAN, 2018, figure 4)."""
+    """Dense block: five convolutions, each seeing all earlier outputs (Wang et al., ESRGAN, 2018, figure 4)."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
         outputs = (growth, growth, growth, growth, features)
-        self.convs = nn.ModuleList(_conv(features + i * growth, out) for i, out in enumerate(outputs))
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            nn.init.kaiming_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)
-            with torch.no_grad():
-                conv.weight.mul_(0.1)
+        self.convs = nn.ModuleList(_small_conv(features + i * growth, out) for i, out in enumerate(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         seen = [x]
@@ -47,8 +41,8 @@ class RRDBEncoder(nn.Module):
     """RRDB network: features of the low-resolution image at several resolutions, and the image that they predict.
 
     A feature map of factor f has f times the resolution of the low-resolution image: the trunk's output at factor 1 and
-    the output of every upsampling stage (after its activation) at 2, 4, ... Each is concatenated with the outputs of the
-    ``stacked_blocks`` of the trunk, enlarged by pixel repetition (Lugmayr et al., SRFlow, 2020, section 3.3).
+    the output of every upsampling stage (after its activation) at 2, 4, ... Each is concatenated with the outputs of
+    the ``stacked_blocks`` of the trunk, enlarged by pixel repetition (Lugmayr et al., SRFlow, 2020, section 3.3).
 
     Args:
         scale: 4 or 8, the enlargement of the predicted image.
@@ -130,6 +124,17 @@ class RRDBEncoder(nn.Module):
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution that starts at a tenth of the usual size, so that residual blocks start near the identity."""
+    conv = _conv(inputs, outputs)
+    nn.init.kaiming_normal_(conv.weight)
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 def _leaky(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every super-resolution flow can do: encode, decode, sample. A model is an encoder and levels of invertible layers."""
+"""What every super-resolution flow is: an encoder and levels of invertible layers that encode, decode and sample."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Encoding:
 
 
 class SuperResolutionFlow(nn.Module):
-    r"""Conditional flow p(hr | lr): an encoder computes features of the low-resolution image, and level l of the flow works
-    at 1 / 2^l of the high resolution with the features of that resolution as context
+    r"""Conditional flow p(hr | lr): an encoder computes features of the low-resolution image, and level l of the flow
+    works at 1 / 2^l of the high resolution with the features of that resolution as context
     (Lugmayr et al., SRFlow, 2020, figure 2).
 
     Args:
@@ -72,7 +72,7 @@ class SuperResolutionFlow(nn.Module):
         return [cast(FlowSequential, level) for level in self.levels]
 
     def contexts(self, lr: Tensor) -> list[Tensor]:
-        """The features that condition each level, from first to last: (B, ``encoder.context_channels``, H/2^l, W/2^l)."""
+        """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l)."""
         factors = [self.scale // 2 ** (position + 1) for position in range(len(self.levels))]
         maps = self.encoder(lr, factors)
         return [maps[factor] for factor in factors]
@@ -144,8 +144,8 @@ class SuperResolutionFlow(nn.Module):
     def sample(self, lr: Tensor, n: int = 1, *, temperature: float = 0.9, seed: int = 0) -> Tensor:
         """Samples of p(hr | lr), clamped to [0, 1].
 
-        The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives the
-        same samples alone and in a batch.
+        The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives
+        the same samples alone and in a batch.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].

@@ -98,7 +98,7 @@ def from_published(
         network = options["network_G"]
         flow = network["flow"]
         kind, scale = options["model"], int(options["scale"])
-        fields = {
+        fields: dict[str, Any] = {
             "steps": int(flow["K"]),
             "transition_steps": int(flow["additionalFlowNoAffine"]),
             "hidden_channels": int(flow.get("CondAffineSeparatedAndCond", {}).get("hidden_channels", 64)),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
+from scipy.sparse import csr_array
 
 __all__ = ["imresize"]
 

@@ -8,87 +8,26 @@ import logging
 import math
 import os
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sr_models.checkpoint import save_model, write_text
-from sr_models.data import RandomCrops, StepSampler, fixed_crops
+from sr_models.data import FixedCrops, RandomCrops, StepSampler
 from sr_models.model import SuperResolutionFlow
-from sr_models.registry import create
+from sr_models.registry import config_of, create
+from sr_models.training_config import TrainingConfig
 
-__all__ = ["TrainingConfig", "train_model"]
+__all__ = ["FlowTraining", "train_model"]
 
 # Dequantisation noise of the SRFlow paper: N(0, (4 / sqrt 3)^2) on the 0..255 scale.
 NOISE_STD = 4 / math.sqrt(3) / 255
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that determines a training run; the defaults are SRFlow-DA's published recipe.
-
-    Attributes:
-        model: a registered model.
-        scale: enlargement.
-        preset: architecture preset of the model.
-        overrides: single fields of the model's config.
-        images: folder of training photographs.
-        val_images: folder of photographs whose fixed crops are scored during training; none: no validation.
-        crop: side of the high-resolution crops in pixels.
-        batch_size: crops a step.
-        steps: optimizer steps, pretraining included.
-        lr: learning rate of Adam; halved at 50, 75, 90 and 95 % of the likelihood steps.
-        encoder_steps: steps of L1 pretraining of the encoder before likelihood training; 0 for a pretrained encoder.
-        encoder_lr: learning rate of the pretraining.
-        encoder_frozen: share of the likelihood steps during which the encoder stays as it is.
-        gradient_clip: largest norm of the gradient; 0 for no limit.
-        val_every: steps between validations.
-        save_every: steps between checkpoints.
-        seed: determines initial weights, crops and noise.
-    """
-
-    model: str
-    images: str
-    scale: int = 4
-    preset: str = "released"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    val_images: str | None = None
-    crop: int = 160
-    batch_size: int = 12
-    steps: int = 200_000
-    lr: float = 2e-4
-    encoder_steps: int = 0
-    encoder_lr: float = 2e-4
-    encoder_frozen: float = 0.5
-    gradient_clip: float = 0.0
-    val_every: int = 1000
-    save_every: int = 1000
-    seed: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "val_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "encoder_lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be finite and greater than 0, got {getattr(self, name)}")
-        if not 0 <= self.encoder_steps < self.steps:
-            raise ValueError(f"encoder_steps must be in 0..{self.steps - 1} for {self.steps} steps, got {self.encoder_steps}")
-        if not 0 <= self.encoder_frozen <= 1:
-            raise ValueError(f"encoder_frozen must be in 0..1, got {self.encoder_frozen}")
-        if self.gradient_clip < 0 or self.seed < 0:
-            raise ValueError(f"gradient_clip and seed must be at least 0, got {self.gradient_clip} and {self.seed}")
-
-    def flow_progress(self, step: int) -> float:
-        """Share of the likelihood steps done at ``step``; negative during pretraining."""
-        return (step - self.encoder_steps) / (self.steps - self.encoder_steps)
 
 
 class FlowTraining(lightning.LightningModule):
@@ -102,24 +41,52 @@ class FlowTraining(lightning.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         progress = self.config.flow_progress(self.global_step)
         self.model.encoder.requires_grad_(progress < 0 or progress >= self.config.encoder_frozen)
+        if self.global_step == self.config.encoder_steps:
+            self._initialize_flow(batch)
+
+    @torch.no_grad()
+    def _initialize_flow(self, batch: dict[str, Tensor]) -> None:
+        """Let the actnorms initialise, and score that state: what the flow is before it has learned anything."""
+        self.model.encode(self._with_noise(batch["hr"]), batch["lr"])
+        loader = self.trainer.val_dataloaders
+        if loader is None:
+            return
+        self.model.eval()
+        scores = [
+            self.model.encode(pairs["hr"].to(self.device), pairs["lr"].to(self.device)).bits_per_dim for pairs in loader
+        ]
+        self.model.train()
+        self._write({"val_nll": torch.cat(scores).mean().item()})
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         hr, lr = batch["hr"], batch["lr"]
         step = self.global_step
         if step < self.config.encoder_steps:
             loss = (self.model.encoder.image(lr) - hr).abs().mean()
-            self.log("l1", loss, prog_bar=True)
+            self._record("l1", loss)
             return loss
-        # drawn from the step's own stream, so that a resumed run draws what an unbroken one would
-        generator = torch.Generator().manual_seed(self.config.seed * 2**32 + step)
-        noise = NOISE_STD * torch.randn(hr.shape, generator=generator).to(hr)
-        loss = self.model.encode(hr + noise, lr).bits_per_dim.mean()
+        loss = self.model.encode(self._with_noise(hr), lr).bits_per_dim.mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the likelihood is not finite at step {step}; lower lr ({self.config.lr}) or set gradient_clip"
             )
-        self.log("nll", loss, prog_bar=True)
+        self._record("nll", loss)
         return loss
+
+    def _record(self, name: str, loss: Tensor) -> None:
+        """Show a loss, and write every tenth to the log under the step that it belongs to."""
+        self.log(name, loss, prog_bar=True, logger=False)
+        if self.global_step % 10 == 0:
+            self._write({name: loss.item()})
+
+    def _write(self, values: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    def _with_noise(self, hr: Tensor) -> Tensor:
+        # drawn from the step's own stream, so that a resumed run draws what an unbroken one would
+        generator = torch.Generator().manual_seed(self.config.seed * 2**32 + self.global_step)
+        return hr + NOISE_STD * torch.randn(hr.shape, generator=generator).to(hr)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.global_step < self.config.encoder_steps:
@@ -147,6 +114,15 @@ class FlowTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class _ProgressBar(TQDMProgressBar):
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        if pl_module.global_step > pl_module.config.encoder_steps:
+            shown.pop("l1", None)
+        return shown
+
+
 def train_model(
     config: TrainingConfig,
     output: str | os.PathLike[str],
@@ -157,9 +133,9 @@ def train_model(
 ) -> Path:
     """Train a model, or go on with the interrupted run in the same folder.
 
-    The folder receives ``training.json`` (the config), ``metrics.csv`` and TensorBoard logs, ``checkpoints/last.ckpt`` to
-    resume from and, at the end, ``model.safetensors`` with ``model.json``. A run that was interrupted and resumed equals
-    an unbroken one.
+    The folder receives ``training.json`` (the config), TensorBoard logs in ``logs``, ``checkpoints/last.ckpt`` to
+    resume from and, at the end, ``model.safetensors`` with ``model.json``. A run that was interrupted and resumed
+    equals an unbroken one.
 
     Args:
         config: the run.
@@ -176,6 +152,7 @@ def train_model(
         FloatingPointError: if the likelihood stops being finite.
     """
     output = Path(output)
+    config_of(config.model, scale=config.scale, preset=config.preset, **config.overrides)
     data = RandomCrops(
         config.images,
         scale=config.scale,
@@ -184,7 +161,7 @@ def train_model(
         seed=config.seed,
     )
     validation = (
-        fixed_crops(config.val_images, scale=config.scale, crop=config.crop) if config.val_images is not None else None
+        FixedCrops(config.val_images, scale=config.scale, crop=config.crop) if config.val_images is not None else None
     )
     lightning.seed_everything(config.seed, verbose=False)
     model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
@@ -192,13 +169,12 @@ def train_model(
 
     module = FlowTraining(model, config)
     checkpoint = output / "checkpoints" / "last.ckpt"
-    _quieten_lightning()
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=1,
         max_steps=config.steps,
         max_epochs=-1,
-        logger=[CSVLogger(output, name=None, version="logs"), TensorBoardLogger(output, name=None, version="logs")],
+        logger=TensorBoardLogger(output, name=None, version="logs"),
         callbacks=[
             ModelCheckpoint(
                 checkpoint.parent,
@@ -206,25 +182,27 @@ def train_model(
                 every_n_train_steps=config.save_every,
                 enable_version_counter=False,
             ),
-            TQDMProgressBar(),
+            _ProgressBar(),
             *(callbacks or []),
         ],
         gradient_clip_val=config.gradient_clip or None,
-        log_every_n_steps=min(10, config.steps),
         val_check_interval=min(config.val_every, config.steps) if validation else None,
         check_val_every_n_epoch=None if validation else 1,
+        log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
     sampler = StepSampler(config.batch_size, config.steps, lambda: module.global_step)
-    trainer.fit(
-        module,
-        DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0),
-        DataLoader(validation, batch_size=config.batch_size) if validation else None,
-        ckpt_path=checkpoint if checkpoint.exists() else None,
-        weights_only=True,
-    )
+    with warnings.catch_warnings():
+        _quieten_lightning()
+        trainer.fit(
+            module,
+            DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0),
+            DataLoader(validation, batch_size=config.batch_size) if validation else None,
+            ckpt_path=checkpoint if checkpoint.exists() else None,
+            weights_only=True,
+        )
     path = output / "model.safetensors"
     save_model(model, path)
     return path
@@ -246,8 +224,14 @@ def _claim(output: Path, config: TrainingConfig) -> None:
 
 
 def _quieten_lightning() -> None:
+    """Silence advice that does not apply; inside ``warnings.catch_warnings``."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # the crops are cheap: a worker process would take a core from the training itself
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    for message in (
+        ".*does not have many workers.*",  # a worker process would take a core from the training itself
+        ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run is resumed
+        ".*your dataloader is not resumable.*",  # StepSampler is
+        ".*have no `val_dataloader`.*",  # validation is optional
+        ".*LeafSpec.*deprecated.*",  # of Lightning's own making
+    ):
+        warnings.filterwarnings("ignore", message)

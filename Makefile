@@ -1,0 +1,44 @@
+# make test   create .venv if needed and run the whole test suite
+# make demo   create .venv if needed, train a small model, write runs/demo/report.html
+# make check  ruff and mypy
+# make help   what these are as plain commands
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: test demo check clean help
+.DELETE_ON_ERROR:
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/sr-models demo
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
+
+help:
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev]' && $(BIN)/python -m pytest"
+	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
+	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
+	@echo "make clean:  remove what the build left behind"
+
+# Editable, so that the tests and the commands see the working tree; the extension is built into it.
+$(VENV)/.installed-demo: EXTRAS := demo
+$(VENV)/.installed-test: EXTRAS := demo,test,dev
+$(VENV)/.installed-demo $(VENV)/.installed-test: $(SOURCES)
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.10 or newer, or set PYTHON"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: install python3-venv"; exit 1; }
+	@command -v $(firstword $(CXX)) >/dev/null || { echo "make: the C++ compiler $(CXX) is missing: install g++ or clang++, or set CXX"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@

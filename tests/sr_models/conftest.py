@@ -1,0 +1,57 @@
+"""What the tests of the super-resolution models share."""
+
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from sr_models.metrics import LPIPSDistance
+
+# A deadline would make the tests fail on a busy machine.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+# Slice, index and shape of AlexNet's convolutions in the fixtures' key "net.slice<n>.<i>".
+ALEXNET = {
+    "slice1.0": (64, 3, 11, 11),
+    "slice2.3": (192, 64, 5, 5),
+    "slice3.6": (384, 192, 3, 3),
+    "slice4.8": (256, 384, 3, 3),
+    "slice5.10": (256, 256, 3, 3),
+}
+
+
+def procedural(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    gain = 1.2 / math.sqrt(math.prod(shape[1:])) if len(shape) == 4 else 0.05
+    # The fixtures are defined by the legacy generator.
+    values = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape) * gain
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def alexnet_weights():
+    """The random AlexNet of the fixtures, under torchvision's names."""
+    weights = {}
+    for name, shape in ALEXNET.items():
+        index = name.partition(".")[2]
+        weights[f"features.{index}.weight"] = procedural(f"net.{name}.weight", shape)
+        weights[f"features.{index}.bias"] = procedural(f"net.{name}.bias", shape[:1])
+    return weights
+
+
+@pytest.fixture(scope="session")
+def linear_weights():
+    """The linear weights published with LPIPS."""
+    golden = np.load(Path(__file__).parents[1] / "data" / "golden" / "metrics.npz")
+    keys = [f"lin{level}.model.1.weight" for level in range(5)]
+    return {key: torch.from_numpy(golden[f"lpips_lin/{key}"]) for key in keys}
+
+
+@pytest.fixture(scope="session")
+def random_lpips(alexnet_weights, linear_weights):
+    pytest.importorskip("lpips")
+    return LPIPSDistance(alexnet_weights, linear_weights)

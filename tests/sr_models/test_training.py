@@ -1,0 +1,142 @@
+"""Training: it learns, and a resumed run equals an unbroken one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from sr_models.checkpoint import load_model
+from sr_models.images import write_image
+from sr_models.report import training_curve
+from sr_models.training import FlowTraining, train_model
+from sr_models.training_config import TrainingConfig
+
+TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One smooth picture, which even a tiny flow finds likelier than noise after a few steps."""
+    path = tmp_path_factory.mktemp("photographs")
+    y, x = np.mgrid[0:48, 0:64] / 64
+    picture = np.stack([128 + 100 * np.sin(6 * x), 255 * y, 128 + 90 * np.cos(9 * x * y)], -1)
+    write_image(path / "picture.png", picture.astype(np.uint8))
+    return path
+
+
+def config(folder: Path, **changes: object) -> TrainingConfig:
+    defaults = TrainingConfig(
+        model="srflow-da",
+        images=str(folder),
+        val_images=str(folder),
+        overrides=TINY,
+        crop=16,
+        batch_size=2,
+        steps=8,
+        encoder_steps=2,
+        val_every=4,
+        save_every=3,
+        lr=1e-3,
+    )
+    return dataclasses.replace(defaults, **changes)
+
+
+class StopAt(lightning.Callback):
+    """What a killed process does to a run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            raise InterruptedError("killed")
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resumed_run_equals_unbroken_run(folder: Path, tmp_path: Path, stop: int) -> None:
+    unbroken = train_model(config(folder), tmp_path / "unbroken", accelerator="cpu")
+    with pytest.raises(InterruptedError):
+        train_model(config(folder), tmp_path / "broken", accelerator="cpu", callbacks=[StopAt(stop)])
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    resumed = train_model(config(folder), tmp_path / "broken", accelerator="cpu")
+    expected, actual = load_model(unbroken).state_dict(), load_model(resumed).state_dict()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+    curves = [training_curve(tmp_path / name / "logs") for name in ("unbroken", "broken")]
+    assert curves[0].val_nll == curves[1].val_nll
+
+
+def test_likelihood_of_the_training_picture_rises(folder: Path, tmp_path: Path) -> None:
+    train_model(config(folder, steps=60, encoder_steps=5, val_every=20), tmp_path, accelerator="cpu")
+    curve = training_curve(tmp_path / "logs")
+    assert curve.val_nll[0][0] == 5
+    assert curve.val_nll[-1][1] < curve.val_nll[0][1] - 0.1
+    assert curve.l1[0][0] < 5
+
+
+def test_finished_run_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    path = train_model(config(folder), tmp_path, accelerator="cpu")
+    before = load_model(path).state_dict()
+    after = load_model(train_model(config(folder), tmp_path, accelerator="cpu")).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_run_in_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    train_model(config(folder), tmp_path, accelerator="cpu")
+    record = (tmp_path / "training.json").read_text()
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(lr was 0.001, now 0.5\)"):
+        train_model(config(folder, lr=0.5), tmp_path, accelerator="cpu")
+    assert (tmp_path / "training.json").read_text() == record
+    assert json.loads(record)["lr"] == 1e-3
+
+
+def test_without_validation_folder(folder: Path, tmp_path: Path) -> None:
+    assert train_model(config(folder, val_images=None), tmp_path, accelerator="cpu").exists()
+
+
+def test_divergence_is_reported(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+; lower lr \(1e\+30\)"):
+        train_model(config(folder, lr=1e30), tmp_path, accelerator="cpu")
+
+
+def test_encoder_is_frozen_for_the_first_share_of_the_flow_steps(folder: Path, tmp_path: Path) -> None:
+    frozen = {}
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, module: FlowTraining, *_: object) -> None:
+            frozen[trainer.global_step] = not module.model.encoder.conv_first.weight.requires_grad
+
+    train_model(
+        config(folder, steps=10, encoder_steps=2, encoder_frozen=0.5), tmp_path, accelerator="cpu", callbacks=[Watch()]
+    )
+    assert frozen == {step: 3 <= step <= 6 for step in range(1, 11)}
+
+
+def test_learning_rate_halves_at_the_published_milestones() -> None:
+    run = TrainingConfig(model="srflow-da", images=".", steps=1000, lr=2e-4, encoder_steps=0)
+    module = FlowTraining(torch.nn.ModuleDict({"encoder": torch.nn.Linear(1, 1), "levels": torch.nn.Linear(1, 1)}), run)
+    schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+    rates = [schedule.base_lrs[1] * schedule.lr_lambdas[1](step) for step in (0, 499, 500, 750, 900, 950)]
+    assert rates == [2e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.25e-5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be finite and greater than 0, got 0.0"),
+        ({"encoder_steps": 8}, "encoder_steps must be in 0..7 for 8 steps, got 8"),
+        ({"encoder_frozen": 1.5}, "encoder_frozen must be in 0..1, got 1.5"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_config_errors(folder: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(folder, **change)
