@@ -61,9 +61,9 @@ class SRFlowDAConfig:
         "small": {
             "steps": 4,
             "transition_steps": 1,
-            "hidden_channels": 24,
-            "features": 24,
-            "growth": 12,
+            "hidden_channels": 32,
+            "features": 32,
+            "growth": 16,
             "blocks": 3,
             "stacked_blocks": (0, 2),
         },
