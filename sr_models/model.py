@@ -151,7 +151,7 @@ class SuperResolutionFlow(nn.Module):
             lr: (B, 3, h, w) in [0, 1].
             n: samples an image, at least 1.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents.
-            seed: at least 0.
+            seed: in 0..2^31 - 1.
 
         Returns:
             (B, n, 3, scale h, scale w).
@@ -160,8 +160,8 @@ class SuperResolutionFlow(nn.Module):
             raise ValueError(f"n must be at least 1, got {n}")
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
         self._check(lr, "lr")
         contexts = self.contexts(lr)
         shapes = self.latent_shapes(lr.shape[2], lr.shape[3])

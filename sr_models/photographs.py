@@ -35,12 +35,12 @@ class Photograph:
 
 PHOTOGRAPHS: tuple[Photograph, ...] = (
     Photograph("astronaut", "skimage", "data/astronaut.png", True, False, "NASA, public domain"),
-    Photograph("coffee", "skimage", "data/coffee.png", True, False, "Rachel Michetti, CC0"),
     Photograph("motorcycle", "skimage", "data/motorcycle_left.png", True, False, "Middlebury stereo benchmark 2014"),
     Photograph("rocket", "skimage", "data/rocket.jpg", True, True, "SpaceX, public domain"),
     Photograph("china", "sklearn", "datasets/images/china.jpg", True, True, "danielbuechele, CC BY 2.0"),
+    Photograph("flower", "sklearn", "datasets/images/flower.jpg", True, True, "vultilion, CC BY 2.0"),
     Photograph("chelsea", "skimage", "data/chelsea.png", False, False, "Stefan van der Walt, CC0"),
-    Photograph("flower", "sklearn", "datasets/images/flower.jpg", False, True, "vultilion, CC BY 2.0"),
+    Photograph("coffee", "skimage", "data/coffee.png", False, False, "Rachel Michetti, CC0"),
 )
 
 _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}

@@ -89,8 +89,8 @@ class FlowTraining(lightning.LightningModule):
         return hr + NOISE_STD * torch.randn(hr.shape, generator=generator).to(hr)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        if self.global_step < self.config.encoder_steps:
-            return
+        if self.global_step <= self.config.encoder_steps:
+            return  # the flow does not exist yet: its actnorms are not initialised
         nll = self.model.encode(batch["hr"], batch["lr"]).bits_per_dim
         self.log("val_nll", nll.mean(), prog_bar=True, batch_size=len(nll))
 

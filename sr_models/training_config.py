@@ -64,8 +64,10 @@ class TrainingConfig:
             )
         if not 0 <= self.encoder_frozen <= 1:
             raise ValueError(f"encoder_frozen must be in 0..1, got {self.encoder_frozen}")
-        if self.gradient_clip < 0 or self.seed < 0:
-            raise ValueError(f"gradient_clip and seed must be at least 0, got {self.gradient_clip} and {self.seed}")
+        if not (math.isfinite(self.gradient_clip) and self.gradient_clip >= 0):
+            raise ValueError(f"gradient_clip must be finite and at least 0, got {self.gradient_clip}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be in 0..2^31 - 1, got {self.seed}")
 
     def flow_progress(self, step: int) -> float:
         """Share of the likelihood steps done at ``step``; negative during pretraining."""

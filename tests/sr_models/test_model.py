@@ -104,7 +104,7 @@ class TestSample:
             ({"n": 0}, "n must be at least 1, got 0"),
             ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
             ({"temperature": math.nan}, "temperature must be finite"),
-            ({"seed": -1}, "seed must be at least 0, got -1"),
+            ({"seed": -1}, r"seed must be in 0\.\.2\^31 - 1, got -1"),
         ],
     )
     def test_errors(self, model: sr_models.SuperResolutionFlow, arguments: dict, message: str) -> None:

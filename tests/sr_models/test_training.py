@@ -134,7 +134,8 @@ def test_learning_rate_halves_at_the_published_milestones() -> None:
         ({"lr": 0.0}, "lr must be finite and greater than 0, got 0.0"),
         ({"encoder_steps": 8}, "encoder_steps must be in 0..7 for 8 steps, got 8"),
         ({"encoder_frozen": 1.5}, "encoder_frozen must be in 0..1, got 1.5"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "got -1"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be finite and at least 0, got -1.0"),
     ],
 )
 def test_config_errors(folder: Path, change: dict, message: str) -> None:
