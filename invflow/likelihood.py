@@ -24,7 +24,8 @@ def standard_normal_log_prob(z: Tensor | Sequence[Tensor]) -> Tensor:
     total: Tensor | None = None
     for latent in [z] if isinstance(z, Tensor) else z:
         latent = latent if latent.dtype == torch.float64 else latent.float()
-        log_prob = -0.5 * (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        log_prob = -0.5 * (latent.square() + math.log(2 * math.pi))
+        log_prob = log_prob.flatten(1).sum(1) if log_prob.dim() > 1 else log_prob
         total = log_prob if total is None else total + log_prob
     if total is None:
         raise ValueError("z must hold at least one latent, got an empty list")

@@ -1,4 +1,4 @@
-"""Assertions for people who write their own invertible layers: the properties that every layer of this library is held to.
+"""Assertions for people who write their own invertible layers: the properties that every layer here is held to.
 
 >>> import torch, invflow
 >>> from invflow.testing import assert_invertible, assert_log_det

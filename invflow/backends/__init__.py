@@ -1,8 +1,8 @@
 """Which implementation of an operator runs: ``reference`` (plain PyTorch) or ``cpu`` (the compiled extension).
 
-``backend="auto"`` takes the fastest one that can run the given tensors. An explicit choice never falls back: it raises and
-says why. The one exception is mathematical, not a matter of speed: under ``torch.func`` transforms and forward-mode
-differentiation every operator is evaluated by its reference, which those transforms can see into.
+``backend="auto"`` takes the fastest one that can run the given tensors. An explicit choice never falls back: it
+raises and says why. The one exception is mathematical, not a matter of speed: under ``torch.func`` transforms and
+forward-mode differentiation every operator is evaluated by its reference, which those transforms can see into.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ _logger = logging.getLogger("invflow")
 _logged: set[tuple[str, str, str]] = set()
 
 
-def _check_name(name: str, argument: str) -> str:
-    if name != "auto" and name not in BACKENDS:
-        allowed = ", ".join(repr(b) for b in ("auto", *BACKENDS))
-        raise ValueError(f"{argument} must be one of {allowed}, got {name!r}")
+def _check_name(name: str, argument: str, allowed: tuple[str, ...] = ("auto", *BACKENDS)) -> str:
+    if name not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {name!r}")
     return name
 
 
@@ -93,8 +92,10 @@ def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> b
         raise_error: raise instead of returning ``False``.
 
     Raises:
+        ValueError: for another name.
         RuntimeError: with the reason, if the backend cannot run it and ``raise_error`` is set.
     """
+    _check_name(backend, "backend", BACKENDS)
     if backend == "reference":
         return True
     reason = KERNELS[backend].why_not(op, x)

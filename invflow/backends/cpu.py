@@ -72,7 +72,7 @@ def affine_coupling(
     """The transformed state and the log-determinant of every sample."""
     x, h = x.contiguous(), h.contiguous()
     y = torch.empty_like(x)
-    log_det = x.new_empty(x.shape[0])
+    log_det = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
     _C.affine_coupling(
         x.data_ptr(),
         h.data_ptr(),

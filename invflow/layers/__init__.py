@@ -1,8 +1,8 @@
 """Invertible layers: the vocabulary of flows, one concept a file.
 
 Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`` and
-``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant
-of the map that was called, float64 for a float64 state, else float32.
+``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
+determinant of the map that was called, float64 for a float64 state, else float32.
 """
 
 from invflow.layers.actnorm import ActNorm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invflow.ops._common import check_state
+from invflow.ops._common import check_same_device, check_state
 
 
 def check_channels(layer: object, channels: int) -> int:
@@ -34,3 +34,4 @@ def check_context(layer: object, x: Tensor, context: Tensor | None, channels: in
         raise ValueError(
             f"{kind}: context must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
+    check_same_device(x, context=context)

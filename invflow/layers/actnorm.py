@@ -18,9 +18,9 @@ class ActNorm(nn.Module):
     (Kingma & Dhariwal, Glow, 2018, section 3.1).
 
     The first non-empty batch that it sees in training mode sets :math:`b = -\operatorname{mean}(x)` and
-    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})` (biased standard deviation over batch and pixels), so that the
-    output has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the inverse it never
-    initialises: a fresh layer is the identity. Whether it has been initialised is saved in the state_dict.
+    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})` (biased standard deviation over batch and pixels), so that
+    the output has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the inverse
+    it never initialises: a fresh layer is the identity. Whether it has been initialised is saved in the state_dict.
 
     Args:
         channels: C.

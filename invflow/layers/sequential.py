@@ -13,9 +13,9 @@ __all__ = ["FlowSequential", "InvertibleLayer"]
 class InvertibleLayer(Protocol):
     """What composes in :class:`FlowSequential`: any ``nn.Module`` with these two methods.
 
-    ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant of the map that was called. A layer that
-    factors variables out also has an integer attribute ``num_latents``, returns the list of that many latents as ``z``, in
-    encode order, and takes it in ``inverse``; the composition goes on with the last of them.
+    ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant of the map that was called. A layer
+    that factors variables out also has an integer attribute ``num_latents``, returns the list of that many latents as
+    ``z``, in encode order, and takes it in ``inverse``; the composition goes on with the last of them.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Tensor]: ...
@@ -27,9 +27,9 @@ class FlowSequential(nn.Module):
     r"""Composition of invertible layers: ``forward`` applies them in order, ``inverse`` in reverse, and the
     log-determinants add up. Anything with ``forward(x, context) -> (z, log_det)`` and its ``inverse`` composes.
 
-    Layers that factor variables out (:class:`Split`, or a FlowSequential that contains one) return a list of latents, of
-    which the composition goes on with the last. A FlowSequential with such layers returns the list of all its latents in
-    encode order, and its inverse takes that list; without them it maps a tensor to a tensor.
+    Layers that factor variables out (:class:`Split`, or a FlowSequential that contains one) return a list of latents,
+    of which the composition goes on with the last. A FlowSequential with such layers returns the list of all its
+    latents in encode order, and its inverse takes that list; without them it maps a tensor to a tensor.
 
     Args:
         layers: the layers in the order of ``forward``.

@@ -15,9 +15,9 @@ __all__ = ["Split"]
 
 
 class Split(nn.Module):
-    r"""Factors out channels with a learned Gaussian prior: :math:`x = (z, x_2)`, :math:`(\mu, \log\sigma) = \text{net}(z)`,
-    :math:`\epsilon = (x_2 - \mu) e^{-\log\sigma}`, :math:`\log\det = -\sum \log\sigma` (Dinh et al., Real NVP, 2017,
-    section 3.6; Kingma & Dhariwal, Glow, 2018).
+    r"""Factors out channels with a learned Gaussian prior: :math:`x = (z, x_2)`,
+    :math:`(\mu, \log\sigma) = \text{net}(z)`, :math:`\epsilon = (x_2 - \mu) e^{-\log\sigma}`,
+    :math:`\log\det = -\sum \log\sigma` (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
 
     The prior of the latent :math:`\epsilon` is N(0, I), so :math:`\log p(x_2 | z) = \log N(\epsilon; 0, I) + \log\det`.
     The last ``round(C / 2)`` channels leave. Mean and log-scale are the even and odd channels of the network's output.
@@ -64,7 +64,11 @@ class Split(nn.Module):
         return torch.cat([kept, factored.to(kept.dtype)], 1), log_scale.sum((1, 2, 3))
 
     def _prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.net(z).to(compute_dtype(z.dtype))
+        h = self.net(z)
+        expected = (z.shape[0], 2 * self.factored, *z.shape[2:])
+        if h.shape != expected:
+            raise ValueError(f"Split: net must return shape {expected}, got {tuple(h.shape)}")
+        h = h.to(compute_dtype(z.dtype))
         return h[:, 0::2], h[:, 1::2]
 
     def extra_repr(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from invflow.ops._common import check_state, compute_dtype
 
@@ -12,8 +11,8 @@ __all__ = ["Squeeze"]
 
 
 class Squeeze(nn.Module):
-    r"""Moves every ``factor`` x ``factor`` block of pixels into channels: (B, C, H, W) -> (B, C f^2, H / f, W / f), output
-    channel ``c f^2 + dy f + dx`` (Dinh et al., Real NVP, 2017, section 3.6). The log-determinant is zero.
+    r"""Moves every ``factor`` x ``factor`` block of pixels into channels: (B, C, H, W) -> (B, C f^2, H / f, W / f),
+    output channel ``c f^2 + dy f + dx`` (Dinh et al., Real NVP, 2017, section 3.6). The log-determinant is zero.
 
     Args:
         factor: f, at least 2.
@@ -29,13 +28,18 @@ class Squeeze(nn.Module):
         check_state(x)
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(f"Squeeze: height and width must be divisible by {self.factor}, got {tuple(x.shape[2:])}")
-        return F.pixel_unshuffle(x, self.factor), self._log_det(x)
+        f, (batch, channels, height, width) = self.factor, x.shape
+        # not pixel_unshuffle, which returns an empty batch in the shape it was given, and is slower
+        blocks = x.reshape(batch, channels, height // f, f, width // f, f).permute(0, 1, 3, 5, 2, 4)
+        return blocks.reshape(batch, channels * f * f, height // f, width // f), self._log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(z, "z")
         if z.shape[1] % self.factor**2:
             raise ValueError(f"Squeeze: channels of z must be divisible by {self.factor**2}, got {z.shape[1]}")
-        return F.pixel_shuffle(z, self.factor), self._log_det(z)
+        f, (batch, channels, height, width) = self.factor, z.shape
+        blocks = z.reshape(batch, channels // (f * f), f, f, height, width).permute(0, 1, 4, 2, 5, 3)
+        return blocks.reshape(batch, channels // (f * f), height * f, width * f), self._log_det(z)
 
     @staticmethod
     def _log_det(x: Tensor) -> Tensor:

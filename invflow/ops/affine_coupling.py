@@ -1,4 +1,4 @@
-"""``affine_coupling``: an elementwise affine map whose shift and scale a network has computed, and its log-determinant."""
+"""``affine_coupling``: an elementwise affine map whose shift and scale a network computed, and its log-determinant."""
 
 from __future__ import annotations
 
@@ -180,9 +180,12 @@ def affine_coupling(
     if h.shape[1] % 2 or (h.shape[0], *h.shape[2:]) != (x.shape[0], *x.shape[2:]):
         expected = f"({x.shape[0]}, an even number, {x.shape[2]}, {x.shape[3]})"
         raise ValueError(f"h must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(h.shape)}")
-    if not 0 <= start <= x.shape[1] - count:
+    channels = x.shape[1]
+    if count > channels:
+        raise ValueError(f"h must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}")
+    if not 0 <= start <= channels - count:
         raise ValueError(
-            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {h.shape[1]}, got {start}"
+            f"start must be in 0..{channels - count} for x with {channels} channels and h with {2 * count}, got {start}"
         )
     check_same_device(x, h=h)
     h = h.to(compute_dtype(x.dtype))

@@ -1,7 +1,8 @@
-"""``channel_affine``: one affine map of the channels at every pixel, which is what an actnorm and a 1x1 convolution are."""
+"""``channel_affine``: one affine map of the channels at every pixel; an actnorm and a 1x1 convolution are that."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ __all__ = ["channel_affine", "channel_affine_reference"]
 
 def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """:func:`channel_affine` in plain PyTorch: the truth that the kernels are verified against."""
-    with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type
+    # the meta device, for one, has no autocast to switch off
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         y = F.conv2d(x.to(matrix.dtype), matrix[:, :, None, None], shift)
     return y.to(x.dtype)
 

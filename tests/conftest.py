@@ -1,0 +1,64 @@
+"""What all tests share: seeds, poisoned kernel outputs, the header, the report of round-trip errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from accuracy import ROUND_TRIP
+
+from invflow.backends import cpu
+
+
+def pytest_report_header() -> str:
+    reason = cpu.unavailable()
+    kernels = f"not available: {reason}" if reason else f"instruction set {cpu.build_facts()['instruction set']}"
+    return f"invflow: torch {torch.__version__}, {torch.get_num_threads()} threads, CPU kernels {kernels}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    worst: dict[str, tuple[float, str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for key, value in report.user_properties:
+            if key.startswith(ROUND_TRIP):
+                worst[key] = max(worst.get(key, (-1.0, "")), (value, report.nodeid))
+    for key, (value, test) in sorted(worst.items()):
+        terminalreporter.write_line(f"largest {key}: {value:.2e} in {test}")
+
+
+class _PoisonedTorch:
+    """The module ``torch`` as a backend sees it, with fresh memory full of NaN."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.empty(*args, **kwargs).fill_(math.nan)
+
+    @staticmethod
+    def empty_like(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.empty_like(*args, **kwargs).fill_(math.nan)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poisoned_kernel_outputs() -> Any:
+    """Every buffer that a kernel writes holds NaN before: an element it leaves out cannot look right by accident."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "torch", _PoisonedTorch())
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)

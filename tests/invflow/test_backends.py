@@ -1,0 +1,224 @@
+"""Choosing a backend: by call, context, environment and argument; refusals that say why."""
+
+import logging
+
+import pytest
+import torch
+from processes import run_python
+
+import invflow
+from invflow import AffineForm, affine_coupling, backends, can_run, channel_affine, current_backend, use_backend
+from invflow.backends import cpu
+from invflow.ops._common import compute_dtype
+
+
+def call_channel_affine(x, **options):
+    matrix = torch.eye(2, dtype=compute_dtype(x.dtype), device=x.device)
+    return channel_affine(x, matrix, matrix[0], **options)
+
+
+CALLS = {
+    "channel_affine": call_channel_affine,
+    "affine_coupling": lambda x, **options: affine_coupling(x, torch.cat([x, x], 1), AffineForm(), **options)[0],
+}
+each_op = pytest.mark.parametrize("op", CALLS)
+WHY_HIDDEN = "the extension invflow._C could not be imported (no such file, says the test)"
+
+
+@pytest.fixture(autouse=True)
+def no_choice_left_behind():
+    before = current_backend()
+    yield
+    assert current_backend() == before
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """As if the extension had not been built."""
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_import_error", "no such file, says the test", raising=False)
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    monkeypatch.setattr(backends, "_logged", set())
+    caplog.set_level(logging.DEBUG, "invflow")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "invflow"]
+
+
+def state(dtype=torch.float32, device="cpu"):
+    return torch.ones(1, 2, 3, 3, dtype=dtype, device=device)
+
+
+def test_the_default_is_auto():
+    assert current_backend() == "auto"
+    assert invflow.BACKENDS == ("cpu", "reference")
+
+
+@pytest.mark.parametrize("name", ["auto", *invflow.BACKENDS])
+def test_use_backend_as_a_call_stays(name):
+    before = current_backend()
+    restore = use_backend(name)
+    assert current_backend() == name
+    restore.__exit__(None, None, None)
+    assert current_backend() == before
+
+
+def test_use_backend_as_a_context_restores_the_previous_choice():
+    with use_backend("reference"):
+        with use_backend("cpu"):
+            assert current_backend() == "cpu"
+        assert current_backend() == "reference"
+        use_backend("auto")
+        assert current_backend() == "auto"
+    assert current_backend() == "auto"
+
+
+def test_use_backend_restores_after_an_exception():
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    assert current_backend() == "auto"
+
+
+def test_use_backend_refused_changes_nothing(no_kernels):
+    with pytest.raises(RuntimeError) as caught:
+        use_backend("cpu")
+    assert str(caught.value) == f"backend 'cpu' cannot run: {WHY_HIDDEN}"
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'cpu', 'reference', got 'gpu'"):
+        use_backend("gpu")
+    assert current_backend() == "auto"
+
+
+@each_op
+def test_the_choice_decides_what_runs(op, monkeypatch):
+    kernel, calls = getattr(cpu, op), []
+    monkeypatch.setattr(cpu, op, lambda *args: calls.append(op) or kernel(*args))
+    for choice, count in (("auto", 1), ("cpu", 1), ("reference", 0)):
+        calls.clear()
+        with use_backend(choice):
+            CALLS[op](state())
+        assert len(calls) == count, choice
+        calls.clear()
+        with use_backend("reference" if choice == "cpu" else "cpu"):
+            CALLS[op](state(), backend=choice)
+        assert len(calls) == count, f"argument {choice}"
+
+
+REFUSALS = {
+    "float64": (torch.float64, "cpu", "it needs float32, got torch.float64"),
+    "float16": (torch.float16, "cpu", "it needs float32, got torch.float16"),
+    "meta": (torch.float32, "meta", "it needs tensors on the CPU, got meta"),
+}
+
+
+@each_op
+@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("by", ["argument", "context"])
+def test_an_explicit_choice_never_falls_back(op, case, by):
+    dtype, device, reason = REFUSALS[case]
+    x = state(dtype, device)
+
+    def call():
+        if by == "argument":
+            return CALLS[op](x, backend="cpu")
+        with use_backend("cpu"):
+            return CALLS[op](x)
+
+    with pytest.raises(RuntimeError) as caught:
+        call()
+    assert str(caught.value) == f"backend 'cpu' cannot run {op}: {reason}"
+
+
+@each_op
+def test_missing_kernels_are_an_error_only_where_chosen(op, no_kernels, log):
+    with pytest.raises(RuntimeError) as caught:
+        CALLS[op](state(), backend="cpu")
+    assert str(caught.value) == f"backend 'cpu' cannot run {op}: {WHY_HIDDEN}"
+    torch.testing.assert_close(CALLS[op](state()), CALLS[op](state(), backend="reference"), rtol=0, atol=0)
+    assert log() == [f"{op} (torch.float32 on cpu): backend reference (cpu: {WHY_HIDDEN})"]
+
+
+@each_op
+def test_can_run(op, no_kernels):
+    assert can_run("reference", op, state())
+    assert not can_run("cpu", op, state())
+    with pytest.raises(RuntimeError, match="could not be imported"):
+        can_run("cpu", op, state(), raise_error=True)
+
+
+@each_op
+@pytest.mark.parametrize("case", REFUSALS)
+def test_can_run_says_why_not(op, case):
+    dtype, device, reason = REFUSALS[case]
+    assert can_run("cpu", op, state())
+    assert can_run("reference", op, state(dtype, device))
+    assert not can_run("cpu", op, state(dtype, device))
+    with pytest.raises(RuntimeError, match=reason):
+        can_run("cpu", op, state(dtype, device), raise_error=True)
+
+
+@pytest.mark.parametrize("name", ["auto", "gpu"])
+def test_can_run_asks_for_one_backend(name):
+    with pytest.raises(ValueError, match=f"backend must be one of 'cpu', 'reference', got '{name}'"):
+        can_run(name, "channel_affine", state())
+
+
+def test_the_choice_of_auto_is_logged_once(log):
+    for _ in range(3):
+        CALLS["affine_coupling"](state())
+        CALLS["affine_coupling"](state(torch.float64))
+    assert log() == [
+        "affine_coupling (torch.float32 on cpu): backend cpu",
+        "affine_coupling (torch.float64 on cpu): backend reference (cpu: it needs float32, got torch.float64)",
+    ]
+
+
+def test_an_explicit_choice_is_not_logged(log):
+    CALLS["channel_affine"](state(), backend="cpu")
+    assert log() == []
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu", "auto", None])
+def test_environment_variable(name):
+    done = run_python("import invflow; print(invflow.current_backend())", INVFLOW_BACKEND=name)
+    assert done.stdout.strip() == (name or "auto"), done.stderr
+
+
+def test_environment_variable_with_another_name():
+    done = run_python("import invflow", INVFLOW_BACKEND="fast")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: environment variable INVFLOW_BACKEND must be one of 'auto', 'cpu', 'reference', got 'fast'"
+    )
+
+
+IMPORT_IS_LIGHT = """
+import sys, torch
+before = set(sys.modules)
+import invflow
+import torch.cuda
+assert not torch.cuda.is_initialized()
+new = set(sys.modules) - before
+heavy = ("sr_models", "triton", "torch._inductor", "torch._dynamo", "sympy", "lightning", "PIL", "matplotlib")
+found = sorted(name for name in new if name.startswith(heavy))
+assert not found, found
+"""
+
+
+def test_import_is_light_and_touches_no_gpu():
+    done = run_python(IMPORT_IS_LIGHT)
+    assert done.returncode == 0, done.stderr
+
+
+ONE_OPENMP = """
+import torch, invflow
+assert invflow.can_run("cpu", "channel_affine", torch.ones(1, 1, 1, 1))
+print(*{line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line or "iomp" in line or "libomp" in line})
+"""
+
+
+def test_kernels_share_the_openmp_of_torch():
+    done = run_python(ONE_OPENMP)
+    libraries = done.stdout.split()
+    assert len(libraries) == 1, done.stdout + done.stderr
+    assert "torch" in libraries[0]

@@ -1,0 +1,203 @@
+"""The kernels against their references: values and gradients, over shapes, layouts and extreme scales."""
+
+import math
+
+import pytest
+import torch
+from accuracy import assert_all_as_accurate, assert_as_accurate
+from hypothesis import given, settings
+from op_cases import drawn_affines, drawn_couplings
+
+from invflow import AffineForm, affine_coupling, channel_affine
+
+# The same examples in every run: a failure here is a failure everywhere.
+fuzz = settings(max_examples=100, deadline=None, derandomize=True)
+
+RUNS = {"exact": ("reference", torch.float64), "plain": ("reference", torch.float32), "actual": ("cpu", torch.float32)}
+
+
+def assert_kernel_is_accurate(call, inputs, grads, magnitudes=None):
+    """Compare values and gradients of ``call(*inputs, backend=...)``, a dict; ``grads`` are those of its results.
+
+    Inputs and gradients keep the layout they come in.
+    """
+    found = {}
+    for run, (backend, dtype) in RUNS.items():
+        leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs]
+        results = call(*leaves, backend=backend)
+        gradients = torch.autograd.grad(
+            list(results.values()), leaves, [grad.to(dtype) for grad in grads], materialize_grads=True
+        )
+        found[run] = results | {f"gradient of input {i}": gradient for i, gradient in enumerate(gradients)}
+    assert_all_as_accurate(found["actual"], found["plain"], found["exact"], magnitudes)
+
+
+def log_det_magnitude(form, h):
+    """The Euclidean norm of the terms of the largest log_det."""
+    _, log_scale = form.log_scale(form.unpack(h.double())[1])
+    return log_scale.flatten(1).norm(dim=1).max().item() if h.numel() else 0.0
+
+
+@fuzz
+@given(drawn_affines())
+def test_channel_affine(drawn):
+    generator = torch.Generator().manual_seed(drawn.seed)
+    matrix = torch.randn(drawn.channels, drawn.channels, generator=generator)
+    matrix = matrix.t() if drawn.inverse else matrix
+    shift = torch.randn(2 * drawn.channels, generator=generator)[::2]
+    x, grad_y = drawn.random(0, drawn.channels), drawn.random(1, drawn.channels)
+    assert_kernel_is_accurate(
+        lambda *inputs, backend: {"y": channel_affine(*inputs, backend=backend)}, (x, matrix, shift), (grad_y,)
+    )
+
+
+@fuzz
+@given(drawn_couplings())
+def test_affine_coupling(drawn):
+    x, h, grad_y = (drawn.random(i, c) for i, c in enumerate((drawn.channels, 2 * drawn.count, drawn.channels)))
+    grad_log_det = torch.ones(()).expand(drawn.batch)
+
+    def call(x, h, backend):
+        y, log_det = affine_coupling(x, h, drawn.form, start=drawn.start, inverse=drawn.inverse, backend=backend)
+        return {"y": y, "log_det": log_det}
+
+    magnitudes = {"log_det": log_det_magnitude(drawn.form, h)}
+    assert_kernel_is_accurate(call, (x, h), (grad_y, grad_log_det), magnitudes)
+
+
+@pytest.mark.parametrize("used", ["y", "log_det"])
+def test_gradient_of_only_one_result(used):
+    def call(x, h, backend):
+        y, log_det = affine_coupling(x, h, backend=backend)
+        return {"y": y} if used == "y" else {"log_det": log_det}
+
+    x, h = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
+    assert_kernel_is_accurate(call, (x, h), (torch.randn_like(x),) if used == "y" else (torch.ones(()).expand(2),))
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_gradient_of_only_one_input_of_the_coupling(wanted):
+    inputs = [torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)]
+    found = []
+    for backend in ("cpu", "reference"):
+        leaves = [tensor.clone().requires_grad_(i == wanted) for i, tensor in enumerate(inputs)]
+        y, log_det = affine_coupling(*leaves, backend=backend)
+        (y.sin().sum() + log_det.sum()).backward()
+        assert leaves[1 - wanted].grad is None
+        found.append(leaves[wanted].grad)
+    torch.testing.assert_close(*found)
+
+
+ALL_SCALES = [
+    AffineForm("sigmoid"),
+    AffineForm("sigmoid", eps=0.0),
+    AffineForm("exp"),
+    AffineForm("bounded_exp"),
+    AffineForm("bounded_exp", bound=60.0),
+]
+each_scale = pytest.mark.parametrize("form", ALL_SCALES, ids=lambda form: f"{form.scale}-{form.parameter}")
+
+
+def of_every_raw(form, raw, backend, inverse=False):
+    """scale (or 1 / scale), log_det and their gradients, an element a sample, as functions of the raw scale."""
+    raw = raw.view(-1, 1, 1, 1).requires_grad_()
+    h = torch.cat([torch.zeros_like(raw), raw], 1)
+    y, log_det = affine_coupling(torch.ones_like(raw), h, form, inverse=inverse, backend=backend)
+    (slope,) = torch.autograd.grad(log_det.sum(), raw, retain_graph=True)
+    (gradient,) = torch.autograd.grad(y.sum(), raw)
+    return {"y": y.flatten(), "log_det": log_det, "slope": slope.flatten(), "gradient": gradient.flatten()}
+
+
+@each_scale
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("largest", [2.0, 12.0, 80.0, 300.0])
+def test_scales_are_accurate_element_by_element(form, inverse, largest):
+    raw = torch.linspace(-largest, largest, 4001)
+    exact = of_every_raw(form, raw.double(), "reference", inverse)
+    plain = of_every_raw(form, raw.clone(), "reference", inverse)
+    actual = of_every_raw(form, raw.clone(), "cpu", inverse)
+    for name, expected in exact.items():
+        # relative to each element, for values that float32 represents with all its digits; no gradient of an infinite y
+        normal = plain[name].isfinite() & plain["y"].isfinite() & (expected.abs() > torch.finfo(torch.float32).tiny)
+        ones = torch.ones_like(expected[normal])
+        ratios = [(values[name].double() / expected)[normal].float() for values in (actual, plain)]
+        if name in ("y", "log_det"):
+            assert actual[name][plain[name].isfinite()].isfinite().all(), name
+        assert_as_accurate(*ratios, ones, f"{name}, relative")
+
+
+@each_scale
+def test_infinite_raw_scales_give_the_limits_of_plain_pytorch(form):
+    raw = torch.tensor([-math.inf, math.inf])
+    for name in ("y", "log_det"):
+        found = [of_every_raw(form, raw.clone(), backend)[name] for backend in ("cpu", "reference")]
+        torch.testing.assert_close(*found, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@each_scale
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("poisoned", ["x", "shift", "raw"])
+@pytest.mark.parametrize("pixel", [0, 20], ids=["vector", "rest"])
+def test_nan_propagates_as_in_plain_pytorch(form, inverse, poisoned, pixel):
+    x, h = torch.randn(2, 1, 1, 21), torch.randn(2, 2, 1, 21)
+    target = x if poisoned == "x" else h[:, int(poisoned == "raw") :]
+    target[1, 0, 0, pixel] = math.nan
+    found = []
+    for backend in ("cpu", "reference"):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, h)]
+        y, log_det = affine_coupling(*leaves, form, inverse=inverse, backend=backend)
+        gradients = torch.autograd.grad(y.sum() + log_det[0], leaves)
+        found.append([tensor.isnan() for tensor in (y, log_det, *gradients)])
+    assert found[0][0].sum() == 1
+    assert found[0][1].tolist() == [False, poisoned == "raw"]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 7])
+@pytest.mark.parametrize("pixel", [0, 32, 66])
+def test_nan_propagates_through_channel_affine(channels, pixel):
+    x = torch.randn(2, channels, 1, 67)
+    x[1, 0, 0, pixel] = math.nan
+    y = channel_affine(x, torch.randn(channels, channels), torch.randn(channels), backend="cpu")
+    assert torch.equal(y.isnan(), x.isnan()[:, :1].expand_as(y))
+
+
+@each_scale
+def test_errors_of_log_scales_do_not_add_up_over_an_image(form):
+    h = torch.randn(1, 2, 1000, 1000)
+    x = torch.zeros(1, 1, 1000, 1000)
+    found = [
+        affine_coupling(x.to(dtype), h.to(dtype), form, backend=backend)[1]
+        for backend, dtype in (("cpu", torch.float32), ("reference", torch.float32), ("reference", torch.float64))
+    ]
+    assert_as_accurate(*found, magnitude=log_det_magnitude(form, h))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_coupling_of_a_state_without_pixels(backend, inverse):
+    x, h = torch.zeros(2, 4, 0, 3, requires_grad=True), torch.zeros(2, 4, 0, 3, requires_grad=True)
+    y, log_det = affine_coupling(x, h, start=1, inverse=inverse, backend=backend)
+    assert y.shape == x.shape
+    assert log_det.tolist() == [0.0, 0.0]
+    (y.sum() + log_det.sum()).backward()
+    assert x.grad.shape == h.grad.shape == x.shape
+
+
+def test_inputs_are_not_written_to():
+    x, h = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    matrix, shift = torch.randn(4, 4), torch.randn(4)
+    before = [tensor.clone() for tensor in (x, h, matrix, shift)]
+    channel_affine(x, matrix, shift, backend="cpu")
+    affine_coupling(x, h, backend="cpu")
+    affine_coupling(x, h, inverse=True, backend="cpu")
+    torch.testing.assert_close([x, h, matrix, shift], before, rtol=0, atol=0)
+
+
+def test_saved_inputs_changed_in_place_are_noticed():
+    x, h = torch.randn(1, 2, 2, 2, requires_grad=True), torch.randn(1, 4, 2, 2, requires_grad=True)
+    base = x * 1
+    y, _ = affine_coupling(base, h, backend="cpu")
+    base.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

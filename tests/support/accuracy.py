@@ -1,0 +1,51 @@
+"""The honest tolerance: a kernel may be at most twice as wrong as the plain PyTorch composition in the same dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+#: How a test names the round-trip error that it records, for the summary at the end of a run.
+ROUND_TRIP = "round-trip error"
+
+#: Roundings, of the size of the largest value, that any order of evaluation may differ by: the plain composition can be
+#: exact by luck, in which case twice its error would allow no error at all.
+FLOOR_ROUNDINGS = 4
+
+
+def assert_as_accurate(
+    actual: Tensor, plain: Tensor, exact: Tensor, what: str = "result", magnitude: float | None = None
+) -> None:
+    """Assert that ``actual`` is no further from ``exact`` (float64) than twice what ``plain`` is, plus a floor.
+
+    ``magnitude`` is the size of what is rounded, by default that of the largest result. A sum of n terms may cancel:
+    its magnitude is the Euclidean norm of the terms, because independent roundings add up like a random walk (a
+    systematic error of every term does not, and is caught). Where ``plain`` is not finite, nothing can be asked of
+    ``actual``; where it is, ``actual`` must be.
+    """
+    assert actual.shape == plain.shape == exact.shape, f"{what}: {actual.shape}, {plain.shape}, {exact.shape}"
+    assert actual.dtype == plain.dtype, f"{what}: {actual.dtype} instead of {plain.dtype}"
+    finite = plain.isfinite()
+    if not finite.any():
+        return
+    actual, plain, exact = (tensor.detach()[finite].double() for tensor in (actual, plain, exact))
+    assert actual.isfinite().all(), f"{what}: {int((~actual.isfinite()).sum())} values not finite, plain PyTorch's are"
+    error, plain_error = (actual - exact).abs().max().item(), (plain - exact).abs().max().item()
+    magnitude = exact.abs().max().item() if magnitude is None else magnitude
+    floor = FLOOR_ROUNDINGS * torch.finfo(torch.float32).eps * max(1.0, magnitude)
+    assert error <= 2 * plain_error + floor, (
+        f"{what}: error {error:.3g}, of plain PyTorch {plain_error:.3g}, floor {floor:.3g}"
+    )
+
+
+def assert_all_as_accurate(
+    actual: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    exact: Mapping[str, Tensor],
+    magnitudes: Mapping[str, float] | None = None,
+) -> None:
+    assert actual.keys() == plain.keys() == exact.keys()
+    for name in exact:
+        assert_as_accurate(actual[name], plain[name], exact[name], name, (magnitudes or {}).get(name))

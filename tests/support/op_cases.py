@@ -1,0 +1,136 @@
+"""The registry of operators under test, with small inputs, and how to draw large, odd and strided ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from invflow import AffineForm, affine_coupling, channel_affine
+
+Results = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """An operator with everything but its tensors decided: ``call(*inputs, backend=...)`` returns all its results."""
+
+    name: str
+    call: Callable[..., Results]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def inputs(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Results:
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in self.shapes)
+
+    def on(self, backend: str) -> Callable[..., Results]:
+        return lambda *inputs: self.call(*inputs, backend=backend)
+
+
+def _affine(x: Tensor, matrix: Tensor, shift: Tensor, **options: Any) -> Results:
+    return (channel_affine(x, matrix, shift, **options),)
+
+
+def _coupling(form: AffineForm, **settings: Any) -> Callable[..., Results]:
+    return lambda x, h, **options: affine_coupling(x, h, form, **settings, **options)
+
+
+def _coupling_from_state(x: Tensor, **options: Any) -> Results:
+    """h computed from x: the gradient of x has two paths."""
+    h = torch.cat([x[:, :2].sin(), x[:, :2] * x[:, 1:3]], 1)
+    return affine_coupling(x, h, start=2, **options)
+
+
+OPS = [
+    OpCase("channel_affine", _affine, ((2, 3, 2, 2), (3, 3), (3,))),
+    OpCase("coupling", _coupling(AffineForm(), start=1), ((2, 3, 2, 1), (2, 4, 2, 1))),
+    OpCase("coupling-inverse", _coupling(AffineForm(), inverse=True), ((1, 2, 2, 2), (1, 4, 2, 2))),
+    OpCase(
+        "coupling-exp-inverse",
+        _coupling(AffineForm("exp", "scale_then_shift", "split"), start=1, inverse=True),
+        ((1, 2, 2, 2), (1, 2, 2, 2)),
+    ),
+    OpCase("coupling-bounded", _coupling(AffineForm("bounded_exp", "scale_then_shift")), ((2, 2, 1, 2), (2, 4, 1, 2))),
+    OpCase("coupling-of-its-own-state", _coupling_from_state, ((2, 4, 2, 1),)),
+]
+
+FORMS = st.builds(
+    AffineForm,
+    scale=st.sampled_from(["sigmoid", "exp", "bounded_exp"]),
+    order=st.sampled_from(["shift_then_scale", "scale_then_shift"]),
+    packing=st.sampled_from(["cross", "split"]),
+    eps=st.sampled_from([0.0, 1e-4, 0.3]),
+    bound=st.sampled_from([0.5, 2.0, 5.0]),
+)
+
+# Weighted towards one pixel and towards the edges of vectors, tiles and blocks.
+SIDES = st.one_of(st.sampled_from([1, 1, 2, 4, 16, 17]), st.integers(1, 40))
+BATCHES = st.sampled_from([0, 1, 1, 2, 3])
+
+LAYOUTS = ["contiguous", "sliced channels", "sliced pixels", "transposed", "channels_last", "expanded", "batch last"]
+
+
+def laid_out(layout: str, tensor: Tensor) -> Tensor:
+    """The values of ``tensor`` (B, C, H, W) in memory of another layout; an expanded one repeats the first sample."""
+    if layout == "sliced channels":
+        return torch.stack([tensor, torch.full_like(tensor, torch.nan)], 2).flatten(1, 2)[:, ::2]
+    if layout == "sliced pixels":
+        return torch.nn.functional.pad(tensor, (1, 2, 3, 1), value=torch.nan)[:, :, 3:-1, 1:-2]
+    if layout == "transposed":
+        return tensor.transpose(1, 3).contiguous().transpose(1, 3)
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if layout == "expanded":
+        return tensor[:1].expand_as(tensor)
+    if layout == "batch last":
+        return tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    return tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Drawn arguments of an operator and the layouts in which it gets them and the gradient of its result."""
+
+    seed: int
+    batch: int
+    channels: int
+    height: int
+    width: int
+    layouts: tuple[str, str, str]
+    start: int = 0
+    count: int = 0
+    form: AffineForm | None = None
+    inverse: bool = False
+
+    def random(self, which: int, channels: int) -> Tensor:
+        generator = torch.Generator().manual_seed(4 * self.seed + which)
+        values = torch.randn(self.batch, channels, self.height, self.width, generator=generator)
+        return laid_out(self.layouts[which], values)
+
+
+@st.composite
+def drawn_affines(draw: st.DrawFn) -> Drawn:
+    layouts = draw(st.tuples(*[st.sampled_from(LAYOUTS)] * 3))
+    return Drawn(draw(st.integers(0, 999)), draw(BATCHES), draw(st.integers(1, 40)), draw(SIDES), draw(SIDES), layouts)
+
+
+@st.composite
+def drawn_couplings(draw: st.DrawFn) -> Drawn:
+    channels = draw(st.integers(1, 40))
+    count = draw(st.integers(0, channels))
+    return Drawn(
+        draw(st.integers(0, 999)),
+        draw(BATCHES),
+        channels,
+        draw(SIDES),
+        draw(SIDES),
+        draw(st.tuples(*[st.sampled_from(LAYOUTS)] * 3)),
+        start=draw(st.integers(0, channels - count)),
+        count=count,
+        form=draw(FORMS),
+        inverse=draw(st.booleans()),
+    )
