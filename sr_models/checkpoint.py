@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from sr_models.model import SuperResolutionFlow
 from sr_models.registry import create
 
-__all__ = ["load_model", "save_model", "write_text"]
+__all__ = ["load_model", "save_model", "write_bytes", "write_text"]
 
 
 def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None:
@@ -30,13 +30,9 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
     """
     path = _check_suffix(path)
     description = {"model": model.name, "config": dataclasses.asdict(model.config)}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
-        write_text(path.with_suffix(".json"), json.dumps(description, indent=2))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path.with_suffix(".json"), json.dumps(description, indent=2))
+    # not safetensors' own save_file, which is not atomic and hides the file from other users
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
@@ -64,9 +60,14 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: it appears complete or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

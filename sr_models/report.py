@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sr_models.checkpoint import write_text
+from sr_models.checkpoint import write_bytes, write_text
 from sr_models.evaluation import Scores
 from sr_models.photographs import PHOTOGRAPHS
 
@@ -29,6 +29,7 @@ body { font-family: system-ui, sans-serif; max-width: 1200px; margin: 2rem auto;
 table { border-collapse: collapse; } td, th { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
 td:first-child, th:first-child { text-align: left; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem; margin: .6rem 0; } figure { margin: 0; }
+.whole figure { flex: 1 1 40%; } .whole img { width: 100%; }
 figcaption { font-size: .85rem; color: #555; } img { max-width: 100%; }
 .pixels { image-rendering: pixelated; }
 """
@@ -94,14 +95,19 @@ def write_report(
     """Write the report atomically and return its path."""
     (_, before), (_, after) = curve.val_nll[0], curve.val_nll[-1]
     names = " and ".join(picture.name for picture in pictures)
+    trained = sum(source.train for source in PHOTOGRAPHS)
+    overview = _png_of(_overview(pictures))
+    write_bytes(path.with_name("overview.png"), overview)
     body = [
-        "<h1>SRFlow-DA 4x, small, trained on five photographs</h1>",
-        f"<p>{steps} steps, {seconds / 60:.1f} minutes on {threads} CPU threads (of this run; less if it was resumed). "
+        f"<h1>SRFlow-DA 4x, small, trained on {trained} photographs</h1>",
+        f"<p>{steps} training steps in all; this run took {seconds / 60:.1f} minutes for what was left of them, on "
+        f"{threads} CPU thread{'s' if threads > 1 else ''}. "
         f"The model has never seen the photographs below ({names}).</p>",
+        _figure(overview, "Details of photographs that were not trained on"),
         "<h2>Likelihood of unseen photographs</h2>",
         f"<p><b>{before:.3f} bits per dimension after initialisation, {after:.3f} after training: "
         f"{before - after:.3f} bits per dimension less.</b> (Density of [0, 1] images; add 8 for 8-bit values.)</p>",
-        _figure(_png_of_curve(curve), "Training curve"),
+        _figure(_png_of(_curve(curve)), "Training curve"),
         "<h2>Scores</h2>",
         f"<p>Means over {names}. PSNR and LR-PSNR in dB; diversity is the score of the NTIRE challenge in percent, "
         f"with the distance <b>{html.escape(distance_name)}</b>.</p>",
@@ -131,28 +137,46 @@ def _photograph_section(photograph: PhotographPictures) -> list[str]:
         _figure(_png(coldest[0]), coldest_label),
         _figure(_png(photograph.hr), "truth"),
     ]
-    top, left = _busiest(photograph.hr)
-
-    def detail(image: np.ndarray) -> bytes:
-        part = image[top : top + _DETAIL[0], left : left + _DETAIL[1]]
-        return _png(part.repeat(2, 0).repeat(2, 1))
-
-    enlarged_lr = photograph.lr.repeat(4, 0).repeat(4, 1)
-    details = [_figure(detail(enlarged_lr), "low resolution"), _figure(detail(photograph.bicubic), "bicubic")]
-    for label, samples in photograph.samples.items():
-        for index, sample in enumerate(samples[:3]):
-            suffix = f", sample {index + 1}" if len(samples) > 1 else ""
-            details.append(_figure(detail(sample), label + suffix))
-    details.append(_figure(detail(photograph.hr), "truth"))
+    details = [
+        _figure(_png(image.repeat(2, 0).repeat(2, 1)), label)
+        for label, image in _details(photograph, samples=3).items()
+    ]
     return [
         f"<h2>{html.escape(photograph.name)}</h2>",
-        f"<div class='row'>{''.join(whole)}</div>",
+        f"<div class='row whole'>{''.join(whole)}</div>",
         "<p>A detail:</p>",
         f"<div class='row'>{''.join(details)}</div>",
         f"<p>Standard deviation of every pixel over {len(diverse)} samples at {list(photograph.samples)[-1]} "
         f"(of 255; brightest = {spread.max():.1f}):</p>",
         _figure(_png(_heat(spread)), "where the samples differ"),
     ]
+
+
+def _details(photograph: PhotographPictures, *, samples: int) -> dict[str, np.ndarray]:
+    """The same part of everything that there is of a photograph, by label."""
+    scale = photograph.hr.shape[0] // photograph.lr.shape[0]
+    images = {"low resolution": photograph.lr.repeat(scale, 0).repeat(scale, 1), "bicubic": photograph.bicubic}
+    for label, drawn in photograph.samples.items():
+        for index, sample in enumerate(drawn[:samples]):
+            images[f"{label}, sample {index + 1}" if min(samples, len(drawn)) > 1 else label] = sample
+    images["truth"] = photograph.hr
+    top, left = _busiest(photograph.hr)
+    return {label: image[top : top + _DETAIL[0], left : left + _DETAIL[1]] for label, image in images.items()}
+
+
+def _overview(pictures: Sequence[PhotographPictures]) -> Figure:
+    """One detail of every photograph, a row each."""
+    rows = [_details(photograph, samples=1) for photograph in pictures]
+    figure = Figure(figsize=(2.2 * len(rows[0]), 1.9 * len(rows)), layout="constrained")
+    for line, (axes_of_row, row) in enumerate(
+        zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True)
+    ):
+        for axes, (label, image) in zip(axes_of_row, row.items(), strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_axis_off()
+            if line == 0:
+                axes.set_title(label, fontsize=10)
+    return figure
 
 
 def _busiest(image: np.ndarray) -> tuple[int, int]:
@@ -177,7 +201,7 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _png_of_curve(curve: TrainingCurve) -> bytes:
+def _curve(curve: TrainingCurve) -> Figure:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
     left.plot(*zip(*curve.l1, strict=True), color="tab:green") if curve.l1 else left.set_visible(False)
@@ -188,6 +212,10 @@ def _png_of_curve(curve: TrainingCurve) -> bytes:
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
+    return figure
+
+
+def _png_of(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
