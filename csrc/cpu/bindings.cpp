@@ -1,7 +1,11 @@
 // Python module invflow._C: addresses and sizes in, nothing checked. invflow/backends/cpu.py is its only caller.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "invflow/cpu_kernels.h"
+#include <string>
+#include <vector>
+
+#include "invflow/dispatch.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -60,6 +64,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("affine_coupling", &affine_coupling, unlocked);
   m.def("affine_coupling_backward", &affine_coupling_backward, unlocked);
   m.def("instruction_set", [] { return invflow::kernels().isa; });
+  m.def("supported_instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const invflow::Kernels* kernels : invflow::supported_kernels()) names.emplace_back(kernels->isa);
+    return names;
+  });
   m.def("has_openmp", &has_openmp);
   m.attr("compiler") = INVFLOW_COMPILER;
   m.attr("version") = INVFLOW_VERSION;

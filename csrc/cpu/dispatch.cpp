@@ -1,5 +1,10 @@
-// Chooses the kernels of the widest instruction set that this processor runs.
-#include "invflow/cpu_kernels.h"
+// Chooses the kernels of the widest instruction set that this processor runs. The environment variable INVFLOW_CPU_ISA
+// names a narrower one, so that every version can be tested on one machine.
+#include "invflow/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
 
 namespace invflow {
 
@@ -15,18 +20,33 @@ extern const Kernels table;
 }
 #endif
 
-const Kernels& kernels() {
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> found;
 #ifdef INVFLOW_X86
-  static const Kernels& best = [&]() -> const Kernels& {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return avx512::table;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::table;
-    return baseline::table;
-  }();
-  return best;
-#else
-  return baseline::table;
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) found.push_back(&avx512::table);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::table);
 #endif
+  found.push_back(&baseline::table);
+  return found;
+}
+
+static const Kernels& choose() {
+  const std::vector<const Kernels*> found = supported_kernels();
+  const char* wanted = std::getenv("INVFLOW_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return *found.front();
+  std::string names;
+  for (const Kernels* kernels : found) {
+    if (std::string(wanted) == kernels->isa) return *kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  }
+  throw std::runtime_error("environment variable INVFLOW_CPU_ISA must be one of " + names + " on this processor, got " +
+                           wanted);
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
 }
 
 }  // namespace invflow

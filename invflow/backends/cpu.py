@@ -16,6 +16,8 @@ try:
     _C: Any = importlib.import_module("invflow._C")
 except ImportError as error:
     _C, _import_error = None, str(error)
+else:
+    _C.instruction_set()  # a wrong INVFLOW_CPU_ISA is an error now, not at the first kernel
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -42,7 +44,7 @@ def build_facts() -> dict[str, str]:
     """What the extension was built with and uses here, for ``python -m invflow.info``."""
     return {
         "compiler": _C.compiler,
-        "instruction set": _C.instruction_set(),
+        "instruction set": f"{_C.instruction_set()} of {'/'.join(_C.supported_instruction_sets())}",
         "OpenMP": "yes" if _C.has_openmp() else "no",
         "version": _C.version,
     }

@@ -41,7 +41,7 @@ def test_as_a_command():
 def test_facts_of_the_build():
     facts = cpu.build_facts()
     assert facts["version"] == invflow.__version__, "the extension is older than the package: install again"
-    assert facts["instruction set"] in {"baseline", "avx2", "avx512"}
+    assert facts["instruction set"].split()[0] in {"baseline", "avx2", "avx512"}
     assert facts["OpenMP"] == "yes"
 
 

@@ -47,10 +47,11 @@ def test_half_states_are_computed_in_float32(case, dtype, parameters):
 
 
 @each_layer
-def test_autocast_leaves_the_state_in_its_precision(case):
+@pytest.mark.parametrize("backend", invflow.BACKENDS)
+def test_autocast_leaves_the_state_in_its_precision(case, backend):
     layer = case.build()
     x, context = case.inputs()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), invflow.use_backend(backend):
         z, log_det = layer(x, context)
         back, inverse_log_det = layer.inverse(z, context)
         if reads_the_state(layer) <= 1:
@@ -58,7 +59,8 @@ def test_autocast_leaves_the_state_in_its_precision(case):
             assert_invertible(layer, x, context)
     assert {tensor.dtype for tensor in (*latents_of(z), back, log_det, inverse_log_det)} == {torch.float32}
     if not networks(layer):
-        plain_z, plain_log_det = layer(x, context)
+        with invflow.use_backend(backend):
+            plain_z, plain_log_det = layer(x, context)
         torch.testing.assert_close([*latents_of(z), log_det], [*latents_of(plain_z), plain_log_det], rtol=0, atol=0)
 
 

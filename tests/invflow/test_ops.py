@@ -32,6 +32,22 @@ def assert_kernel_is_accurate(call, inputs, grads, magnitudes=None):
     assert_all_as_accurate(found["actual"], found["plain"], found["exact"], magnitudes)
 
 
+def affine_magnitudes(x, matrix, shift, grad_y):
+    """The Euclidean norms of the terms of the largest of each sum that ``channel_affine`` and its gradients are.
+
+    Twice that for the gradient of the matrix, the longest sum: a matrix product rounds its partial sums too, in an
+    order that depends on the shape.
+    """
+    x, matrix, shift, grad_y = (tensor.double().square() for tensor in (x, matrix, shift, grad_y))
+    squares = {
+        "y": channel_affine(x, matrix, shift),
+        "gradient of input 0": channel_affine(grad_y, matrix.t(), 0 * shift),
+        "gradient of input 1": 4 * torch.einsum("bohw,bihw->oi", grad_y, x),
+        "gradient of input 2": grad_y.sum((0, 2, 3)),
+    }
+    return {name: values.max().sqrt().item() for name, values in squares.items() if values.numel()}
+
+
 def log_det_magnitude(form, h):
     """The Euclidean norm of the terms of the largest log_det."""
     _, log_scale = form.log_scale(form.unpack(h.double())[1])
@@ -43,19 +59,22 @@ def log_det_magnitude(form, h):
 def test_channel_affine(drawn):
     generator = torch.Generator().manual_seed(drawn.seed)
     matrix = torch.randn(drawn.channels, drawn.channels, generator=generator)
-    matrix = matrix.t() if drawn.inverse else matrix
+    matrix = matrix.t() if drawn.seed % 2 else matrix
     shift = torch.randn(2 * drawn.channels, generator=generator)[::2]
     x, grad_y = drawn.random(0, drawn.channels), drawn.random(1, drawn.channels)
-    assert_kernel_is_accurate(
-        lambda *inputs, backend: {"y": channel_affine(*inputs, backend=backend)}, (x, matrix, shift), (grad_y,)
-    )
+
+    def call(*inputs, backend):
+        return {"y": channel_affine(*inputs, backend=backend)}
+
+    assert_kernel_is_accurate(call, (x, matrix, shift), (grad_y,), affine_magnitudes(x, matrix, shift, grad_y))
 
 
 @fuzz
 @given(drawn_couplings())
 def test_affine_coupling(drawn):
     x, h, grad_y = (drawn.random(i, c) for i, c in enumerate((drawn.channels, 2 * drawn.count, drawn.channels)))
-    grad_log_det = torch.ones(()).expand(drawn.batch)
+    grad_log_det = torch.arange(1.0, 2 * drawn.batch + 1)[::2]
+    grad_log_det = grad_log_det[:1].expand(drawn.batch) if drawn.layouts[2] == "expanded" else grad_log_det
 
     def call(x, h, backend):
         y, log_det = affine_coupling(x, h, drawn.form, start=drawn.start, inverse=drawn.inverse, backend=backend)
@@ -171,6 +190,21 @@ def test_errors_of_log_scales_do_not_add_up_over_an_image(form):
         for backend, dtype in (("cpu", torch.float32), ("reference", torch.float32), ("reference", torch.float64))
     ]
     assert_as_accurate(*found, magnitude=log_det_magnitude(form, h))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("h_dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("x_dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_h_may_have_another_dtype_than_the_state(x_dtype, h_dtype, backend):
+    x, h = torch.randn(2, 3, 4, 5).to(x_dtype).requires_grad_(), torch.randn(2, 4, 4, 5).to(h_dtype).requires_grad_()
+    y, log_det = affine_coupling(x, h, backend=backend)
+    exact_y, exact_log_det = affine_coupling(x.double(), h.double(), backend="reference")
+    assert y.dtype == x_dtype
+    assert log_det.dtype == (torch.float64 if x_dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(y.double(), exact_y, rtol=torch.finfo(x_dtype).eps, atol=1e-6)
+    torch.testing.assert_close(log_det.double(), exact_log_det, rtol=1e-5, atol=1e-6)
+    (y.sum() + log_det.sum()).backward()
+    assert (x.grad.dtype, h.grad.dtype) == (x_dtype, h_dtype)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -16,12 +16,12 @@ FLOOR_ROUNDINGS = 4
 
 
 def assert_as_accurate(
-    actual: Tensor, plain: Tensor, exact: Tensor, what: str = "result", magnitude: float | None = None
+    actual: Tensor, plain: Tensor, exact: Tensor, what: str = "result", magnitude: float = 0.0
 ) -> None:
     """Assert that ``actual`` is no further from ``exact`` (float64) than twice what ``plain`` is, plus a floor.
 
-    ``magnitude`` is the size of what is rounded, by default that of the largest result. A sum of n terms may cancel:
-    its magnitude is the Euclidean norm of the terms, because independent roundings add up like a random walk (a
+    The floor is for what is rounded, which is at least the largest result. A sum of n terms may cancel: its
+    ``magnitude`` is also the Euclidean norm of the terms, because independent roundings add up like a random walk (a
     systematic error of every term does not, and is caught). Where ``plain`` is not finite, nothing can be asked of
     ``actual``; where it is, ``actual`` must be.
     """
@@ -33,7 +33,7 @@ def assert_as_accurate(
     actual, plain, exact = (tensor.detach()[finite].double() for tensor in (actual, plain, exact))
     assert actual.isfinite().all(), f"{what}: {int((~actual.isfinite()).sum())} values not finite, plain PyTorch's are"
     error, plain_error = (actual - exact).abs().max().item(), (plain - exact).abs().max().item()
-    magnitude = exact.abs().max().item() if magnitude is None else magnitude
+    magnitude = max(magnitude, exact.abs().max().item())
     floor = FLOOR_ROUNDINGS * torch.finfo(torch.float32).eps * max(1.0, magnitude)
     assert error <= 2 * plain_error + floor, (
         f"{what}: error {error:.3g}, of plain PyTorch {plain_error:.3g}, floor {floor:.3g}"
@@ -48,4 +48,4 @@ def assert_all_as_accurate(
 ) -> None:
     assert actual.keys() == plain.keys() == exact.keys()
     for name in exact:
-        assert_as_accurate(actual[name], plain[name], exact[name], name, (magnitudes or {}).get(name))
+        assert_as_accurate(actual[name], plain[name], exact[name], name, (magnitudes or {}).get(name, 0.0))

@@ -45,7 +45,4 @@ struct Kernels {
                                    float* grad_x, float* grad_h, const CouplingShape& shape, const AffineForm& form);
 };
 
-// The widest instruction set that this processor runs and the build contains.
-const Kernels& kernels();
-
 }  // namespace invflow
