@@ -22,6 +22,9 @@ class ActNorm(nn.Module):
     the output has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the inverse
     it never initialises: a fresh layer is the identity. Whether it has been initialised is saved in the state_dict.
 
+    With DistributedDataParallel, pass one batch through before wrapping: otherwise every process initialises from its
+    own batch.
+
     Args:
         channels: C.
 
@@ -83,7 +86,7 @@ class ActNorm(nn.Module):
     def log_det(self, x: Tensor) -> Tensor:
         """The log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
-        return (pixels * self.log_scale.double().sum()).to(compute_dtype(x.dtype)).expand(x.shape[0])
+        return (pixels * self.log_scale.double().sum()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
     def _parameters_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.bias.to(dtype), self.log_scale.to(dtype)

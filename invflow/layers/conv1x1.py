@@ -58,7 +58,7 @@ class InvertibleConv1x1(nn.Module):
     def log_det(self, x: Tensor) -> Tensor:
         """The log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
-        return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).expand(x.shape[0])
+        return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
     def _apply_matrix(self, x: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(compute_dtype(x.dtype))
