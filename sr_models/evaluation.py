@@ -63,6 +63,11 @@ def load_pair(hr_path: Path, scale: int, lr_folder: Path | None = None) -> tuple
         ValueError: an unreadable file, or sizes that do not fit.
     """
     hr = read_image(hr_path)
+    if min(hr.shape[:2]) < _CROP_MULTIPLE:
+        raise ValueError(
+            f"image {hr_path} must be at least {_CROP_MULTIPLE} x {_CROP_MULTIPLE} pixels, "
+            f"got {hr.shape[1]} x {hr.shape[0]}"
+        )
     if lr_folder is None:
         hr = np.ascontiguousarray(crop_to_multiple(hr, _CROP_MULTIPLE))
         return imresize(hr, 1 / scale), hr

@@ -78,6 +78,12 @@ def test_low_resolution_folder(folder: Path, tmp_path: Path) -> None:
         load_pair(folder / "b.png", 4, tmp_path)
 
 
+def test_small_image_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "small.png", np.zeros((7, 20, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"small.png must be at least 8 x 8 pixels, got 20 x 7"):
+        load_pair(tmp_path / "small.png", 4)
+
+
 def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, folder: Path, tmp_path: Path) -> None:
     rows = evaluate_model(model, folder, samples=2, distance=mse_distance)
     table = scores_table(rows, "mse")
