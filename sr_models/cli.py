@@ -102,10 +102,10 @@ def evaluate(
         print(f"wrote {output}")
 
 
-def demo(output: str = "runs/demo", steps: int = 1200, seed: int = 10) -> None:
+def demo(output: str = "runs/demo", steps: int = 1500, seed: int = 10) -> None:
     """Train a small SRFlow-DA on photographs that come inside Python packages, and write a report with pictures.
 
-    Takes about five minutes on two CPU cores; run it again to go on after an interruption.
+    Takes about six minutes on two CPU cores; run it again to go on after an interruption.
 
     Args:
         output: folder of the run; the report is report.html in it.

@@ -34,7 +34,7 @@ def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingCo
         images=str(train),
         val_images=str(test),
         crop=64,
-        batch_size=8,
+        batch_size=6,
         steps=steps,
         lr=1e-3,
         encoder_steps=steps // 5,

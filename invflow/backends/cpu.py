@@ -17,6 +17,7 @@ try:
 except ImportError as error:
     _C, _import_error = None, str(error)
 else:
+    _import_error = ""
     _C.instruction_set()  # a wrong INVFLOW_CPU_ISA is an error now, not at the first kernel
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}

@@ -1,0 +1,100 @@
+"""``python -m benchmarks run flow_step --json out.json`` and ``python -m benchmarks report out.json``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import invflow
+from benchmarks.cases import DIRECTIONS, SHAPES, flow_step
+from benchmarks.measure import Measurement, measure
+from benchmarks.report import plot, table
+
+_IMPLEMENTATIONS = (*invflow.BACKENDS, "composition", "compile")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise FileNotFoundError(f"folder of --json {arguments.json} does not exist")
+    names = arguments.backends.split(",")
+    if unknown := [name for name in names if name not in _IMPLEMENTATIONS]:
+        raise ValueError(f"--backends must be among {','.join(_IMPLEMENTATIONS)}, got {','.join(unknown)}")
+    results: list[Measurement] = []
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for direction in DIRECTIONS:
+            for shape in SHAPES:
+                case = flow_step(shape, direction, names)
+                results += measure(case, arguments.rounds)
+                print(f"{threads} threads: {case.name}", file=sys.stderr)
+    print(table(results))
+    if arguments.json is not None:
+        record: dict[str, Any] = {"machine": _machine(), "command": " ".join(sys.orig_argv[1:])}
+        record["results"] = [dataclasses.asdict(result) for result in results]
+        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
+        temporary.write_text(json.dumps(record, indent=1))
+        os.replace(temporary, arguments.json)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    record = json.loads(arguments.json.read_text())
+    results = [Measurement(**result) for result in record["results"]]
+    print("\n".join(f"{key}: {value}" for key, value in {**record["machine"], "command": record["command"]}.items()))
+    print(table(results))
+    if arguments.plot is not None:
+        plot(results, arguments.plot)
+
+
+def _machine() -> dict[str, str]:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), model)
+    return {
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "invflow": invflow.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="measure, print the table and optionally keep the figures")
+    run.add_argument("operator", choices=["flow_step"])
+    run.add_argument("--backends", default="cpu,reference,composition", help=f"among {','.join(_IMPLEMENTATIONS)}")
+    run.add_argument(
+        "--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="thread counts to measure"
+    )
+    run.add_argument("--rounds", type=int, default=25, help="timed calls of every implementation")
+    run.add_argument("--json", type=Path, help="file for the figures")
+    run.set_defaults(function=_run)
+    report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
+    report.add_argument("json", type=Path)
+    report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")
+    report.set_defaults(function=_report)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Bad input ends in one line on standard error and exit code 2."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.function(parsed)
+    except (ValueError, OSError, KeyError) as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The inverse and determinant of a 1x1 convolution's weight: right, differentiable, computed once for every value."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from invflow import FlowStep, InvertibleConv1x1
+from invflow.layers import _inverse
+
+
+@pytest.fixture
+def factorizations(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The weights that have been factorised since the test began."""
+    seen: list[Tensor] = []
+    factorize = _inverse._factorize
+
+    def counted(weight: Tensor, owner: object) -> object:
+        seen.append(weight.detach().clone())
+        return factorize(weight, owner)
+
+    monkeypatch.setattr(_inverse, "_factorize", counted)
+    return seen
+
+
+def inverse_and_log_abs_det(layer: InvertibleConv1x1) -> tuple[Tensor, Tensor]:
+    return layer.inverse_matrix(), layer.log_abs_det()
+
+
+def assert_right(layer: InvertibleConv1x1) -> None:
+    exact = layer.weight.detach().double()
+    inverse, log_abs_det = inverse_and_log_abs_det(layer)
+    torch.testing.assert_close(inverse.detach(), torch.linalg.inv(exact), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(log_abs_det.detach(), torch.linalg.slogdet(exact).logabsdet, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 12, 33])
+def test_values(channels: int) -> None:
+    layer = InvertibleConv1x1(channels)
+    with torch.no_grad():
+        layer.weight.add_(0.2 * torch.randn(channels, channels) / channels)
+    assert_right(layer)
+
+
+def test_computed_once_for_all_calls(factorizations: list[Tensor]) -> None:
+    step = FlowStep(6)
+    x = torch.randn(2, 6, 3, 3)
+    for _ in range(3):
+        z, _ = step(x)
+        step.inverse(z)
+    with torch.no_grad():
+        step.inverse(z)
+    assert len(factorizations) == 1
+
+
+def optimizer_step(layer: InvertibleConv1x1) -> None:
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    layer.weight.grad = torch.randn_like(layer.weight)
+    optimizer.step()
+
+
+def edit_through_data(layer: InvertibleConv1x1) -> None:
+    layer.weight.data.mul_(1.5)
+
+
+def load(layer: InvertibleConv1x1) -> None:
+    layer.load_state_dict(InvertibleConv1x1(5).state_dict())
+
+
+def replace(layer: InvertibleConv1x1) -> None:
+    layer.weight = torch.nn.Parameter(2 * layer.weight.detach())
+
+
+def to_double_and_back(layer: InvertibleConv1x1) -> None:
+    layer.double()
+    assert_right(layer)
+    layer.float()
+
+
+@pytest.mark.parametrize("change", [optimizer_step, edit_through_data, load, replace, to_double_and_back])
+def test_recomputed_after_every_kind_of_change(change: Callable, factorizations: list[Tensor]) -> None:
+    layer = InvertibleConv1x1(5)
+    assert_right(layer)
+    change(layer)
+    assert_right(layer)
+    assert len(factorizations) >= 2
+
+
+def test_gradients() -> None:
+    weight = torch.randn(4, 4, dtype=torch.float64) + 2 * torch.eye(4, dtype=torch.float64)
+    layer = InvertibleConv1x1(4).double()
+    layer.weight = torch.nn.Parameter(weight)
+    g = torch.randn(4, 4, dtype=torch.float64)
+
+    def objective(inverse: Tensor, log_abs_det: Tensor) -> Tensor:
+        return (g * inverse).sum() + 3 * log_abs_det
+
+    (actual,) = torch.autograd.grad(objective(*inverse_and_log_abs_det(layer)), layer.weight, create_graph=True)
+    exact = weight.clone().requires_grad_()
+    value = objective(torch.linalg.inv(exact), torch.linalg.slogdet(exact).logabsdet)
+    (expected,) = torch.autograd.grad(value, exact, create_graph=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    (actual_second,) = torch.autograd.grad(actual.square().sum(), layer.weight)
+    (expected_second,) = torch.autograd.grad(expected.square().sum(), exact)
+    torch.testing.assert_close(actual_second, expected_second, rtol=1e-9, atol=1e-10)
+
+
+def test_a_training_call_leaves_the_cache_without_a_graph() -> None:
+    layer = InvertibleConv1x1(3)
+    assert layer.log_abs_det().requires_grad
+    with torch.no_grad():
+        assert not layer.log_abs_det().requires_grad
+    layer.requires_grad_(False)
+    assert not layer.inverse_matrix().requires_grad
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_are_independent(duplicate: Callable) -> None:
+    layer = InvertibleConv1x1(3)
+    assert_right(layer)
+    other = duplicate(layer)
+    assert other._inverse_and_log_abs_det._entry is None
+    edit_through_data(other)
+    assert_right(other)
+    assert_right(layer)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [(0.0, "singular"), (float("nan"), "not finite"), (float("inf"), "not finite")]
+)
+def test_a_weight_without_inverse_names_the_layer(value: float, problem: str) -> None:
+    layer = InvertibleConv1x1(3)
+    with torch.no_grad():
+        layer.weight[1] = value
+    x = torch.randn(1, 3, 2, 2)
+    for call in (layer, layer.inverse):
+        with pytest.raises(ValueError, match=f"InvertibleConv1x1 with 3 channels: weight is {problem}"):
+            call(x)
