@@ -16,7 +16,7 @@ from sr_models.coupling_nets import DeepConvNet
 from sr_models.published import from_published, load_published, published_name
 from sr_models.training import NOISE_STD
 
-# Relative to the largest value: what the issue of being "the same function" comes down to in float64.
+# Relative to the largest value: rounding, and nothing else.
 FLOAT64_TOLERANCE = 1e-10
 # Our float32 error against the published float64 result may be twice that of the published float32 run, plus a few ulp
 # of the largest value, since the order of additions differs.
