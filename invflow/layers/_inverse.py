@@ -79,6 +79,7 @@ class InverseCache:
         return self._entry.inverse, self._entry.log_abs_det
 
 
+@torch.inference_mode(False)  # what is remembered may be saved for a backward pass later
 @torch.no_grad()
 def _factorize(weight: Tensor, owner: object) -> _Entry:
     exact = weight.detach().double()

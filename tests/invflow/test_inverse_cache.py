@@ -141,3 +141,13 @@ def test_a_weight_without_inverse_names_the_layer(value: float, problem: str) ->
     for call in (layer, layer.inverse):
         with pytest.raises(ValueError, match=f"InvertibleConv1x1 with 3 channels: weight is {problem}"):
             call(x)
+
+
+def test_training_goes_on_after_inference_mode() -> None:
+    layer = InvertibleConv1x1(3)
+    x = torch.randn(1, 3, 2, 2)
+    with torch.inference_mode():
+        layer.inverse(x)
+    layer(x)[1].sum().backward()
+    expected = 4 * torch.linalg.inv(layer.weight.detach().double()).T
+    torch.testing.assert_close(layer.weight.grad, expected.float())
