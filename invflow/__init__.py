@@ -15,7 +15,7 @@ from invflow.layers import (
     ZeroConv2d,
 )
 from invflow.likelihood import bits_per_dim, standard_normal_log_prob
-from invflow.ops import AffineForm, affine_coupling, channel_affine
+from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "can_run",
     "channel_affine",
     "current_backend",
+    "flow_step",
     "standard_normal_log_prob",
     "use_backend",
 ]

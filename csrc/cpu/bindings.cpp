@@ -1,8 +1,9 @@
-// Python module invflow._C: addresses and sizes in, nothing checked. invflow/backends/cpu.py is its only caller.
+// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/cpu.py is its only caller.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "invflow/dispatch.h"
@@ -15,36 +16,72 @@ namespace py = pybind11;
 
 namespace {
 
-using invflow::AffineForm;
-using invflow::CouplingShape;
+using invflow::AffineMap;
+using invflow::FlowStep;
+using invflow::FlowStepGradients;
+using invflow::View;
 using Address = std::uintptr_t;
 
-const float* in(Address address) { return reinterpret_cast<const float*>(address); }
-float* out(Address address) { return reinterpret_cast<float*>(address); }
+// address, dtype, strides of samples, channels and pixels
+using ViewTuple = std::tuple<Address, int, int64_t, int64_t, int64_t>;
+// h, its gradient, start, count, repeat, scale, parameter, order, packing, inverse
+using MapTuple = std::tuple<ViewTuple, ViewTuple, int64_t, int64_t, int64_t, int, double, int, int, bool>;
+// batch, channels, pixels, x, matrix, shift, maps before, maps after
+using StepTuple =
+    std::tuple<int64_t, int64_t, int64_t, ViewTuple, Address, Address, std::vector<MapTuple>, std::vector<MapTuple>>;
 
-AffineForm form_of(int scale, float parameter, int order, int packing, bool inverse) {
-  return {static_cast<invflow::Scale>(scale), parameter, static_cast<invflow::Order>(order),
-          static_cast<invflow::Packing>(packing), inverse};
+void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+View view_of(const ViewTuple& tuple) {
+  const auto& [address, dtype, sample_stride, channel_stride, pixel_stride] = tuple;
+  return {pointer(address), static_cast<invflow::Dtype>(dtype), sample_stride, channel_stride, pixel_stride};
 }
 
-void channel_affine(Address x, Address matrix, Address shift, Address y, int64_t batch, int64_t channels,
-                    int64_t pixels) {
-  invflow::kernels().channel_affine(in(x), in(matrix), in(shift), out(y), batch, channels, pixels);
+AffineMap map_of(const MapTuple& tuple) {
+  const auto& [h, grad_h, start, count, repeat, scale, parameter, order, packing, inverse] = tuple;
+  return {view_of(h),
+          view_of(grad_h),
+          start,
+          count,
+          repeat,
+          static_cast<invflow::Scale>(scale),
+          parameter,
+          static_cast<invflow::Order>(order),
+          static_cast<invflow::Packing>(packing),
+          inverse};
 }
 
-void affine_coupling(Address x, Address h, Address y, Address log_det, int64_t batch, int64_t channels, int64_t start,
-                     int64_t count, int64_t pixels, int scale, float parameter, int order, int packing, bool inverse) {
-  const CouplingShape shape{batch, channels, start, count, pixels};
-  invflow::kernels().affine_coupling(in(x), in(h), out(y), out(log_det), shape,
-                                     form_of(scale, parameter, order, packing, inverse));
+FlowStep step_of(const StepTuple& tuple) {
+  const auto& [batch, channels, pixels, x, matrix, shift, before, after] = tuple;
+  if (before.size() > invflow::kMaxMaps || after.size() > 1) throw py::value_error("too many elementwise maps");
+  FlowStep step{};
+  step.batch = batch;
+  step.channels = channels;
+  step.pixels = pixels;
+  step.x = view_of(x);
+  step.matrix = pointer(matrix);
+  step.shift = pointer(shift);
+  for (const MapTuple& map : before) step.before[step.before_count++] = map_of(map);
+  step.has_after = !after.empty();
+  if (step.has_after) step.after = map_of(after.front());
+  return step;
 }
 
-void affine_coupling_backward(Address grad_y, Address grad_log_det, Address x, Address h, Address grad_x,
-                              Address grad_h, int64_t batch, int64_t channels, int64_t start, int64_t count,
-                              int64_t pixels, int scale, float parameter, int order, int packing, bool inverse) {
-  const CouplingShape shape{batch, channels, start, count, pixels};
-  invflow::kernels().affine_coupling_backward(in(grad_y), in(grad_log_det), in(x), in(h), out(grad_x), out(grad_h),
-                                              shape, form_of(scale, parameter, order, packing, inverse));
+void flow_step(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
+  FlowStep step = step_of(tuple);
+  step.y = view_of(y);
+  step.log_det = pointer(log_det);
+  const py::gil_scoped_release unlocked;
+  invflow::kernels().flow_step(step);
+}
+
+void flow_step_backward(const StepTuple& tuple, const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
+                        Address grad_matrix, Address grad_shift) {
+  const FlowStep step = step_of(tuple);
+  const FlowStepGradients gradients{view_of(grad_y), view_of(grad_x), pointer(grad_log_det), pointer(grad_matrix),
+                                    pointer(grad_shift)};
+  const py::gil_scoped_release unlocked;
+  invflow::kernels().flow_step_backward(step, gradients);
 }
 
 bool has_openmp() {
@@ -58,11 +95,9 @@ bool has_openmp() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native CPU kernels of invflow. Called with addresses of contiguous float32 data.";
-  const auto unlocked = py::call_guard<py::gil_scoped_release>();
-  m.def("channel_affine", &channel_affine, unlocked);
-  m.def("affine_coupling", &affine_coupling, unlocked);
-  m.def("affine_coupling_backward", &affine_coupling_backward, unlocked);
+  m.doc() = "Native CPU kernels of invflow.";
+  m.def("flow_step", &flow_step);
+  m.def("flow_step_backward", &flow_step_backward);
   m.def("instruction_set", [] { return invflow::kernels().isa; });
   m.def("supported_instruction_sets", [] {
     std::vector<std::string> names;

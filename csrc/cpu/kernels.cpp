@@ -11,14 +11,17 @@
 namespace invflow {
 namespace INVFLOW_ISA {
 
-#include "affine_coupling.inc"
-#include "channel_affine.inc"
+#include "storage.inc"
+#include "elementwise.inc"
+#include "product.inc"
+#include "flow_step.inc"
+#include "flow_step_backward.inc"
 
 #define INVFLOW_TEXT_OF(name) #name
 #define INVFLOW_TEXT(name) INVFLOW_TEXT_OF(name)
 
 extern const Kernels table;  // a namespace-scope const is internal unless declared so
-const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), channel_affine, affine_coupling, affine_coupling_backward};
+const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step, flow_step_backward};
 
 }  // namespace INVFLOW_ISA
 }  // namespace invflow

@@ -12,7 +12,16 @@ namespace {
 // Elements below which starting threads costs more than it saves.
 constexpr int64_t kParallelElements = 16384;
 
-// Calls body(begin, end) over [0, items), split evenly over the threads; `elements` says how much work that is.
+// No thread number reaches this.
+inline int max_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+// Calls body(begin, end, thread) over [0, items), split evenly over the threads; `elements` says how much work that is.
 template <class Body>
 void parallel_for(int64_t items, int64_t elements, const Body& body) {
 #ifdef _OPENMP
@@ -21,12 +30,12 @@ void parallel_for(int64_t items, int64_t elements, const Body& body) {
     {
       const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
       const int64_t begin = items * thread / threads, end = items * (thread + 1) / threads;
-      if (begin < end) body(begin, end);
+      if (begin < end) body(begin, end, static_cast<int>(thread));
     }
     return;
   }
 #endif
-  if (items > 0) body(int64_t{0}, items);
+  if (items > 0) body(int64_t{0}, items, 0);
 }
 
 }  // namespace

@@ -1,139 +1,305 @@
-// Vectors of float32 of this translation unit's width, and the functions that the kernels need on them.
+// Vectors of this translation unit's width, and the functions that the kernels need on them.
 //
-// GCC and Clang vector extensions, no intrinsics: the same source serves every instruction set, and the width is a
-// macro of the build (INVFLOW_VECTOR_BYTES). Everything has internal linkage, because the same file is compiled once per
+// GCC and Clang vector extensions, and intrinsics only where they do not find the instruction: the same source serves
+// every instruction set, and the width is a macro of the build (INVFLOW_VECTOR_BYTES). Everything has internal linkage, because the same file is compiled once per
 // instruction set and a merged inline function could otherwise carry instructions that the processor lacks.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
-constexpr int kLanes = INVFLOW_VECTOR_BYTES / 4;
-typedef float vfloat __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
-typedef int32_t vint __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
-
 #define INVFLOW_INLINE static inline __attribute__((always_inline))
+#define INVFLOW_INLINE_MEMBER inline __attribute__((always_inline))
 
-INVFLOW_INLINE vfloat broadcast(float value) { return vfloat{} + value; }
+template <class T>
+struct VectorOf;
 
-INVFLOW_INLINE vfloat load(const float* from) {
-  vfloat v;
+template <>
+struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
+  typedef int32_t Int __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
+  using IntLane = int32_t;
+  static constexpr int32_t kSign = INT32_MIN;
+  static constexpr int kMantissaBits = 23, kExponentBias = 127;
+  static constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+  // ln 2 = high + low; the product of an exponent and the first 15 bits is exact
+  static constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860682030941723e-6f;
+  static constexpr float kExpLow = -104.0f, kExpHigh = 89.0f;  // exp is 0 and infinity beyond
+  static constexpr float kTanhLimit = 43.0f;                   // the derivative of tanh is 0 beyond
+  static constexpr float kSmallest = 1.17549435e-38f;
+  // (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2, highest power first: a fit by least squares (error below 1.2e-10; a
+  // Taylor polynomial's, 5e-9, has one sign and adds up over an image)
+  static constexpr float kExp[] = {1.99535548e-4f, 1.39357780e-3f, 8.33319763e-3f, 4.16664554e-2f, 1.0f / 6.0f, 0.5f};
+  // (2 atanh(f) - 2 f) / f^3 in powers of f^2, |f| <= 0.1716: remainder below 8e-10 in the logarithm
+  static constexpr float kLog[] = {2.0f / 9.0f, 2.0f / 7.0f, 2.0f / 5.0f, 2.0f / 3.0f};
+};
+
+template <>
+struct VectorOf<double> {
+  typedef double Type __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
+  typedef int64_t Int __attribute__((vector_size(INVFLOW_VECTOR_BYTES)));
+  using IntLane = int64_t;
+  static constexpr int64_t kSign = INT64_MIN;
+  static constexpr int kMantissaBits = 52, kExponentBias = 1023;
+  static constexpr double kRounder = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr double kExpLow = -746.0, kExpHigh = 710.0;
+  static constexpr double kTanhLimit = 350.0;
+  static constexpr double kSmallest = 2.2250738585072014e-308;
+  // Taylor: the first power left out is below 4e-18
+  static constexpr double kExp[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0,
+                                    1.0 / 362880.0,     1.0 / 40320.0,     1.0 / 5040.0,     1.0 / 720.0,
+                                    1.0 / 120.0,        1.0 / 24.0,        1.0 / 6.0,        0.5};
+  static constexpr double kLog[] = {2.0 / 21.0, 2.0 / 19.0, 2.0 / 17.0, 2.0 / 15.0, 2.0 / 13.0,
+                                    2.0 / 11.0, 2.0 / 9.0,  2.0 / 7.0,  2.0 / 5.0,  2.0 / 3.0};
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::Type;
+template <class T>
+using IntVec = typename VectorOf<T>::Int;
+template <class T>
+constexpr int kLanes = INVFLOW_VECTOR_BYTES / sizeof(T);
+
+template <class T>
+INVFLOW_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // not a sum, which would turn -0 into 0 and is therefore carried out
+}
+
+template <class T>
+INVFLOW_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
 
-INVFLOW_INLINE void store(float* to, vfloat v) { std::memcpy(to, &v, sizeof(v)); }
-
-// The first n < kLanes floats; the other lanes are zero.
-INVFLOW_INLINE vfloat load_first(const float* from, int n) {
-  float buffer[kLanes] = {};
-  std::memcpy(buffer, from, n * sizeof(float));
-  return load(buffer);
+template <class T>
+INVFLOW_INLINE void store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof(v));
 }
 
-INVFLOW_INLINE void store_first(float* to, vfloat v, int n) {
-  float buffer[kLanes];
-  store(buffer, v);
-  std::memcpy(to, buffer, n * sizeof(float));
+// The first n < kLanes elements; the other lanes are zero.
+template <class T>
+INVFLOW_INLINE Vec<T> load_first(const T* from, int n) {
+  T buffer[kLanes<T>] = {};
+  std::memcpy(buffer, from, n * sizeof(T));
+  return load<T>(buffer);
 }
 
-INVFLOW_INLINE vint as_int(vfloat v) {
-  vint i;
+template <class T>
+INVFLOW_INLINE void store_first(T* to, Vec<T> v, int n) {
+  T buffer[kLanes<T>];
+  store<T>(buffer, v);
+  std::memcpy(to, buffer, n * sizeof(T));
+}
+
+template <class T>
+INVFLOW_INLINE double sum_of_lanes(Vec<T> v) {
+  double total = 0.0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) total += v[lane];
+  return total;
+}
+
+template <class T>
+INVFLOW_INLINE IntVec<T> as_int(Vec<T> v) {
+  IntVec<T> i;
   std::memcpy(&i, &v, sizeof(i));
   return i;
 }
 
-INVFLOW_INLINE vfloat as_float(vint i) {
-  vfloat v;
+template <class T>
+INVFLOW_INLINE Vec<T> as_real(IntVec<T> i) {
+  Vec<T> v;
   std::memcpy(&v, &i, sizeof(v));
   return v;
 }
 
-// exp(x) = 2^n (1 + q): x = n ln 2 + r with |r| <= ln(2)/2 and q = exp(r) - 1, a polynomial of degree 7 fitted by least
-// squares (error below 1.2e-10; a Taylor polynomial's, 5e-9, has one sign and adds up over an image). 2^n comes in two
-// factors, so that results overflow to infinity and underflow through the subnormals as they should. NaN stays NaN.
-struct Exponential {
-  vfloat q, factor, other_factor;
-};
-
-INVFLOW_INLINE Exponential exponential(vfloat x) {
-  const vfloat low = broadcast(-104.0f), high = broadcast(89.0f);
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const vfloat round = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const vfloat n = (x * 1.44269504088896341f + round) - round;
-  vfloat r = x - n * 0.693145751953125f;  // the first 15 bits of ln 2: the product is exact
-  r = r - n * 1.42860682030941723e-6f;
-  vfloat p = broadcast(1.99535548e-4f);
-  p = p * r + 1.39357780e-3f;
-  p = p * r + 8.33319763e-3f;
-  p = p * r + 4.16664554e-2f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  const vint k = __builtin_convertvector(n, vint), half = k >> 1;
-  return {(p * r) * r + r, as_float((half + 127) << 23), as_float((k - half + 127) << 23)};
+// Horner's rule, highest power first.
+template <class T, int count>
+INVFLOW_INLINE Vec<T> polynomial(Vec<T> x, const T (&coefficients)[count]) {
+  Vec<T> p = broadcast<T>(coefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < count; ++i) p = p * x + coefficients[i];
+  return p;
 }
 
-INVFLOW_INLINE vfloat exp(vfloat x) {
-  const Exponential e = exponential(x);
-  return (e.q + 1.0f) * e.factor * e.other_factor;
+// NaN stays NaN.
+template <class T>
+INVFLOW_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) return _mm512_min_ps(broadcast<T>(high), _mm512_max_ps(broadcast<T>(low), x));
+#endif
+  x = x < low ? broadcast<T>(low) : x;
+  return x > high ? broadcast<T>(high) : x;
+}
+
+// exp(x) = 2^n (1 + q): x = n ln 2 + r with |r| <= ln(2)/2 and q = exp(r) - 1, a polynomial. 2^n comes in two factors, so
+// that results overflow to infinity and underflow through the subnormals as they should. NaN stays NaN.
+template <class T>
+struct Exponential {
+  Vec<T> q, factor, other_factor;
+};
+
+template <class T>
+INVFLOW_INLINE Exponential<T> exponential(Vec<T> x) {
+  using V = VectorOf<T>;
+  constexpr int shift = V::kMantissaBits, bias = V::kExponentBias;
+  x = clamp<T>(x, V::kExpLow, V::kExpHigh);
+  const Vec<T> rounded = x * T(1.44269504088896340736) + V::kRounder;
+  const Vec<T> n = rounded - V::kRounder;
+  Vec<T> r = x - n * V::kLn2High;
+  r = r - n * V::kLn2Low;
+  // the last bits of the sum with the rounder are n as an integer
+  const IntVec<T> k = as_int<T>(rounded) - as_int<T>(broadcast<T>(V::kRounder)), half = k >> 1;
+  return {(polynomial<T>(r, V::kExp) * r) * r + r, as_real<T>((half + bias) << shift),
+          as_real<T>((k - half + bias) << shift)};
+}
+
+template <class T>
+INVFLOW_INLINE Vec<T> exp(Vec<T> x) {
+  const Exponential<T> e = exponential<T>(x);
+  return (e.q + T(1)) * e.factor * e.other_factor;
+}
+
+// Several vectors that go through the same operations in step. The operations of one vector wait for each other, and a
+// processor looks ahead only so far: it finds more to do where independent operations stand side by side.
+template <class T, int n>
+struct Group {
+  Vec<T> v[n];
+};
+
+// exp(x) for |x| <= limit, where limit keeps 2^n among the normal numbers; what lies beyond is taken for the limit.
+template <class T, int n>
+INVFLOW_INLINE Group<T, n> exp_within(Group<T, n> x, T limit) {
+  using V = VectorOf<T>;
+  constexpr typename V::IntLane one = typename V::IntLane(V::kExponentBias) << V::kMantissaBits;
+  Group<T, n> rounded, r, p;
+  for (int i = 0; i < n; ++i) x.v[i] = clamp<T>(x.v[i], -limit, limit);
+  for (int i = 0; i < n; ++i) rounded.v[i] = x.v[i] * T(1.44269504088896340736) + V::kRounder;
+  for (int i = 0; i < n; ++i) r.v[i] = x.v[i] - (rounded.v[i] - V::kRounder) * V::kLn2High;
+  for (int i = 0; i < n; ++i) r.v[i] = r.v[i] - (rounded.v[i] - V::kRounder) * V::kLn2Low;
+  for (int i = 0; i < n; ++i) p.v[i] = broadcast<T>(V::kExp[0]);
+#pragma GCC unroll 16
+  for (unsigned k = 1; k < sizeof(V::kExp) / sizeof(T); ++k)
+    for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i] + V::kExp[k];
+  for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i];
+  for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i] + r.v[i];
+  for (int i = 0; i < n; ++i) p.v[i] = p.v[i] + T(1);
+  // the shift leaves n in the exponent
+  for (int i = 0; i < n; ++i) p.v[i] *= as_real<T>((as_int<T>(rounded.v[i]) << V::kMantissaBits) + one);
+  return p;
+}
+
+// a / b for b between 1 and 2^120, to 1.5 units in the last place. A division of 512-bit vectors takes 16 cycles, an
+// approximate reciprocal and a Newton step 3.
+template <class T, int n>
+INVFLOW_INLINE Group<T, n> quotient(Group<T, n> a, const Group<T, n>& b) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) {
+    Group<T, n> r;
+    for (int i = 0; i < n; ++i) r.v[i] = _mm512_rcp14_ps(b.v[i]);
+    for (int i = 0; i < n; ++i) r.v[i] = r.v[i] + r.v[i] * (T(1) - b.v[i] * r.v[i]);
+    for (int i = 0; i < n; ++i) a.v[i] *= r.v[i];
+    return a;
+  }
+#endif
+  for (int i = 0; i < n; ++i) a.v[i] /= b.v[i];
+  return a;
 }
 
 // tanh and its derivative, from m = exp(2 |x|) - 1 = 2^n q + (2^n - 1), which loses nothing near zero: tanh |x| is
 // m / (m + 2) for small and 1 - 2 / (m + 2) for large |x|, and the derivative 4 (m + 1) / (m + 2)^2, without cancellation.
+template <class T>
 struct TanhAndSlope {
-  vfloat tanh, slope;
+  Vec<T> tanh, slope;
 };
 
-INVFLOW_INLINE TanhAndSlope tanh_and_slope(vfloat x) {
-  const vfloat limit = broadcast(43.0f);  // from here on the derivative is zero, and m would soon overflow
-  const vint sign = as_int(x) & INT32_MIN;
-  vfloat a = as_float(as_int(x) ^ sign);
-  a = a > limit ? limit : a;
-  const Exponential e = exponential(a + a);
-  const vfloat power = e.factor * e.other_factor;
-  const vfloat m = power * e.q + (power - 1.0f);
-  const vint large = a > 0.5f;
-  const vfloat quotient = (large ? broadcast(-2.0f) : m) / (m + 2.0f);
-  const vfloat t = large ? quotient + 1.0f : quotient;
-  const vfloat half = 2.0f / (m + 2.0f);
-  return {as_float(as_int(t) | sign), half * (half * (m + 1.0f))};
+template <class T>
+INVFLOW_INLINE TanhAndSlope<T> tanh_and_slope(Vec<T> x) {
+  using V = VectorOf<T>;
+  const IntVec<T> sign = as_int<T>(x) & V::kSign;
+  Vec<T> a = as_real<T>(as_int<T>(x) ^ sign);
+  a = a > V::kTanhLimit ? broadcast<T>(V::kTanhLimit) : a;
+  const Exponential<T> e = exponential<T>(a + a);
+  const Vec<T> power = e.factor * e.other_factor;
+  const Vec<T> m = power * e.q + (power - T(1));
+  const IntVec<T> large = a > T(0.5);
+  const Vec<T> quotient = (large ? broadcast<T>(T(-2)) : m) / (m + T(2));
+  const Vec<T> t = large ? quotient + T(1) : quotient;
+  const Vec<T> half = T(2) / (m + T(2));
+  return {as_real<T>(as_int<T>(t) | sign), half * (half * (m + T(1)))};
 }
 
 // log(x) for normal x > 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(f) with f = (m - 1) / (m + 1),
-// |f| <= 0.1716, odd series to f^9 (remainder below 8e-10). Zero gives -infinity, NaN stays NaN; the kernels never pass a
-// negative number. A subnormal argument is treated as the smallest normal number.
-INVFLOW_INLINE vfloat log(vfloat x) {
-  const vfloat smallest = broadcast(1.17549435e-38f), infinity = broadcast(__builtin_inff());
-  const vfloat clamped = x < smallest ? smallest : x;
-  const vint bits = as_int(clamped);
-  vint k = ((bits >> 23) & 255) - 127;
-  vfloat m = as_float((bits & 0x007fffff) | 0x3f800000);
-  const vint large = m > 1.41421356f;
-  m = large ? m * 0.5f : m;
+// |f| <= 0.1716, an odd series. Zero gives -infinity, NaN stays NaN; the kernels never pass a negative number. A
+// subnormal argument is treated as the smallest normal number.
+template <class T>
+INVFLOW_INLINE Vec<T> log(Vec<T> x) {
+  using V = VectorOf<T>;
+  using Lane = typename V::IntLane;
+  const Vec<T> infinity = broadcast<T>(T(__builtin_inf()));
+  const Vec<T> clamped = x < V::kSmallest ? broadcast<T>(V::kSmallest) : x;
+  const IntVec<T> bits = as_int<T>(clamped);
+  IntVec<T> k = ((bits >> V::kMantissaBits) & (2 * V::kExponentBias + 1)) - V::kExponentBias;
+  Vec<T> m = as_real<T>((bits & ((Lane(1) << V::kMantissaBits) - 1)) | (Lane(V::kExponentBias) << V::kMantissaBits));
+  const IntVec<T> large = m > T(1.41421356237309504880);
+  m = large ? m * T(0.5) : m;
   k = k - large;  // a true comparison is -1
-  const vfloat f = (m - 1.0f) / (m + 1.0f);
-  const vfloat f2 = f * f;
-  vfloat p = broadcast(2.0f / 9.0f);
-  p = p * f2 + 2.0f / 7.0f;
-  p = p * f2 + 2.0f / 5.0f;
-  p = p * f2 + 2.0f / 3.0f;
-  const vfloat kf = __builtin_convertvector(k, vfloat);
-  vfloat result = kf * 0.693145751953125f + (2.0f * f + (p * f2 * f + kf * 1.42860682030941723e-6f));
-  result = x == 0.0f ? -infinity : result;
+  const Vec<T> f = (m - T(1)) / (m + T(1));
+  const Vec<T> f2 = f * f;
+  const Vec<T> kf = __builtin_convertvector(k, Vec<T>);
+  Vec<T> result = kf * V::kLn2High + (T(2) * f + (polynomial<T>(f2, V::kLog) * f2 * f + kf * V::kLn2Low));
+  result = x == T(0) ? -infinity : result;
   result = x == infinity ? infinity : result;
   return x != x ? x : result;
 }
 
 // log(1 / (1 + exp(-x))), finite where the sigmoid itself underflows: min(x, 0) - log(1 + e) with e = exp(-|x|), the last
 // term corrected for what rounding 1 + e lost.
-INVFLOW_INLINE vfloat log_sigmoid(vfloat x) {
-  const vfloat e = exp(x < 0.0f ? x : -x);
-  const vfloat u = e + 1.0f;
-  const vfloat log_u = log(u) + (e - (u - 1.0f)) / u;
-  return (x < 0.0f ? x : broadcast(0.0f)) - log_u;
+template <class T>
+INVFLOW_INLINE Vec<T> log_sigmoid(Vec<T> x) {
+  const Vec<T> e = exp<T>(x < T(0) ? x : -x);
+  const Vec<T> u = e + T(1);
+  const Vec<T> log_u = log<T>(u) + (e - (u - T(1))) / u;
+  return (x < T(0) ? x : broadcast<T>(T(0))) - log_u;
+}
+
+// The lanes of two vectors in turn, beginning with the first halves or with the second.
+template <class T, bool second, int... lane>
+INVFLOW_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  constexpr int n = kLanes<T>;
+  return __builtin_shufflevector(a, b, ((second ? n / 2 : 0) + lane / 2 + (lane % 2) * n)...);
+}
+
+// Transposes a block of kLanes x kLanes: rows of `from` become columns of `to`. Every round interleaves the first half
+// of the rows with the second; after log2(kLanes) rounds each element has changed its row for its column.
+template <class T>
+INVFLOW_INLINE void transpose_block(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  constexpr int n = kLanes<T>;
+  constexpr std::make_integer_sequence<int, n> lanes{};
+  Vec<T> rows[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) rows[i] = load<T>(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int round = 1; round < n; round *= 2) {
+    Vec<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<T, false>(rows[i], rows[i + n / 2], lanes);
+      next[2 * i + 1] = interleave<T, true>(rows[i], rows[i + n / 2], lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) store<T>(to + i * to_stride, rows[i]);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from invflow.ops.affine_coupling import AffineForm, affine_coupling, affine_coupling_reference
 from invflow.ops.channel_affine import channel_affine, channel_affine_reference
+from invflow.ops.flow_step import flow_step, flow_step_reference
 
 __all__ = [
     "AffineForm",
@@ -9,4 +10,6 @@ __all__ = [
     "affine_coupling_reference",
     "channel_affine",
     "channel_affine_reference",
+    "flow_step",
+    "flow_step_reference",
 ]

@@ -13,11 +13,16 @@ from invflow.backends import KERNELS
 
 _LIBRARY = torch.library.Library("invflow", "DEF")
 _functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_tracing: Callable[[], Any] = torch._C._get_tracing_state
 
 
-def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
+def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     """Register operator ``invflow::<name>``, run by the function of that name in the backend module that its last
-    argument names, and return it.
+    argument names, and return a function that calls it.
+
+    That function goes past the dispatcher, whose way through Python costs as much as the kernel for a small state, where
+    nothing could intercept the call: no compiler, tracer, functorch transform, dispatch mode or tensor subclass.
 
     Args:
         name: the operator's name, and that of the function in every backend module.
@@ -33,7 +38,14 @@ def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpO
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"invflow::{name}", lambda *args: fake(*args[:-1]), lib=_LIBRARY)
-    return getattr(torch.ops.invflow, name).default
+    overload = getattr(torch.ops.invflow, name).default
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing():
+            return overload(*args)
+        return kernel(*args) if type(args[0]) is Tensor else overload(*args)
+
+    return call
 
 
 def needs_reference() -> bool:
@@ -44,6 +56,18 @@ def needs_reference() -> bool:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which an operator calculates and returns log-determinants: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def state_format(x: Tensor) -> torch.memory_format:
+    """The layout of a result: that of ``x`` if it is channels_last, else contiguous."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty_state(x: Tensor) -> Tensor:
+    """What a kernel's result of the shape of ``x`` looks like, for a fake."""
+    return torch.empty_like(x, memory_format=state_format(x))
 
 
 def reference_backward(
@@ -70,6 +94,46 @@ def check_state(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} must have 4 dimensions (batch, channels, height, width), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must have a floating-point dtype, got {x.dtype}")
+
+
+def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
+    """Raise unless ``h`` (B', 2C', H, W) can be the output of a network for C' channels of ``x`` (B, C, H, W), where
+    B' divides B; return C'."""
+    check_state(h, name)
+    batch, channels, height, width = x.shape
+    count = h.shape[1] // 2
+    shared = h.shape[0] == batch or (h.shape[0] > 0 and batch % h.shape[0] == 0)
+    if h.shape[1] % 2 or h.shape[2:] != x.shape[2:] or not shared:
+        raise ValueError(
+            f"{name} must have shape ({batch} or a divisor, an even number, {height}, {width}) for x of shape "
+            f"{tuple(x.shape)}, got {tuple(h.shape)}"
+        )
+    if count > channels:
+        raise ValueError(
+            f"{name} must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}"
+        )
+    return count
+
+
+def check_start(x: Tensor, start: int, count: int) -> None:
+    """Raise ``ValueError`` unless ``x`` has channels ``start`` to ``start + count``."""
+    if not 0 <= start <= x.shape[1] - count:
+        raise ValueError(
+            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {2 * count}, "
+            f"got {start}"
+        )
+
+
+def check_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless matrix and shift act on the channels of ``x``."""
+    channels, dtype = x.shape[1], compute_dtype(x.dtype)
+    for name, tensor, expected in (("matrix", matrix, (channels, channels)), ("shift", shift, (channels,))):
+        if tensor.shape != expected:
+            raise ValueError(
+                f"{name} must have shape {expected} for x with {channels} channels, got {tuple(tensor.shape)}"
+            )
+    if matrix.dtype != dtype or shift.dtype != dtype:
+        raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
 
 
 def check_same_device(x: Tensor, **others: Tensor) -> None:

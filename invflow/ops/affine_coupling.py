@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from invflow.backends import select_backend
 from invflow.ops._common import (
+    check_raw_output,
     check_same_device,
+    check_start,
     check_state,
     compute_dtype,
+    empty_state,
     needs_reference,
     reference_backward,
     register,
@@ -65,7 +68,11 @@ class AffineForm:
     @property
     def parameter(self) -> float:
         """The number that goes with ``scale``: eps, bound, or 0 where there is none."""
-        return {"sigmoid": self.eps, "exp": 0.0, "bounded_exp": self.bound}[self.scale]
+        return self.eps if self.scale == "sigmoid" else self.bound if self.scale == "bounded_exp" else 0.0
+
+    def flat(self) -> tuple[ScaleName, float, OrderName, PackingName]:
+        """Scale, parameter, order and packing, as the registered operators take them."""
+        return self.scale, self.parameter, self.order, self.packing
 
     def unpack(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and raw scale, each (B, C, H, W), from ``h`` (B, 2C, H, W)."""
@@ -83,34 +90,43 @@ class AffineForm:
         log_scale = raw if self.scale == "exp" else self.bound * torch.tanh(raw / self.bound)
         return log_scale.exp(), log_scale
 
+    def transform(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The map of ``x`` (B, C, H, W) that ``h`` (B', 2C, H, W) makes, and its log_det (B,), in plain PyTorch."""
+        if h.shape[0] != x.shape[0]:
+            h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
+        shift, raw = self.unpack(h)
+        scale, log_scale = self.log_scale(raw)
+        if self.order == "shift_then_scale":
+            y = x / scale - shift if inverse else (x + shift) * scale
+        else:
+            y = (x - shift) / scale if inverse else x * scale + shift
+        log_det = log_scale.sum((1, 2, 3))
+        return y, -log_det if inverse else log_det
+
+
+#: The form of the published SRFlow models, and the default everywhere.
+PUBLISHED_FORM = AffineForm()
+
 
 def affine_coupling_reference(
     x: Tensor, h: Tensor, form: AffineForm, start: int, inverse: bool
 ) -> tuple[Tensor, Tensor]:
     """:func:`affine_coupling` in plain PyTorch: the truth that the kernels are verified against."""
     dtype, stop = compute_dtype(x.dtype), start + h.shape[1] // 2
-    shift, raw = form.unpack(h.to(dtype))
-    scale, log_scale = form.log_scale(raw)
-    part = x[:, start:stop].to(dtype)
-    if form.order == "shift_then_scale":
-        part = part / scale - shift if inverse else (part + shift) * scale
-    else:
-        part = (part - shift) / scale if inverse else part * scale + shift
-    log_det = log_scale.sum((1, 2, 3))
-    y = torch.cat([x[:, :start], part.to(x.dtype), x[:, stop:]], 1)
-    return y, -log_det if inverse else log_det
+    part, log_det = form.transform(x[:, start:stop].to(dtype), h.to(dtype), inverse)
+    return torch.cat([x[:, :start], part.to(x.dtype), x[:, stop:]], 1), log_det
 
 
 _FORM = "int start, str scale, float parameter, str order, str packing, bool inverse"
 _forward = register(
     "affine_coupling",
     f"(Tensor x, Tensor h, {_FORM}) -> (Tensor, Tensor)",
-    lambda x, h, *form: (x.new_empty(x.shape), h.new_empty(x.shape[0])),
+    lambda x, h, *form: (empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))),
 )
 _backward = register(
     "affine_coupling_backward",
     f"(Tensor grad_y, Tensor grad_log_det, Tensor x, Tensor h, {_FORM}) -> (Tensor, Tensor)",
-    lambda grad_y, grad_log_det, x, h, *form: (x.new_empty(x.shape), h.new_empty(h.shape)),
+    lambda grad_y, grad_log_det, x, h, *form: (empty_state(x), empty_state(h)),
 )
 
 
@@ -121,7 +137,7 @@ class _AffineCoupling(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, h)
         ctx.settings = form, start, inverse, backend
-        return _forward(x, h, start, form.scale, form.parameter, form.order, form.packing, inverse, backend)
+        return _forward(x, h, start, *form.flat(), inverse, backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -135,9 +151,7 @@ class _AffineCoupling(torch.autograd.Function):
                 ctx.needs_input_grad[:2],
             )
             return *found, None, None, None, None
-        grad_x, grad_h = _backward(
-            *grads, x, h, start, form.scale, form.parameter, form.order, form.packing, inverse, backend
-        )
+        grad_x, grad_h = _backward(*grads, x, h, start, *form.flat(), inverse, backend)
         return grad_x, grad_h, None, None, None, None
 
 
@@ -159,39 +173,28 @@ def affine_coupling(
 
     Args:
         x: (B, C, H, W), any floating dtype and strides.
-        h: (B, 2C', H, W), the network's raw output; converted to float64 if ``x`` is float64, else to float32.
+        h: (B', 2C', H, W), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
+            sample of ``h`` then serves B / B' successive samples of ``x``.
         form: how ``h`` becomes shift and scale; default :class:`AffineForm`.
         start: the first channel that is transformed, 0 <= start <= C - C'.
         inverse: apply the inverse map, and return its log-determinant.
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        y (B, C, H, W) with the dtype of ``x``, and log_det (B,), float64 if ``x`` is float64, else float32.
+        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else float32.
 
     Raises:
         TypeError: a wrong dtype.
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
-    form = AffineForm() if form is None else form
+    form = PUBLISHED_FORM if form is None else form
     check_state(x)
-    check_state(h, "h")
-    count = h.shape[1] // 2
-    if h.shape[1] % 2 or (h.shape[0], *h.shape[2:]) != (x.shape[0], *x.shape[2:]):
-        expected = f"({x.shape[0]}, an even number, {x.shape[2]}, {x.shape[3]})"
-        raise ValueError(f"h must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(h.shape)}")
-    channels = x.shape[1]
-    if count > channels:
-        raise ValueError(f"h must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}")
-    if not 0 <= start <= channels - count:
-        raise ValueError(
-            f"start must be in 0..{channels - count} for x with {channels} channels and h with {2 * count}, got {start}"
-        )
+    check_start(x, start, check_raw_output(x, h))
     check_same_device(x, h=h)
-    h = h.to(compute_dtype(x.dtype))
     chosen = select_backend(backend, "affine_coupling", x)
     if chosen == "reference" or needs_reference():
         return affine_coupling_reference(x, h, form, start, inverse)
     if torch.is_grad_enabled() and (x.requires_grad or h.requires_grad):
         return _AffineCoupling.apply(x, h, form, start, inverse, chosen)
-    return _forward(x, h, start, form.scale, form.parameter, form.order, form.packing, inverse, chosen)
+    return _forward(x, h, start, *form.flat(), inverse, chosen)

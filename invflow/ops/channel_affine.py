@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from invflow.backends import select_backend
 from invflow.ops._common import (
+    check_affine,
     check_same_device,
     check_state,
-    compute_dtype,
+    empty_state,
     needs_reference,
     reference_backward,
     register,
@@ -34,12 +35,12 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
 _forward = register(
     "channel_affine",
     "(Tensor x, Tensor matrix, Tensor shift) -> Tensor",
-    lambda x, matrix, shift: x.new_empty(x.shape),
+    lambda x, matrix, shift: empty_state(x),
 )
 _backward = register(
     "channel_affine_backward",
     "(Tensor grad_y, Tensor x, Tensor matrix) -> (Tensor, Tensor, Tensor)",
-    lambda grad_y, x, matrix: (x.new_empty(x.shape), matrix.new_empty(matrix.shape), matrix.new_empty(matrix.shape[0])),
+    lambda grad_y, x, matrix: (empty_state(x), matrix.new_empty(matrix.shape), matrix.new_empty(matrix.shape[0])),
 )
 
 
@@ -73,7 +74,7 @@ def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | N
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        (B, C, H, W), dtype of ``x``. Half-precision states are computed in float32.
+        (B, C, H, W), dtype and memory format of ``x``. Half-precision states are computed in float32.
 
     Raises:
         TypeError: a wrong dtype.
@@ -81,17 +82,7 @@ def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | N
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
     check_state(x)
-    channels, dtype = x.shape[1], compute_dtype(x.dtype)
-    if matrix.shape != (channels, channels):
-        raise ValueError(
-            f"matrix must have shape {(channels, channels)} for x with {channels} channels, got {tuple(matrix.shape)}"
-        )
-    if shift.shape != (channels,):
-        raise ValueError(
-            f"shift must have shape {(channels,)} for x with {channels} channels, got {tuple(shift.shape)}"
-        )
-    if matrix.dtype != dtype or shift.dtype != dtype:
-        raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
+    check_affine(x, matrix, shift)
     check_same_device(x, matrix=matrix, shift=shift)
     chosen = select_backend(backend, "channel_affine", x)
     if chosen == "reference" or needs_reference():

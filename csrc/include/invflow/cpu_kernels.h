@@ -1,48 +1,64 @@
-// The native CPU kernels, free of torch headers: raw pointers to contiguous NCHW float32 data.
+// The native CPU kernels, free of torch headers: addresses, sizes and strides.
 #pragma once
 
 #include <cstdint>
 
 namespace invflow {
 
+enum class Dtype : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 enum class Scale : int { kSigmoid = 0, kExp = 1, kBoundedExp = 2 };
 enum class Order : int { kShiftThenScale = 0, kScaleThenShift = 1 };
 enum class Packing : int { kCross = 0, kSplit = 1 };
 
-// How the raw network output h = (shift, raw) becomes an elementwise affine map.
-struct AffineForm {
+// A tensor (samples, channels, pixels) in memory; strides count elements.
+struct View {
+  void* data;
+  Dtype dtype;
+  int64_t sample_stride, channel_stride, pixel_stride;
+};
+
+// An elementwise affine map of channels [start, start + count), made of a network's output h = (shift, raw) with
+// 2 * count channels. If h has fewer samples than the state, each of its samples serves `repeat` successive ones.
+struct AffineMap {
+  View h;
+  View grad_h;  // written by the backward pass
+  int64_t start, count, repeat;
   Scale scale;
-  float parameter;  // eps of the sigmoid, bound of the bounded exponential, unused for the exponential
+  double parameter;  // eps of the sigmoid, bound of the bounded exponential, unused for the exponential
   Order order;
   Packing packing;
   bool inverse;
 };
 
-// State of `batch` samples x `channels` x `pixels`; the map acts on channels [start, start + count),
-// and h holds 2 * count channels.
-struct CouplingShape {
-  int64_t batch;
-  int64_t channels;
-  int64_t start;
-  int64_t count;
-  int64_t pixels;
+constexpr int kMaxMaps = 2;  // before the matrix: coupling and injector, inverted
+
+// What happens between two coupling networks, in one pass over the state: the elementwise maps `before`, the affine map
+// of the channels y = matrix x + shift, and the elementwise map `after`. Without a matrix, only `before`. Arithmetic,
+// matrix, shift and log_det are float64 if the state is, else float32.
+struct FlowStep {
+  int64_t batch, channels, pixels;
+  View x, y;
+  const void* matrix;  // [channels][channels]
+  const void* shift;   // [channels]
+  void* log_det;       // [batch]: the sum of the log-determinants of the elementwise maps
+  AffineMap before[kMaxMaps], after;
+  int before_count;
+  bool has_after;
+};
+
+// The gradients of a FlowStep, of which x, matrix, shift and the maps are used. Reads the gradients of y and log_det,
+// writes grad_x, grad_matrix, grad_shift and the grad_h of every map.
+struct FlowStepGradients {
+  View grad_y, grad_x;
+  const void* grad_log_det;         // [batch]
+  void *grad_matrix, *grad_shift;  // as matrix and shift
 };
 
 // One instruction set's versions of every kernel.
 struct Kernels {
   const char* isa;
-
-  // y[b, o, p] = shift[o] + sum_i matrix[o, i] * x[b, i, p]
-  void (*channel_affine)(const float* x, const float* matrix, const float* shift, float* y, int64_t batch,
-                         int64_t channels, int64_t pixels);
-
-  // y and log_det[b] = +-sum log(scale)
-  void (*affine_coupling)(const float* x, const float* h, float* y, float* log_det, const CouplingShape& shape,
-                          const AffineForm& form);
-
-  // grad_x and grad_h from the gradients of y and log_det
-  void (*affine_coupling_backward)(const float* grad_y, const float* grad_log_det, const float* x, const float* h,
-                                   float* grad_x, float* grad_h, const CouplingShape& shape, const AffineForm& form);
+  void (*flow_step)(const FlowStep& step);
+  void (*flow_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
 };
 
 }  // namespace invflow
