@@ -1,8 +1,8 @@
 """The native CPU backend: calls the compiled extension ``invflow._C`` with addresses, sizes and strides.
 
-Every operator is the one kernel of ``flow_step`` with parts left out. Functions here take tensors of any floating dtype;
-NCHW and channels_last memory, slices of channels and expanded batches are used where they are, any other layout is copied
-once. They allocate their results and check nothing: validation happens in the public operators.
+Every operator is the one kernel of ``flow_step`` with parts left out. Functions here take tensors of any floating
+dtype; NCHW and channels_last memory, slices of channels and expanded batches are used where they are, any other layout
+is copied once. They allocate their results and check nothing: validation happens in the public operators.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def flow_step_backward(
     """Gradients of x, matrix, shift, coupling and injector, the last two empty where there is none."""
     step = _Step(x, matrix, shift)
     grads = [torch.empty(0, dtype=x.dtype) if h is None else _empty_like(h) for h in (coupling, injector)]
-    _add_maps(step, coupling, injector, *grads, settings)
+    _add_maps(step, coupling, injector, grads[0], grads[1], settings)
     grad_x, grad_matrix, grad_shift = _backward(step, grad_y, grad_log_det)
     return grad_x, grad_matrix, grad_shift, grads[0], grads[1]
 

@@ -17,12 +17,9 @@ _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _tracing: Callable[[], Any] = torch._C._get_tracing_state
 
 
-def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
     """Register operator ``invflow::<name>``, run by the function of that name in the backend module that its last
-    argument names, and return a function that calls it.
-
-    That function goes past the dispatcher, whose way through Python costs as much as the kernel for a small state, where
-    nothing could intercept the call: no compiler, tracer, functorch transform, dispatch mode or tensor subclass.
+    argument names, and return it.
 
     Args:
         name: the operator's name, and that of the function in every backend module.
@@ -38,12 +35,24 @@ def register(name: str, schema: str, fake: Callable[..., Any]) -> Callable[..., 
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"invflow::{name}", lambda *args: fake(*args[:-1]), lib=_LIBRARY)
-    overload = getattr(torch.ops.invflow, name).default
+    return getattr(torch.ops.invflow, name).default
+
+
+def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
+    """A function that calls the operator's kernel past the dispatcher where nothing could intercept the call: no compiler,
+    tracer, functorch transform, dispatch mode or tensor subclass.
+
+    The dispatcher's way to a kernel in Python and back costs as much as the kernel itself for a small state. Not for
+    backward operators, whose gradients may be batched without a sign of it.
+    """
+    name = operator._schema.name.removeprefix("invflow::")
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing():
-            return overload(*args)
-        return kernel(*args) if type(args[0]) is Tensor else overload(*args)
+            return operator(*args)
+        if type(args[0]) is not Tensor:
+            return operator(*args)
+        return getattr(KERNELS[args[-1]], name)(*args[:-1])
 
     return call
 

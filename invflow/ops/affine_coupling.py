@@ -19,6 +19,7 @@ from invflow.ops._common import (
     compute_dtype,
     empty_state,
     needs_reference,
+    past_dispatcher,
     reference_backward,
     register,
 )
@@ -118,10 +119,12 @@ def affine_coupling_reference(
 
 
 _FORM = "int start, str scale, float parameter, str order, str packing, bool inverse"
-_forward = register(
-    "affine_coupling",
-    f"(Tensor x, Tensor h, {_FORM}) -> (Tensor, Tensor)",
-    lambda x, h, *form: (empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))),
+_forward = past_dispatcher(
+    register(
+        "affine_coupling",
+        f"(Tensor x, Tensor h, {_FORM}) -> (Tensor, Tensor)",
+        lambda x, h, *form: (empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))),
+    )
 )
 _backward = register(
     "affine_coupling_backward",
@@ -181,7 +184,8 @@ def affine_coupling(
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else float32.
+        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else
+        float32.
 
     Raises:
         TypeError: a wrong dtype.

@@ -16,6 +16,7 @@ from invflow.ops._common import (
     check_state,
     empty_state,
     needs_reference,
+    past_dispatcher,
     reference_backward,
     register,
 )
@@ -32,10 +33,12 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
     return y.to(x.dtype)
 
 
-_forward = register(
-    "channel_affine",
-    "(Tensor x, Tensor matrix, Tensor shift) -> Tensor",
-    lambda x, matrix, shift: empty_state(x),
+_forward = past_dispatcher(
+    register(
+        "channel_affine",
+        "(Tensor x, Tensor matrix, Tensor shift) -> Tensor",
+        lambda x, matrix, shift: empty_state(x),
+    )
 )
 _backward = register(
     "channel_affine_backward",

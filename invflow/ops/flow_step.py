@@ -17,6 +17,7 @@ from invflow.ops._common import (
     compute_dtype,
     empty_state,
     needs_reference,
+    past_dispatcher,
     reference_backward,
     register,
 )
@@ -57,10 +58,12 @@ _SETTINGS = (
     "int start, str coupling_scale, float coupling_parameter, str coupling_order, str coupling_packing, "
     "str injector_scale, float injector_parameter, str injector_order, str injector_packing, bool inverse"
 )
-_forward = register(
-    "flow_step",
-    f"(Tensor x, Tensor matrix, Tensor shift, Tensor? coupling, Tensor? injector, {_SETTINGS}) -> (Tensor, Tensor)",
-    lambda x, *rest: (empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))),
+_forward = past_dispatcher(
+    register(
+        "flow_step",
+        f"(Tensor x, Tensor matrix, Tensor shift, Tensor? coupling, Tensor? injector, {_SETTINGS}) -> (Tensor, Tensor)",
+        lambda x, *rest: (empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))),
+    )
 )
 
 
