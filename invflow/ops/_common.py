@@ -39,7 +39,7 @@ def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpO
 
 
 def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
-    """A function that calls the operator's kernel past the dispatcher where nothing could intercept the call: no compiler,
+    """A function that calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
     tracer, functorch transform, dispatch mode or tensor subclass.
 
     The dispatcher's way to a kernel in Python and back costs as much as the kernel itself for a small state. Not for
