@@ -15,7 +15,7 @@ from invflow.layers import (
     ZeroConv2d,
 )
 from invflow.likelihood import bits_per_dim, standard_normal_log_prob
-from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
+from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step, gaussian_split
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "channel_affine",
     "current_backend",
     "flow_step",
+    "gaussian_split",
     "standard_normal_log_prob",
     "use_backend",
 ]

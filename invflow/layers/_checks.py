@@ -22,16 +22,21 @@ def check_input(layer: object, x: Tensor, channels: int, name: str = "x") -> Non
 
 
 def check_context(layer: object, x: Tensor, context: Tensor | None, channels: int) -> None:
-    """Raise unless ``context`` fits ``x`` and has the layer's context channels; with 0 of them, anything is ignored."""
+    """Raise unless ``context`` fits ``x`` and has the layer's context channels; with 0 of them, anything is ignored.
+
+    The batch of the context may be a divisor of that of ``x``: each of its samples then serves successive states.
+    """
     if not channels:
         return
     kind = type(layer).__name__
     if context is None:
         raise ValueError(f"{kind}: context with {channels} channels is required, got None")
     check_state(context, "context")
-    expected = (x.shape[0], channels, *x.shape[2:])
-    if context.shape != expected:
+    batch, shared = x.shape[0], context.shape[0]
+    fits = shared == batch or (shared > 0 and batch % shared == 0)
+    if not fits or context.shape[1:] != (channels, *x.shape[2:]):
         raise ValueError(
-            f"{kind}: context must have shape {expected} for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
+            f"{kind}: context must have shape ({batch} or a divisor, {channels}, {x.shape[2]}, {x.shape[3]}) for x of "
+            f"shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
     check_same_device(x, context=context)

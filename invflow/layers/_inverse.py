@@ -10,7 +10,11 @@ from torch import Tensor
 
 from invflow.ops._common import needs_reference
 
-__all__ = ["InverseCache"]
+__all__ = ["InverseCache", "UnusableWeightError"]
+
+
+class UnusableWeightError(ValueError):
+    """A weight that has no inverse."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class InverseCache:
             owner: the layer that an error names.
 
         Raises:
-            ValueError: if the weight is singular or not finite.
+            UnusableWeightError: if the weight is singular or not finite.
         """
         if needs_reference() or torch.compiler.is_compiling() or weight.is_meta or weight.is_inference():
             exact = weight.double()
@@ -87,6 +91,6 @@ def _factorize(weight: Tensor, owner: object) -> _Entry:
     log_abs_det = factors.diagonal().abs().log().sum()
     if bool(failed) or not bool(log_abs_det.isfinite()):
         problem = "singular" if bool(exact.isfinite().all()) else "not finite"
-        raise ValueError(f"{type(owner).__name__} with {weight.shape[0]} channels: weight is {problem}")
+        raise UnusableWeightError(f"{type(owner).__name__} with {weight.shape[0]} channels: weight is {problem}")
     inverse = torch.linalg.lu_solve(factors, pivots, torch.eye(len(exact), dtype=exact.dtype, device=exact.device))
     return _Entry(weight._version, weight.data_ptr(), weight.detach().clone(), inverse, log_abs_det)

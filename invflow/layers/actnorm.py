@@ -63,9 +63,13 @@ class ActNorm(nn.Module):
         self.initialized.fill_(True)
         self._needs_initialization = False
 
+    def initializes_from(self, x: Tensor) -> bool:
+        """Whether ``forward(x)`` would initialise: in training mode, the first time, unless the batch is empty."""
+        return self._needs_initialization and self.training and x.numel() > 0
+
     def initialize_if_needed(self, x: Tensor) -> None:
-        """What ``forward`` does first: initialise in training mode, from the first batch that is not empty."""
-        if self._needs_initialization and self.training and x.numel():
+        """What ``forward`` does first."""
+        if self.initializes_from(x):
             self.initialize(x)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

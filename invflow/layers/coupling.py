@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input
+from invflow.layers._rerun import Rerun
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -25,7 +27,8 @@ class AffineCoupling(nn.Module):
         form: how h becomes shift and scale.
 
     Shape:
-        x (B, C, H, W), context (B, context_channels, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
+        it if each context serves B / B' successive states.
     """
 
     def __init__(
@@ -39,22 +42,48 @@ class AffineCoupling(nn.Module):
         self.form = AffineForm() if form is None else form
         self.net = net
 
+    @property
+    def start(self) -> int:
+        """The first channel that is transformed; those before it pass unchanged."""
+        return self.channels // 2
+
+    def raw_output(self, passed: Tensor, context: Tensor | None = None) -> Tensor:
+        """The network's output h (B, 2 (C - C // 2), H, W) for the passed half (B, C // 2, H, W), which is the same
+        before and after the coupling."""
+        if self.context_channels:
+            assert context is not None
+            if len(context) != len(passed):
+                context = context.repeat_interleave(len(passed) // len(context), 0)
+            h = self.net(passed, context)
+        else:
+            h = self.net(passed)
+        expected = 2 * (self.channels - self.start)
+        if h.shape[1] != expected:
+            raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
+        return h
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
+    def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
+        """One evaluation of the network for both directions, since its input passes unchanged (see :class:`Rerun`)."""
+        with torch.enable_grad():
+            passed = z[:, : self.start].detach().requires_grad_()
+            h = self.raw_output(passed, context)
+        x, _ = affine_coupling(z, h.detach(), self.form, start=self.start, inverse=True)
+        changed = x[:, self.start :].detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = affine_coupling(torch.cat([passed, changed], 1), h, self.form, start=self.start)
+        return Rerun(x, [passed, changed], *outputs)
+
     def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        start = self.channels // 2
-        passed = x[:, :start]
-        h = self.net(passed, context) if self.context_channels else self.net(passed)
-        expected = 2 * (self.channels - start)
-        if h.shape[1] != expected:
-            raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
-        return affine_coupling(x, h, self.form, start=start, inverse=inverse)
+        h = self.raw_output(x[:, : self.start], context)
+        return affine_coupling(x, h, self.form, start=self.start, inverse=inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

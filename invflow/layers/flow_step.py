@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_input
+from invflow.layers._checks import check_channels, check_context, check_input
+from invflow.layers._rerun import Rerun, Stage, stages_of
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conv1x1 import InvertibleConv1x1
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.injector import AffineInjector
-from invflow.ops import channel_affine
+from invflow.ops import affine_coupling, flow_step
 from invflow.ops._common import compute_dtype
 
 __all__ = ["FlowStep"]
+
+
+class PendingCoupling(NamedTuple):
+    """A coupling that has evaluated its network and waits to be applied together with the next step."""
+
+    coupling: AffineCoupling
+    h: Tensor
+
+    def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is pending, by itself."""
+        return affine_coupling(x, self.h, self.coupling.form, start=self.coupling.start)
 
 
 class FlowStep(nn.Module):
     r"""A flow step: actnorm, invertible 1x1 convolution and, where given, affine injector and affine coupling, in this
     order (Kingma & Dhariwal, Glow, 2018, figure 2; Lugmayr et al., SRFlow, 2020, figure 3).
 
-    Actnorm and convolution are evaluated as one pass over the state: :math:`y = M x + v` with
-    :math:`M = W \operatorname{diag}(e^s)` and :math:`v = M b`; their inverse is
+    Actnorm, convolution and injector are evaluated in one pass over the state, together with the coupling of the step
+    before if a :class:`FlowSequential` holds both: :math:`y = M x + v` with :math:`M = W \operatorname{diag}(e^s)` and
+    :math:`v = M b`. The inverse is one pass too: inverse coupling, inverse injector and
     :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
 
     Args:
@@ -52,29 +68,100 @@ class FlowStep(nn.Module):
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, log_det, pending = self.encode(x, context)
+        if pending is None:
+            return x, log_det
+        z, coupling_log_det = pending.apply(x)
+        return z, log_det + coupling_log_det
+
+    def encode(
+        self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
+    ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
+        """``forward`` without the last operation, the coupling, and with that of the step before: one pass over the
+        state for the coupling of one step and the affine map and injector of the next.
+
+        Args:
+            x: (B, C, H, W), the state before ``pending``.
+            context: as in ``forward``.
+            pending: the coupling of the step before, whose network has been evaluated; ``None`` if there is none.
+
+        Returns:
+            The state before this step's coupling, log_det (B,) of what was applied, and this step's pending coupling.
+        """
         check_input(self, x, self.channels)
+        log_dets = []
+        if pending is not None and self.actnorm.initializes_from(x):
+            x, coupling_log_det = pending.apply(x)
+            log_dets, pending = [coupling_log_det], None
         self.actnorm.initialize_if_needed(x)
-        matrix = self.conv1x1.matrix() * self.actnorm.log_scale.double().exp()
-        shift = matrix @ self.actnorm.bias.double()
-        dtype = compute_dtype(x.dtype)
-        log_det = self._affine_log_det(x)
-        x = channel_affine(x, matrix.to(dtype), shift.to(dtype))
-        for layer in (self.injector, self.coupling):
-            if layer is not None:
-                x, layer_log_det = layer(x, context)
-                log_det = log_det + layer_log_det
-        return x, log_det
+        x, maps_log_det = self._affine(x, pending, self._injector_output(x, context))
+        log_det = sum(log_dets, self._affine_log_det(x) + maps_log_det)
+        if self.coupling is None:
+            return x, log_det, None
+        check_context(self.coupling, x, context, self.coupling.context_channels)
+        h = self.coupling.raw_output(x[:, : self.coupling.start], context)
+        return x, log_det, PendingCoupling(self.coupling, h)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
-        log_det = -self._affine_log_det(z)
-        for layer in (self.coupling, self.injector):
-            if layer is not None:
-                z, layer_log_det = layer.inverse(z, context)
-                log_det = log_det + layer_log_det
+        h: Tensor | None = None
+        if self.coupling is not None:
+            check_context(self.coupling, z, context, self.coupling.context_channels)
+            h = self.coupling.raw_output(z[:, : self.coupling.start], context)
+        x, log_det = self._inverse_affine(z, h, self._injector_output(z, context))
+        return x, log_det - self._affine_log_det(z)
+
+    def stages(self) -> list[Stage]:
+        """What :class:`FlowSequential` reconstructs at once: everything up to the coupling, and the coupling."""
+        before = [part for part in (self.actnorm, self.conv1x1, self.injector) if part is not None]
+        parameters: list[Tensor] = [parameter for part in before for parameter in part.parameters()]
+        return [
+            Stage(self._rerun_before_coupling, parameters),
+            *([] if self.coupling is None else stages_of(self.coupling)),
+        ]
+
+    def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
+        with torch.enable_grad():
+            injector = self._injector_output(z, context)
+        x, _ = self._inverse_affine(z, None, None if injector is None else injector.detach())
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            again, log_det = self._affine(leaf, None, injector)
+            return Rerun(x, [leaf], again, log_det + self._affine_log_det(leaf))
+
+    def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        if self.injector is None:
+            return None
+        check_context(self.injector, x, context, self.injector.context_channels)
+        return self.injector.raw_output(context)
+
+    def _affine(self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
+        matrix = self.conv1x1.matrix() * self.actnorm.log_scale.double().exp()
+        shift = matrix @ self.actnorm.bias.double()
+        dtype = compute_dtype(x.dtype)
+        return flow_step(
+            x,
+            matrix.to(dtype),
+            shift.to(dtype),
+            None if pending is None else pending.h,
+            injector,
+            coupling_form=None if pending is None else pending.coupling.form,
+            injector_form=None if self.injector is None else self.injector.form,
+        )
+
+    def _inverse_affine(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
         matrix = (-self.actnorm.log_scale.double()).exp()[:, None] * self.conv1x1.inverse_matrix()
         dtype = compute_dtype(z.dtype)
-        return channel_affine(z, matrix.to(dtype), -self.actnorm.bias.to(dtype)), log_det
+        return flow_step(
+            z,
+            matrix.to(dtype),
+            -self.actnorm.bias.to(dtype),
+            coupling,
+            injector,
+            coupling_form=None if self.coupling is None else self.coupling.form,
+            injector_form=None if self.injector is None else self.injector.form,
+            inverse=True,
+        )
 
     def _affine_log_det(self, x: Tensor) -> Tensor:
         return self.actnorm.log_det(x) + self.conv1x1.log_det(x)

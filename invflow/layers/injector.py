@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input
+from invflow.layers._rerun import Rerun
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineInjector"]
@@ -21,7 +23,8 @@ class AffineInjector(nn.Module):
         form: how h becomes shift and scale.
 
     Shape:
-        x (B, C, H, W), context (B, context_channels, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
+        it if each context serves B / B' successive states.
     """
 
     def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
@@ -33,21 +36,33 @@ class AffineInjector(nn.Module):
         self.form = AffineForm() if form is None else form
         self.net = net
 
+    def raw_output(self, context: Tensor | None) -> Tensor:
+        """The network's output h (B', 2C, H, W) for a context (B', context_channels, H, W)."""
+        h = self.net(context)
+        if h.shape[1] != 2 * self.channels:
+            raise ValueError(
+                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
+            )
+        return h
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
+    def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
+        """One evaluation of the network for both directions (see :class:`Rerun`)."""
+        with torch.enable_grad():
+            h = self.raw_output(context)
+        x = affine_coupling(z, h.detach(), self.form, inverse=True)[0].requires_grad_()
+        with torch.enable_grad():
+            return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form))
+
     def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        h = self.net(context)
-        if h.shape[1] != 2 * self.channels:
-            raise ValueError(
-                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
-            )
-        return affine_coupling(x, h, self.form, inverse=inverse)
+        return affine_coupling(x, self.raw_output(context), self.form, inverse=inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_input
+from invflow.layers._rerun import Rerun
 from invflow.layers.zero_conv import ZeroConv2d
-from invflow.ops._common import check_state, compute_dtype
+from invflow.ops import gaussian_split
+from invflow.ops._common import check_state
 
 __all__ = ["Split"]
 
@@ -45,9 +47,8 @@ class Split(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         check_input(self, x, self.channels)
         z, factored = x[:, : self.kept], x[:, self.kept :]
-        mean, log_scale = self._prior(z)
-        epsilon = (factored.to(mean.dtype) - mean) * (-log_scale).exp()
-        return [epsilon.to(x.dtype), z], -log_scale.sum((1, 2, 3))
+        epsilon, log_det = gaussian_split(factored, self._prior(z))
+        return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if isinstance(z, Tensor) or len(z) != 2:
@@ -59,17 +60,26 @@ class Split(nn.Module):
         expected = (kept.shape[0], self.factored, *kept.shape[2:])
         if epsilon.shape != expected:
             raise ValueError(f"Split: epsilon must have shape {expected}, got {tuple(epsilon.shape)}")
-        mean, log_scale = self._prior(kept)
-        factored = epsilon.to(mean.dtype) * log_scale.exp() + mean
-        return torch.cat([kept, factored.to(kept.dtype)], 1), log_scale.sum((1, 2, 3))
+        factored, log_det = gaussian_split(epsilon, self._prior(kept), inverse=True)
+        return torch.cat([kept, factored], 1), log_det
 
-    def _prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def rerun(self, z: Sequence[Tensor], context: Tensor | None = None) -> Rerun:
+        """One evaluation of the network for both directions, since its input stays (see :class:`Rerun`)."""
+        epsilon, kept = z
+        kept = kept.detach().requires_grad_()
+        with torch.enable_grad():
+            h = self._prior(kept)
+        factored = gaussian_split(epsilon, h.detach(), inverse=True)[0].requires_grad_()
+        with torch.enable_grad():
+            epsilon, log_det = gaussian_split(factored, h)
+            return Rerun(torch.cat([kept, factored], 1).detach(), [kept, factored], [epsilon, kept * 1], log_det)
+
+    def _prior(self, z: Tensor) -> Tensor:
         h = self.net(z)
         expected = (z.shape[0], 2 * self.factored, *z.shape[2:])
         if h.shape != expected:
             raise ValueError(f"Split: net must return shape {expected}, got {tuple(h.shape)}")
-        h = h.to(compute_dtype(z.dtype))
-        return h[:, 0::2], h[:, 1::2]
+        return h
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kept={self.kept}, factored={self.factored}"

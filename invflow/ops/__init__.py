@@ -3,6 +3,7 @@
 from invflow.ops.affine_coupling import AffineForm, affine_coupling, affine_coupling_reference
 from invflow.ops.channel_affine import channel_affine, channel_affine_reference
 from invflow.ops.flow_step import flow_step, flow_step_reference
+from invflow.ops.gaussian_split import gaussian_split
 
 __all__ = [
     "AffineForm",
@@ -12,4 +13,5 @@ __all__ = [
     "channel_affine_reference",
     "flow_step",
     "flow_step_reference",
+    "gaussian_split",
 ]

@@ -1,0 +1,38 @@
+"""``gaussian_split``: variables standardised by a Gaussian prior that a network predicted, and back."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from invflow.ops.affine_coupling import AffineForm, affine_coupling
+
+__all__ = ["gaussian_split"]
+
+_FORM = AffineForm("exp", order="scale_then_shift", packing="cross")
+
+
+def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    r"""Standardise variables by their Gaussian prior: :math:`\epsilon = (x - \mu) e^{-l}`,
+    :math:`\log\det = -\sum l`, so that :math:`\log p(x) = \log N(\epsilon; 0, I) + \log\det`
+    (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
+
+    It is the inverse of an affine coupling with the scale :math:`e^l` and the shift :math:`\mu`, and runs its kernel.
+
+    Args:
+        x: (B, C, H, W), any floating dtype and strides; :math:`\epsilon` if ``inverse``.
+        h: (B', 2C, H, W), the network's output: means in even, log standard deviations :math:`l` in odd channels. B' is
+            B or a divisor of it, as in :func:`affine_coupling`.
+        inverse: :math:`x = \epsilon e^l + \mu`, and its log-determinant :math:`\sum l`.
+        backend: overrides :func:`invflow.use_backend` for this call.
+
+    Returns:
+        :math:`\epsilon` (or x) like ``x``, and log_det (B,), float64 if ``x`` is float64, else float32.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape or device, or an unknown backend.
+        RuntimeError: an explicitly chosen backend that cannot run this.
+    """
+    if h.shape[1] != 2 * x.shape[1]:
+        raise ValueError(f"h must have {2 * x.shape[1]} channels for x with {x.shape[1]}, got {h.shape[1]}")
+    return affine_coupling(x, h, _FORM, inverse=not inverse, backend=backend)
