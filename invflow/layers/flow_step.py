@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from invflow.layers._cache import ValueCache, can_remember
 from invflow.layers._checks import check_channels, check_context, check_input
 from invflow.layers._rerun import Rerun, Stage, stages_of
 from invflow.layers.actnorm import ActNorm
@@ -63,6 +64,7 @@ class FlowStep(nn.Module):
         self.conv1x1 = InvertibleConv1x1(channels) if conv1x1 is None else conv1x1
         self.injector = injector
         self.coupling = coupling
+        self._caches: dict[tuple[torch.dtype, bool], ValueCache[tuple[Tensor, Tensor, Tensor]]] = {}
         for name, part in (("conv1x1", self.conv1x1), ("injector", injector), ("coupling", coupling)):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
@@ -94,8 +96,8 @@ class FlowStep(nn.Module):
             x, coupling_log_det = pending.apply(x)
             log_dets, pending = [coupling_log_det], None
         self.actnorm.initialize_if_needed(x)
-        x, maps_log_det = self._affine(x, pending, self._injector_output(x, context))
-        log_det = sum(log_dets, self._affine_log_det(x) + maps_log_det)
+        x, log_det = self._affine(x, pending, self._injector_output(x, context))
+        log_det = sum(log_dets, log_det)
         if self.coupling is None:
             return x, log_det, None
         check_context(self.coupling, x, context, self.coupling.context_channels)
@@ -108,8 +110,7 @@ class FlowStep(nn.Module):
         if self.coupling is not None:
             check_context(self.coupling, z, context, self.coupling.context_channels)
             h = self.coupling.raw_output(z[:, : self.coupling.start], context)
-        x, log_det = self._inverse_affine(z, h, self._injector_output(z, context))
-        return x, log_det - self._affine_log_det(z)
+        return self._inverse_affine(z, h, self._injector_output(z, context))
 
     def stages(self) -> list[Stage]:
         """What :class:`FlowSequential` reconstructs at once: everything up to the coupling, and the coupling."""
@@ -126,8 +127,7 @@ class FlowStep(nn.Module):
         x, _ = self._inverse_affine(z, None, None if injector is None else injector.detach())
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            again, log_det = self._affine(leaf, None, injector)
-            return Rerun(x, [leaf], again, log_det + self._affine_log_det(leaf))
+            return Rerun(x, [leaf], *self._affine(leaf, None, injector))
 
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         if self.injector is None:
@@ -136,32 +136,48 @@ class FlowStep(nn.Module):
         return self.injector.raw_output(context)
 
     def _affine(self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        matrix = self.conv1x1.matrix() * self.actnorm.log_scale.double().exp()
-        shift = matrix @ self.actnorm.bias.double()
-        dtype = compute_dtype(x.dtype)
-        return flow_step(
+        matrix, shift, log_abs_det = self._matrix_of(x.dtype, inverse=False)
+        y, log_det = flow_step(
             x,
-            matrix.to(dtype),
-            shift.to(dtype),
+            matrix,
+            shift,
             None if pending is None else pending.h,
             injector,
             coupling_form=None if pending is None else pending.coupling.form,
             injector_form=None if self.injector is None else self.injector.form,
         )
+        return y, log_det + (x.shape[2] * x.shape[3] * log_abs_det).to(log_det.dtype)
 
     def _inverse_affine(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        matrix = (-self.actnorm.log_scale.double()).exp()[:, None] * self.conv1x1.inverse_matrix()
-        dtype = compute_dtype(z.dtype)
-        return flow_step(
+        matrix, shift, log_abs_det = self._matrix_of(z.dtype, inverse=True)
+        x, log_det = flow_step(
             z,
-            matrix.to(dtype),
-            -self.actnorm.bias.to(dtype),
+            matrix,
+            shift,
             coupling,
             injector,
             coupling_form=None if self.coupling is None else self.coupling.form,
             injector_form=None if self.injector is None else self.injector.form,
             inverse=True,
         )
+        return x, log_det + (z.shape[2] * z.shape[3] * log_abs_det).to(log_det.dtype)
 
-    def _affine_log_det(self, x: Tensor) -> Tensor:
-        return self.actnorm.log_det(x) + self.conv1x1.log_det(x)
+    def _matrix_of(self, dtype: torch.dtype, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrix and shift of actnorm and convolution for a state of this dtype, and log |det| of the matrix in
+        float64; remembered where no gradient is asked for."""
+        dtype = compute_dtype(dtype)
+        parameters = [*self.actnorm.parameters(), *self.conv1x1.parameters()]
+        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        if trained or not can_remember(parameters):
+            return self._compute_matrix(dtype, inverse)
+        cache = self._caches.setdefault((dtype, inverse), ValueCache())
+        return cache([*parameters, *self.conv1x1.buffers()], lambda: self._compute_matrix(dtype, inverse))
+
+    def _compute_matrix(self, dtype: torch.dtype, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        bias, log_scale = self.actnorm.bias.double(), self.actnorm.log_scale.double()
+        log_abs_det = log_scale.sum() + self.conv1x1.log_abs_det()
+        if inverse:
+            matrix = (-log_scale).exp()[:, None] * self.conv1x1.inverse_matrix()
+            return matrix.to(dtype), -bias.to(dtype), -log_abs_det
+        matrix = self.conv1x1.matrix() * log_scale.exp()
+        return matrix.to(dtype), (matrix @ bias).to(dtype), log_abs_det

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invflow import FlowStep, InvertibleConv1x1
+from invflow import FlowSequential, FlowStep, InvertibleConv1x1, InvertibleConv1x1LU, Squeeze
 from invflow.layers import _inverse
 
 
@@ -124,7 +124,7 @@ def test_copies_are_independent(duplicate: Callable) -> None:
     layer = InvertibleConv1x1(3)
     assert_right(layer)
     other = duplicate(layer)
-    assert other._inverse_and_log_abs_det._entry is None
+    assert other._inverse_and_log_abs_det._cache._entry is None
     edit_through_data(other)
     assert_right(other)
     assert_right(layer)
@@ -141,6 +141,33 @@ def test_a_weight_without_inverse_names_the_layer(value: float, problem: str) ->
     for call in (layer, layer.inverse):
         with pytest.raises(ValueError, match=f"InvertibleConv1x1 with 3 channels: weight is {problem}"):
             call(x)
+
+
+def test_a_sequence_names_the_position_of_the_layer() -> None:
+    flow = FlowSequential([FlowStep(3), FlowSequential([Squeeze(), FlowStep(12)])])
+    with torch.no_grad():
+        flow[1][1].conv1x1.weight.zero_()
+    for call in (flow, flow.inverse):
+        with pytest.raises(
+            ValueError, match="layer 1: layer 1: InvertibleConv1x1 with 12 channels: weight is singular"
+        ):
+            call(torch.randn(1, 12 if call is not flow else 3, 2, 2))
+
+
+@pytest.mark.parametrize("conv", [InvertibleConv1x1, InvertibleConv1x1LU])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_step_follows_every_change_of_its_parameters(conv: type, inverse: bool) -> None:
+    step = FlowStep(5, conv1x1=conv(5)).eval()
+    x = torch.randn(2, 5, 3, 3)
+    call = step.inverse if inverse else step
+    for name, parameter in step.named_parameters():
+        with torch.no_grad():
+            call(x)
+            parameter.data.add_(0.1 * torch.rand_like(parameter))
+            remembered = call(x)
+        torch.testing.assert_close(remembered, call(x), msg=lambda text, name=name: f"{name}: {text}")
+        with torch.no_grad():
+            torch.testing.assert_close(call(x.double())[0].float(), remembered[0])
 
 
 def test_training_goes_on_after_inference_mode() -> None:
