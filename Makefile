@@ -1,6 +1,7 @@
 # make test   create .venv if needed and run the whole test suite
 # make demo   create .venv if needed, train a small model, write runs/demo/report.html
 # make check  ruff and mypy
+# make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 # make help   what these are as plain commands
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: test demo check clean help
+.PHONY: test demo check sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -26,6 +27,23 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
+SANITIZED := build/sanitize
+KERNEL_TESTS := $(addprefix tests/invflow/test_,ops.py flow_step.py dtypes.py layouts.py)
+sanitize: $(VENV)/.installed-test
+	mkdir -p $(SANITIZED)
+	rm -rf $(SANITIZED)/tree && mkdir $(SANITIZED)/tree
+	cp -r invflow sr_models benchmarks tests pyproject.toml $(SANITIZED)/tree
+	rm -f $(SANITIZED)/tree/invflow/_C*.so
+	$(BIN)/python -m pip install --disable-pip-version-check -q cmake ninja pybind11
+	$(BIN)/cmake -S . -B $(SANITIZED)/cmake -GNinja -DINVFLOW_SANITIZE=ON -DCMAKE_BUILD_TYPE=Release \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
+		-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/$(SANITIZED)/tree/invflow
+	$(BIN)/cmake --build $(SANITIZED)/cmake
+	cd $(SANITIZED)/tree && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider $(KERNEL_TESTS)
+
 clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
@@ -33,6 +51,7 @@ help:
 	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev]' && $(BIN)/python -m pytest"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
+	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make clean:  remove what the build left behind"
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.

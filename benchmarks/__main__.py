@@ -14,34 +14,47 @@ from typing import Any
 import torch
 
 import invflow
-from benchmarks.cases import DIRECTIONS, SHAPES, flow_step
-from benchmarks.measure import Measurement, measure
+from benchmarks.cases import IMPLEMENTATIONS, build, specs_of
+from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
 from benchmarks.report import plot, table
 
-_IMPLEMENTATIONS = (*invflow.BACKENDS, "composition", "compile")
+# glibc keeps what is freed: page faults would otherwise take as long as the kernels
+_ALLOCATOR = {"MALLOC_TOP_PAD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise FileNotFoundError(f"folder of --json {arguments.json} does not exist")
-    names = arguments.backends.split(",")
-    if unknown := [name for name in names if name not in _IMPLEMENTATIONS]:
-        raise ValueError(f"--backends must be among {','.join(_IMPLEMENTATIONS)}, got {','.join(unknown)}")
+    allowed = IMPLEMENTATIONS[arguments.operator]
+    names = list(allowed) if arguments.backends is None else arguments.backends.split(",")
+    if unknown := [name for name in names if name not in allowed]:
+        raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
     results: list[Measurement] = []
+    specs = list(specs_of(arguments.operator))
     for threads in arguments.threads:
         torch.set_num_threads(threads)
-        for direction in DIRECTIONS:
-            for shape in SHAPES:
-                case = flow_step(shape, direction, names)
-                results += measure(case, arguments.rounds)
-                print(f"{threads} threads: {case.name}", file=sys.stderr)
+        for number, spec in enumerate(specs, 1):
+            print(f"{threads} threads, {number}/{len(specs)}: {spec.name}", file=sys.stderr)
+            peaks = peak_memory(spec, names, threads) if arguments.peak_memory else None
+            results += measure(build(spec, names), arguments.rounds, peaks)
     print(table(results))
     if arguments.json is not None:
-        record: dict[str, Any] = {"machine": _machine(), "command": " ".join(sys.orig_argv[1:])}
+        record: dict[str, Any] = {"machine": _machine(), "command": _command()}
         record["results"] = [dataclasses.asdict(result) for result in results]
         temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
         temporary.write_text(json.dumps(record, indent=1))
         os.replace(temporary, arguments.json)
+
+
+def _command() -> str:
+    """What the user typed; the interpreter's own path is of no interest."""
+    return " ".join(["python", *sys.orig_argv[1:]])
+
+
+def _peaks(arguments: argparse.Namespace) -> None:
+    print(json.dumps(peaks_of(arguments.request)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -70,14 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure, print the table and optionally keep the figures")
-    run.add_argument("operator", choices=["flow_step"])
-    run.add_argument("--backends", default="cpu,reference,composition", help=f"among {','.join(_IMPLEMENTATIONS)}")
+    run.add_argument("operator", choices=list(IMPLEMENTATIONS))
+    choices = "; ".join(f"{operator}: {','.join(names)}" for operator, names in IMPLEMENTATIONS.items())
+    run.add_argument("--backends", help=f"implementations, separated by commas; default all ({choices})")
     run.add_argument(
         "--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="thread counts to measure"
     )
     run.add_argument("--rounds", type=int, default=25, help="timed calls of every implementation")
+    run.add_argument(
+        "--peak-memory", action="store_true", help="measure the memory too, each case in a process of its own"
+    )
     run.add_argument("--json", type=Path, help="file for the figures")
     run.set_defaults(function=_run)
+    peaks = commands.add_parser("peaks")  # what --peak-memory starts
+    peaks.add_argument("request")
+    peaks.set_defaults(function=_peaks)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")
@@ -90,11 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
     sys.exit(main())

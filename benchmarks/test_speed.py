@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import DIRECTIONS, SHAPES, flow_step
+from benchmarks.cases import IMPLEMENTATIONS, Spec, build, specs_of
+
+CASES = [(spec, name) for operator, names in IMPLEMENTATIONS.items() for spec in specs_of(operator) for name in names]
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "reference", "composition"])
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-def test_flow_step(benchmark: Any, shape: tuple[int, int, int, int], direction: str, implementation: str) -> None:
-    benchmark(flow_step(shape, direction, [implementation]).implementations[implementation])
+@pytest.mark.parametrize(("spec", "implementation"), CASES, ids=[f"{spec.name} {name}" for spec, name in CASES])
+def test_speed(benchmark: Any, spec: Spec, implementation: str) -> None:
+    benchmark(build(spec, [implementation]).implementations[implementation])

@@ -8,9 +8,15 @@
 
 namespace invflow {
 
+#ifdef INVFLOW_NEON
+namespace neon {
+extern const Kernels table;
+}
+#else
 namespace baseline {
 extern const Kernels table;
 }
+#endif
 #ifdef INVFLOW_X86
 namespace avx2 {
 extern const Kernels table;
@@ -27,7 +33,11 @@ std::vector<const Kernels*> supported_kernels() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) found.push_back(&avx512::table);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::table);
 #endif
+#ifdef INVFLOW_NEON
+  found.push_back(&neon::table);
+#else
   found.push_back(&baseline::table);
+#endif
   return found;
 }
 

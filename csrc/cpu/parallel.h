@@ -23,7 +23,7 @@ inline int max_threads() {
 
 // Calls body(begin, end, thread) over [0, items), split evenly over the threads; `elements` says how much work that is.
 template <class Body>
-void parallel_for(int64_t items, int64_t elements, const Body& body) {
+void parallel_for(int64_t items, [[maybe_unused]] int64_t elements, const Body& body) {
 #ifdef _OPENMP
   if (elements >= kParallelElements && items > 1 && omp_get_max_threads() > 1 && !omp_in_parallel()) {
 #pragma omp parallel

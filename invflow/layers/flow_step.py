@@ -166,12 +166,15 @@ class FlowStep(nn.Module):
         """Matrix and shift of actnorm and convolution for a state of this dtype, and log |det| of the matrix in
         float64; remembered where no gradient is asked for."""
         dtype = compute_dtype(dtype)
-        parameters = [*self.actnorm.parameters(), *self.conv1x1.parameters()]
-        trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        if trained or not can_remember(parameters):
+        conv = self.conv1x1
+        tensors = [self.actnorm.bias, self.actnorm.log_scale]
+        # not parameters(), which takes longer than the kernel for a small state
+        tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
+        trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if trained or not can_remember(tensors):
             return self._compute_matrix(dtype, inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache([*parameters, *self.conv1x1.buffers()], lambda: self._compute_matrix(dtype, inverse))
+        return cache(tensors, lambda: self._compute_matrix(dtype, inverse))
 
     def _compute_matrix(self, dtype: torch.dtype, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         bias, log_scale = self.actnorm.bias.double(), self.actnorm.log_scale.double()
