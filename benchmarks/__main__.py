@@ -31,6 +31,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
     if arguments.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    if min(arguments.threads) < 1:
+        raise ValueError(f"--threads must be at least 1, got {min(arguments.threads)}")
     results: list[Measurement] = []
     specs = list(specs_of(arguments.operator))
     for threads in arguments.threads:

@@ -91,7 +91,10 @@ def reference_backward(
         views = [tensor.view_as(tensor) for tensor in inputs]
         results = reference(*views)
         wanted = [view for view, need in zip(views, needs, strict=True) if need]
-        found = iter(torch.autograd.grad(results, wanted, grads, create_graph=True))
+        pairs = zip([results] if isinstance(results, Tensor) else results, grads, strict=True)
+        # a log-determinant of nothing is a constant
+        outputs, output_grads = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+        found = iter(torch.autograd.grad(outputs, wanted, output_grads, create_graph=True))
     return [next(found) if need else None for need in needs]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from invflow.ops._common import check_state
 from invflow.ops.affine_coupling import AffineForm, affine_coupling
 
 __all__ = ["gaussian_split"]
@@ -33,6 +34,8 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
+    check_state(x)
+    check_state(h, "h")
     if h.shape[1] != 2 * x.shape[1]:
         raise ValueError(f"h must have {2 * x.shape[1]} channels for x with {x.shape[1]}, got {h.shape[1]}")
     return affine_coupling(x, h, _FORM, inverse=not inverse, backend=backend)

@@ -9,25 +9,49 @@ import pytest
 import torch
 
 from benchmarks import __main__ as runner
-from benchmarks.cases import DIRECTIONS, flow_step
-from benchmarks.measure import measure
+from benchmarks import cases
+from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, specs_of
+from benchmarks.measure import measure, peak_memory
+from invflow import FlowSequential
 
 NAMES = ["cpu", "reference", "composition"]
+SMALL = Spec("flow_step", (2, 12, 16, 16), "forward")
 
 
 @pytest.mark.parametrize("channels", [3, 12])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_implementations_compute_the_case(direction: str, channels: int) -> None:
-    case = flow_step((2, channels, 8, 6), direction, NAMES)
+@pytest.mark.parametrize("operator", ["flow_step", "flow_step_with_network"])
+def test_implementations_compute_the_case(operator: str, direction: str, channels: int) -> None:
+    case = build(Spec(operator, (2, channels, 8, 6), direction), NAMES)
     exact = case.exact()
-    assert len(exact) == (7 if direction == "forward+backward" else 2)
+    # results; gradients of state, h or six parameters of the network (twice two convolutions, a gain), and actnorm
+    between = 7 if operator == "flow_step_with_network" else 1
+    assert len(exact) == 2 + (direction == "forward+backward") * (1 + between + 3)
     for compute in case.implementations.values():
         for actual, truth in zip(compute(), exact, strict=True):
             torch.testing.assert_close(actual.double(), truth, rtol=1e-4, atol=1e-4)
 
 
+def test_compile_computes_the_case_too() -> None:
+    case = build(Spec("flow_step", (1, 4, 4, 4), "forward"), ["compile"])
+    for actual, truth in zip(case.implementations["compile"](), case.exact(), strict=True):
+        torch.testing.assert_close(actual.double(), truth, rtol=1e-4, atol=1e-4)
+
+
+def test_training_compares_the_two_kinds_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = build(Spec("training", (2, 4, 6, 6), "forward+backward", steps=2), ["store", "invert"])
+    used = []
+    encode = FlowSequential.forward
+    monkeypatch.setattr(FlowSequential, "forward", lambda flow, *a: used.append(flow.memory) or encode(flow, *a))
+    exact = case.exact()
+    for compute in case.implementations.values():
+        for actual, truth in zip(compute(), exact, strict=True):
+            torch.testing.assert_close(actual.double(), truth, rtol=1e-3, atol=1e-3)
+    assert used == ["store", "store", "invert"]
+
+
 def test_measurements_belong_to_the_case() -> None:
-    case = flow_step((2, 12, 16, 16), "forward", NAMES)
+    case = build(SMALL, NAMES)
     assert case.bytes == 4 * 3 * 2 * 12 * 16 * 16
     assert case.flops == 2 * 12 * 12 * 2 * 16 * 16
     results = measure(case, rounds=5)
@@ -35,18 +59,29 @@ def test_measurements_belong_to_the_case() -> None:
     for result in results:
         assert 0 < result.low <= result.median <= result.high
         assert result.bytes_per_second == case.bytes / result.median
+        assert result.share_of_roof is not None
         assert result.share_of_roof > 0
         assert result.error < 1e-5
+        assert result.peak_bytes is None
+
+
+def test_memory_of_a_call_is_measured() -> None:
+    spec = Spec("flow_step", (4, 12, 160, 160), "forward")
+    state = 4 * 4 * 12 * 160 * 160
+    peaks = peak_memory(spec, ["cpu", "composition"], threads=1)
+    if not peaks:
+        pytest.skip("this system does not tell a process's peak memory")
+    # the system counts a process's memory in batches
+    assert 0.9 * state < peaks["cpu"] < 1.5 * state, "the output and next to nothing else"
+    assert peaks["composition"] > 1.9 * state
 
 
 def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "SHAPES", ((1, 4, 8, 8),))
+    monkeypatch.setattr(cases, "SHAPES", ((1, 4, 8, 8),))
     threads = torch.get_num_threads()
+    run = ["run", "flow_step", "--backends", ",".join(NAMES), "--threads", "1", "--rounds", "3"]
     try:
-        assert (
-            runner.main(["run", "flow_step", "--threads", "1", "--rounds", "3", "--json", str(tmp_path / "x.json")])
-            == 0
-        )
+        assert runner.main([*run, "--json", str(tmp_path / "x.json")]) == 0
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
@@ -57,10 +92,19 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert (tmp_path / "x.svg").read_text().count("forward") >= 2
 
 
+@pytest.mark.parametrize("operator", IMPLEMENTATIONS)
+def test_every_case_has_a_name_of_its_own(operator: str) -> None:
+    names = [spec.name for spec in specs_of(operator)]
+    assert len(set(names)) == len(names) == (3 if operator == "training" else 18)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "flow_step", "--backends", "cpu,gpu"], "--backends must be among"),
+        (["run", "training", "--backends", "cpu"], "--backends must be among store,invert, got cpu"),
+        (["run", "flow_step", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["run", "flow_step", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["run", "flow_step", "--json", "/nonexistent/x.json"], "does not exist"),
         (["report", "/nonexistent/x.json"], "No such file"),
     ],

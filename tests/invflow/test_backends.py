@@ -7,7 +7,16 @@ import torch
 from processes import run_python
 
 import invflow
-from invflow import AffineForm, affine_coupling, backends, can_run, channel_affine, current_backend, use_backend
+from invflow import (
+    AffineForm,
+    affine_coupling,
+    backends,
+    can_run,
+    channel_affine,
+    current_backend,
+    flow_step,
+    use_backend,
+)
 from invflow.backends import cpu
 from invflow.ops._common import compute_dtype
 
@@ -17,9 +26,15 @@ def call_channel_affine(x, **options):
     return channel_affine(x, matrix, matrix[0], **options)
 
 
+def call_flow_step(x, **options):
+    matrix = torch.eye(2, dtype=compute_dtype(x.dtype), device=x.device)
+    return flow_step(x, matrix, matrix[0], x, **options)[0]
+
+
 CALLS = {
     "channel_affine": call_channel_affine,
     "affine_coupling": lambda x, **options: affine_coupling(x, torch.cat([x, x], 1), AffineForm(), **options)[0],
+    "flow_step": call_flow_step,
 }
 each_op = pytest.mark.parametrize("op", CALLS)
 WHY_HIDDEN = "the extension invflow._C could not be imported (no such file, says the test)"
@@ -104,11 +119,7 @@ def test_the_choice_decides_what_runs(op, monkeypatch):
         assert len(calls) == count, f"argument {choice}"
 
 
-REFUSALS = {
-    "float64": (torch.float64, "cpu", "it needs float32, got torch.float64"),
-    "float16": (torch.float16, "cpu", "it needs float32, got torch.float16"),
-    "meta": (torch.float32, "meta", "it needs tensors on the CPU, got meta"),
-}
+REFUSALS = {"meta": (torch.float32, "meta", "it needs tensors on the CPU, got meta")}
 
 
 @each_op
@@ -166,11 +177,18 @@ def test_can_run_asks_for_one_backend(name):
 def test_the_choice_of_auto_is_logged_once(log):
     for _ in range(3):
         CALLS["affine_coupling"](state())
-        CALLS["affine_coupling"](state(torch.float64))
+        CALLS["affine_coupling"](state(torch.float64, "meta"))
     assert log() == [
         "affine_coupling (torch.float32 on cpu): backend cpu",
-        "affine_coupling (torch.float64 on cpu): backend reference (cpu: it needs float32, got torch.float64)",
+        "affine_coupling (torch.float64 on meta): backend reference (cpu: it needs tensors on the CPU, got meta)",
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@each_op
+def test_kernels_run_every_usual_dtype(op, dtype):
+    assert can_run("cpu", op, state(dtype))
+    assert CALLS[op](state(dtype), backend="cpu").dtype == dtype
 
 
 def test_an_explicit_choice_is_not_logged(log):

@@ -24,6 +24,7 @@ from invflow import (
     affine_coupling,
     bits_per_dim,
     channel_affine,
+    gaussian_split,
     standard_normal_log_prob,
 )
 from invflow.testing import assert_invertible, assert_log_det
@@ -39,6 +40,11 @@ def affine(x=None, matrix=None, shift=None):
         torch.eye(4) if matrix is None else matrix,
         torch.zeros(4) if shift is None else shift,
     )
+
+
+def step(matrix=None, shift=None, **options):
+    matrix = torch.eye(4) if matrix is None else matrix
+    return invflow.flow_step(state(), matrix, torch.zeros(4) if shift is None else shift, **options)
 
 
 def conditional(context=None, x=None):
@@ -123,9 +129,10 @@ ROWS = [
     Row(
         lambda: affine_coupling(state(), state(2, 5, 3, 3)),
         ValueError,
-        "h must have shape (2, an even number, 3, 3) for x of shape (2, 4, 3, 3), got (2, 5, 3, 3)",
+        "h must have shape (2 or a divisor, an even number, 3, 3) for x of shape (2, 4, 3, 3), got (2, 5, 3, 3)",
     ),
-    Row(lambda: affine_coupling(state(), state(1, 4, 3, 3)), ValueError, "got (1, 4, 3, 3)"),
+    Row(lambda: affine_coupling(state(), state(3, 4, 3, 3)), ValueError, "got (3, 4, 3, 3)"),
+    Row(lambda: affine_coupling(state(), state(0, 4, 3, 3)), ValueError, "got (0, 4, 3, 3)"),
     Row(lambda: affine_coupling(state(), state(2, 4, 3, 1)), ValueError, "got (2, 4, 3, 1)"),
     Row(
         lambda: affine_coupling(state(), state(), start=3),
@@ -144,6 +151,26 @@ ROWS = [
         "h must be on the device of x, cpu, got meta",
     ),
     Row(lambda: affine_coupling(state(), state(), backend="gpu"), ValueError, f"backend {NAMES}"),
+    Row(
+        lambda: step(coupling=state(2, 6, 3, 1)), ValueError, "coupling must have shape (2 or a divisor, an even number"
+    ),
+    Row(lambda: step(coupling=state(2, 4, 3, 3), start=3), ValueError, "start must be in 0..2 for x with 4 channels"),
+    Row(lambda: step(injector=state(2, 6, 3, 3)), ValueError, "injector must have 8 channels, got 6"),
+    Row(
+        lambda: step(injector=state(2, 8, 3, 3, device="meta")), ValueError, "injector must be on the device of x, cpu"
+    ),
+    Row(
+        lambda: step(matrix=torch.eye(3)), ValueError, "matrix must have shape (4, 4) for x with 4 channels, got (3, 3)"
+    ),
+    Row(lambda: step(shift=torch.zeros(4).double()), TypeError, "matrix and shift must be torch.float32"),
+    Row(lambda: step(backend="gpu"), ValueError, f"backend {NAMES}"),
+    Row(lambda: gaussian_split(state(), state()), ValueError, "h must have 8 channels for x with 4, got 4"),
+    Row(lambda: gaussian_split(state(), None), TypeError, "h must be a torch.Tensor, got NoneType"),
+    Row(
+        lambda: FlowSequential([ActNorm(2)], memory="none"),
+        ValueError,
+        "memory must be 'store' or 'invert', got 'none'",
+    ),
     Row(lambda: invflow.use_backend("gpu"), ValueError, f"backend {NAMES}"),
     # the affine form
     Row(lambda: AffineForm("tanh"), ValueError, "scale must be one of 'sigmoid', 'exp', 'bounded_exp', got 'tanh'"),
@@ -194,9 +221,9 @@ ROWS = [
     Row(lambda: injector(4)(state()), ValueError, "AffineInjector: context with 3 channels is required, got None"),
     Row(lambda: injector(4).inverse(state()), ValueError, "AffineInjector: context with 3 channels is required"),
     Row(
-        lambda: conditional(state(1, 3, 3, 3)),
+        lambda: conditional(state(3, 3, 3, 3)),
         ValueError,
-        "AffineCoupling: context must have shape (2, 3, 3, 3) for x of shape (2, 4, 3, 3), got (1, 3, 3, 3)",
+        "AffineCoupling: context must have shape (2 or a divisor, 3, 3, 3) for x of shape (2, 4, 3, 3), got (3, ",
     ),
     Row(lambda: conditional(state(2, 3, 6, 6)), ValueError, "got (2, 3, 6, 6)"),
     Row(lambda: conditional(state(2, 5, 3, 3)), ValueError, "got (2, 5, 3, 3)"),

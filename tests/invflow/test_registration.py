@@ -12,7 +12,12 @@ COUPLING_SETTINGS = [
     (1, "sigmoid", 1e-4, "shift_then_scale", "cross", False),
     (0, "exp", 0.0, "scale_then_shift", "split", True),
 ]
-REGISTERED = ("channel_affine", "channel_affine_backward", "affine_coupling", "affine_coupling_backward")
+STEP_SETTINGS = [
+    (1, "sigmoid", 1e-4, "shift_then_scale", "cross", "exp", 0.0, "scale_then_shift", "split", inverse)
+    for inverse in (False, True)
+]
+OPERATORS = ("channel_affine", "affine_coupling", "flow_step")
+REGISTERED = tuple(name + suffix for name in OPERATORS for suffix in ("", "_backward"))
 
 
 def arguments_of(name, x, extra):
@@ -23,6 +28,10 @@ def arguments_of(name, x, extra):
         return [(x, matrix, shift)]
     if name == "channel_affine_backward":
         return [(extra(channels), x, matrix)]
+    if name.startswith("flow_step"):
+        grads = (extra(channels), torch.ones(batch)) if name.endswith("_backward") else ()
+        parts = [(extra(4), extra(2 * channels)), (extra(4), None), (None, extra(2 * channels)), (None, None)]
+        return [(*grads, x, matrix, shift, *hs, *settings) for hs in parts for settings in STEP_SETTINGS]
     first = (x, extra(4)) if name == "affine_coupling" else (extra(channels), torch.ones(()).expand(batch), x, extra(4))
     return [(*first, *settings) for settings in COUPLING_SETTINGS]
 
@@ -144,13 +153,13 @@ def test_training_runs_one_kernel_in_each_direction(case, compiled, kernel_calls
     call = torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call
     results = call(*(tensor.requires_grad_() for tensor in case.inputs()))
     sum(result.sum() for result in results).backward()
-    name = "channel_affine" if case.name == "channel_affine" else "affine_coupling"
+    name = next((name for name in OPERATORS if case.name.startswith(name.split("_")[-1])), "affine_coupling")
+    name = "channel_affine" if case.name == "channel_affine" else name
     used = {kernel: count for kernel, count in kernel_calls.items() if count}
-    # grad_x of channel_affine is a channel_affine itself
-    assert used == {name: 2 if name == "channel_affine" else 1, f"{name}_backward": 1}
+    assert used == {name: 1, f"{name}_backward": 1}
 
 
-@pytest.mark.parametrize("kernel", ["channel_affine", "affine_coupling", "affine_coupling_backward"])
+@pytest.mark.parametrize("kernel", REGISTERED)
 def test_outputs_that_a_kernel_leaves_out_are_nan(kernel, monkeypatch):
     """The suite's own safety net: without it, memory that happens to hold the right values would pass."""
 
@@ -164,5 +173,10 @@ def test_outputs_that_a_kernel_leaves_out_are_nan(kernel, monkeypatch):
         "channel_affine": lambda: [cpu.channel_affine(x, torch.eye(2), torch.zeros(2))],
         "affine_coupling": lambda: cpu.affine_coupling(x, h, *COUPLING_SETTINGS[0]),
         "affine_coupling_backward": lambda: cpu.affine_coupling_backward(x, x[:, 0, 0, 0], x, h, *COUPLING_SETTINGS[0]),
+        "channel_affine_backward": lambda: cpu.channel_affine_backward(x, x, torch.eye(2)),
+        "flow_step": lambda: cpu.flow_step(x, torch.eye(2), torch.zeros(2), x, h, *STEP_SETTINGS[0]),
+        "flow_step_backward": lambda: cpu.flow_step_backward(
+            x, x[:, 0, 0, 0], x, torch.eye(2), torch.zeros(2), x, h, *STEP_SETTINGS[0]
+        ),
     }[kernel]()
     assert all(result.isnan().all() for result in results)

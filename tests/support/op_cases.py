@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from invflow import AffineForm, affine_coupling, channel_affine
+from invflow import AffineForm, affine_coupling, channel_affine, flow_step, gaussian_split
 
 Results = tuple[Tensor, ...]
 
@@ -45,6 +45,25 @@ def _coupling_from_state(x: Tensor, **options: Any) -> Results:
     return affine_coupling(x, h, start=2, **options)
 
 
+def step_of(coupling: bool, injector: bool, **settings: Any) -> Callable[..., Results]:
+    """flow_step as a function of its tensors alone."""
+
+    def call(x: Tensor, matrix: Tensor, shift: Tensor, *hs: Tensor, **options: Any) -> Results:
+        rest = list(hs)
+        given = {"coupling": rest.pop(0)} if coupling else {}
+        given |= {"injector": rest.pop(0)} if injector else {}
+        return flow_step(x, matrix, shift, **given, **settings, **options)
+
+    return call
+
+
+def _bare_step(*tensors: Tensor, **options: Any) -> Results:
+    """Without the log-determinant, a constant that has no derivatives to compare."""
+    return flow_step(*tensors, **options)[:1]
+
+
+_PAPER_FORM = AffineForm("exp", "scale_then_shift", "split")
+
 OPS = [
     OpCase("channel_affine", _affine, ((2, 3, 2, 2), (3, 3), (3,))),
     OpCase("coupling", _coupling(AffineForm(), start=1), ((2, 3, 2, 1), (2, 4, 2, 1))),
@@ -56,6 +75,23 @@ OPS = [
     ),
     OpCase("coupling-bounded", _coupling(AffineForm("bounded_exp", "scale_then_shift")), ((2, 2, 1, 2), (2, 4, 1, 2))),
     OpCase("coupling-of-its-own-state", _coupling_from_state, ((2, 4, 2, 1),)),
+    OpCase("coupling-shared", _coupling(AffineForm(), start=1), ((4, 3, 1, 2), (2, 4, 1, 2))),
+    OpCase("gaussian-split", gaussian_split, ((2, 2, 1, 2), (2, 4, 1, 2))),
+    OpCase("step-bare", _bare_step, ((2, 3, 2, 1), (3, 3), (3,))),
+    OpCase("step-coupling", step_of(True, False), ((2, 3, 2, 1), (3, 3), (3,), (2, 4, 2, 1))),
+    OpCase(
+        "step-injector", step_of(False, True, injector_form=_PAPER_FORM), ((2, 2, 2, 1), (2, 2), (2,), (2, 4, 2, 1))
+    ),
+    OpCase(
+        "step-both",
+        step_of(True, True, injector_form=_PAPER_FORM, start=0),
+        ((2, 3, 1, 2), (3, 3), (3,), (2, 2, 1, 2), (1, 6, 1, 2)),
+    ),
+    OpCase(
+        "step-inverse",
+        step_of(True, True, coupling_form=AffineForm("bounded_exp"), inverse=True),
+        ((2, 3, 1, 2), (3, 3), (3,), (2, 4, 1, 2), (1, 6, 1, 2)),
+    ),
 ]
 
 FORMS = st.builds(
@@ -100,15 +136,18 @@ class Drawn:
     channels: int
     height: int
     width: int
-    layouts: tuple[str, str, str]
+    layouts: tuple[str, ...]
     start: int = 0
     count: int = 0
     form: AffineForm | None = None
     inverse: bool = False
+    injector_form: AffineForm | None = None
+    shared: tuple[int, int] = (1, 1)
 
-    def random(self, which: int, channels: int) -> Tensor:
-        generator = torch.Generator().manual_seed(4 * self.seed + which)
-        values = torch.randn(self.batch, channels, self.height, self.width, generator=generator)
+    def random(self, which: int, channels: int, shared: int = 1) -> Tensor:
+        """(batch / shared, channels, height, width) in the layout number ``which``."""
+        generator = torch.Generator().manual_seed(8 * self.seed + which)
+        values = torch.randn(self.batch // shared, channels, self.height, self.width, generator=generator)
         return laid_out(self.layouts[which], values)
 
 
@@ -133,4 +172,30 @@ def drawn_couplings(draw: st.DrawFn) -> Drawn:
         count=count,
         form=draw(FORMS),
         inverse=draw(st.booleans()),
+    )
+
+
+@st.composite
+def drawn_steps(draw: st.DrawFn) -> Drawn:
+    """A flow step; ``count`` 0 is one without coupling, ``injector_form`` None one without injector, and ``shared``
+    says how many successive states share a sample of either."""
+    channels = draw(st.one_of(st.sampled_from([12, 24, 48, 96, 192]), st.integers(1, 40)))
+    count = draw(st.one_of(st.just(channels - channels // 2), st.integers(0, channels)))
+    batch = draw(st.sampled_from([0, 1, 2, 4]))
+    sharing = st.sampled_from([1, 1, 2] if batch in (2, 4) else [1])
+    # now and then more pixels than a tile holds
+    width = draw(st.one_of(SIDES, st.sampled_from([130, 400]) if channels < 49 else SIDES))
+    return Drawn(
+        draw(st.integers(0, 999)),
+        batch,
+        channels,
+        draw(st.sampled_from([1, 3, 4, 8])),
+        width,
+        draw(st.tuples(*[st.sampled_from(LAYOUTS)] * 4)),
+        start=draw(st.integers(0, channels - count)),
+        count=count,
+        form=draw(FORMS),
+        inverse=draw(st.booleans()),
+        injector_form=draw(st.one_of(st.none(), FORMS)),
+        shared=(draw(sharing), draw(sharing)),
     )
