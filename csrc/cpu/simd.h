@@ -1,8 +1,9 @@
 // Vectors of this translation unit's width, and the functions that the kernels need on them.
 //
 // GCC and Clang vector extensions, and intrinsics only where they do not find the instruction: the same source serves
-// every instruction set, and the width is a macro of the build (INVFLOW_VECTOR_BYTES). Everything has internal linkage, because the same file is compiled once per
-// instruction set and a merged inline function could otherwise carry instructions that the processor lacks.
+// every instruction set, and the width is a macro of the build (INVFLOW_VECTOR_BYTES). Everything has internal linkage,
+// because the same file is compiled once per instruction set and a merged inline function could otherwise carry
+// instructions that the processor lacks.
 #pragma once
 
 #include <cstdint>
@@ -175,12 +176,18 @@ struct Group {
   Vec<T> v[n];
 };
 
-// exp(x) for |x| <= limit, where limit keeps 2^n among the normal numbers; what lies beyond is taken for the limit.
+// 1 + exp(x) for |x| <= limit, where limit keeps 2^n among the normal numbers; what lies beyond is taken for the limit.
+// The sum (1 + 2^n) + 2^n q comes with what rounding it lost: `high` is rounded, `low` the rest.
 template <class T, int n>
-INVFLOW_INLINE Group<T, n> exp_within(Group<T, n> x, T limit) {
+struct OnePlusExp {
+  Group<T, n> high, low;
+};
+
+template <class T, int n>
+INVFLOW_INLINE OnePlusExp<T, n> one_plus_exp_within(Group<T, n> x, T limit) {
   using V = VectorOf<T>;
   constexpr typename V::IntLane one = typename V::IntLane(V::kExponentBias) << V::kMantissaBits;
-  Group<T, n> rounded, r, p;
+  Group<T, n> rounded, r, p, power, first, high;
   for (int i = 0; i < n; ++i) x.v[i] = clamp<T>(x.v[i], -limit, limit);
   for (int i = 0; i < n; ++i) rounded.v[i] = x.v[i] * T(1.44269504088896340736) + V::kRounder;
   for (int i = 0; i < n; ++i) r.v[i] = x.v[i] - (rounded.v[i] - V::kRounder) * V::kLn2High;
@@ -191,14 +198,35 @@ INVFLOW_INLINE Group<T, n> exp_within(Group<T, n> x, T limit) {
     for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i] + V::kExp[k];
   for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i];
   for (int i = 0; i < n; ++i) p.v[i] = p.v[i] * r.v[i] + r.v[i];
-  for (int i = 0; i < n; ++i) p.v[i] = p.v[i] + T(1);
   // the shift leaves n in the exponent
-  for (int i = 0; i < n; ++i) p.v[i] *= as_real<T>((as_int<T>(rounded.v[i]) << V::kMantissaBits) + one);
-  return p;
+  for (int i = 0; i < n; ++i) power.v[i] = as_real<T>((as_int<T>(rounded.v[i]) << V::kMantissaBits) + one);
+  for (int i = 0; i < n; ++i) first.v[i] = power.v[i] + T(1);
+  for (int i = 0; i < n; ++i) high.v[i] = power.v[i] * p.v[i] + first.v[i];
+  // exact: the second term is smaller than the first, and a product with a power of two is not rounded
+  for (int i = 0; i < n; ++i) p.v[i] = power.v[i] * p.v[i] - (high.v[i] - first.v[i]);
+  return {high, p};
 }
 
-// a / b for b between 1 and 2^120, to 1.5 units in the last place. A division of 512-bit vectors takes 16 cycles, an
-// approximate reciprocal and a Newton step 3.
+// 1 / b + c, where b is between 1 and 2^100. A division of 512-bit vectors takes 16 cycles, an approximate reciprocal and
+// a Newton step 4.
+template <class T, int n>
+INVFLOW_INLINE Group<T, n> reciprocal_plus(const OnePlusExp<T, n>& b, T c) {
+  Group<T, n> r, rest;
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) {
+    for (int i = 0; i < n; ++i) r.v[i] = _mm512_rcp14_ps(b.high.v[i]);
+    for (int i = 0; i < n; ++i) rest.v[i] = (T(1) - b.high.v[i] * r.v[i]) - b.low.v[i] * r.v[i];
+    for (int i = 0; i < n; ++i) r.v[i] += rest.v[i] * r.v[i] + c;
+    return r;
+  }
+#endif
+  for (int i = 0; i < n; ++i) r.v[i] = T(1) / b.high.v[i];
+  for (int i = 0; i < n; ++i) rest.v[i] = b.low.v[i] * r.v[i];
+  for (int i = 0; i < n; ++i) r.v[i] += c - rest.v[i] * r.v[i];
+  return r;
+}
+
+// a / b for b between 1 and 2^120, to 1.5 units in the last place.
 template <class T, int n>
 INVFLOW_INLINE Group<T, n> quotient(Group<T, n> a, const Group<T, n>& b) {
 #ifdef __AVX512F__
@@ -261,14 +289,17 @@ INVFLOW_INLINE Vec<T> log(Vec<T> x) {
   return x != x ? x : result;
 }
 
-// log(1 / (1 + exp(-x))), finite where the sigmoid itself underflows: min(x, 0) - log(1 + e) with e = exp(-|x|), the last
-// term corrected for what rounding 1 + e lost.
+// log(1 / (1 + exp(-x))), finite where the sigmoid itself underflows: min(x, 0) - log(1 + e) with e = exp(-|x|) <= 1, the
+// logarithm as in log() but from e, so that no sum with 1 is rounded: f = e / (2 + e), and (e - 1) / (e + 3) beyond sqrt(2).
 template <class T>
 INVFLOW_INLINE Vec<T> log_sigmoid(Vec<T> x) {
+  using V = VectorOf<T>;
   const Vec<T> e = exp<T>(x < T(0) ? x : -x);
-  const Vec<T> u = e + T(1);
-  const Vec<T> log_u = log<T>(u) + (e - (u - T(1))) / u;
-  return (x < T(0) ? x : broadcast<T>(T(0))) - log_u;
+  const IntVec<T> large = e > T(0.41421356237309504880);
+  const Vec<T> f = (large ? e - T(1) : e) / (large ? e + T(3) : e + T(2));
+  const Vec<T> f2 = f * f, k = large ? broadcast<T>(T(1)) : Vec<T>{};
+  const Vec<T> log_of_sum = k * V::kLn2High + (T(2) * f + (polynomial<T>(f2, V::kLog) * f2 * f + k * V::kLn2Low));
+  return (x < T(0) ? x : Vec<T>{}) - log_of_sum;
 }
 
 // The lanes of two vectors in turn, beginning with the first halves or with the second.

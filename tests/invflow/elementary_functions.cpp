@@ -1,0 +1,45 @@
+// The elementary functions of the CPU kernels as functions of arrays, for test_elementary_functions.py.
+#include "invflow/cpu_kernels.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "buffer.h"
+#include "simd.h"
+
+namespace invflow {
+
+#include "storage.inc"
+#include "elementwise.inc"
+
+namespace {
+
+template <class F>
+void map(F f, const float* in, float* out, int64_t n) {
+  for (int64_t i = 0; i + kLanes<float> <= n; i += kLanes<float>) store<float>(out + i, f(load<float>(in + i)));
+}
+
+template <Kind kind, bool inverse>
+Vec<float> scale(Vec<float> raw, float parameter) {
+  return factors_of<float, kind, inverse, 1>({{raw}}, parameter).factor.v[0];
+}
+
+}  // namespace
+}  // namespace invflow
+
+// n is a multiple of 16, as many floats as the widest vector has.
+extern "C" void elementary_function(int which, const float* in, float* out, int64_t n) {
+  using namespace invflow;
+  using V = Vec<float>;
+  switch (which) {
+    case 0: return map([](V x) { return exp<float>(x); }, in, out, n);
+    case 1: return map([](V x) { return one_plus_exp_within<float, 1>({{x}}, 69.0f).high.v[0]; }, in, out, n);
+    case 2: return map([](V x) { return log<float>(x); }, in, out, n);
+    case 3: return map([](V x) { return log_sigmoid<float>(x); }, in, out, n);
+    case 4: return map([](V x) { return tanh_and_slope<float>(x).tanh; }, in, out, n);
+    case 5: return map([](V x) { return tanh_and_slope<float>(x).slope; }, in, out, n);
+    case 6: return map([](V x) { return scale<Kind::kSigmoid, false>(x, 1e-4f); }, in, out, n);
+    case 7: return map([](V x) { return scale<Kind::kSigmoid, true>(x, 1e-4f); }, in, out, n);
+    case 8: return map([](V x) { return scale<Kind::kSigmoidOfAnyEps, false>(x, 0.0f); }, in, out, n);
+  }
+}
