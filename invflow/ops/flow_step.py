@@ -117,7 +117,10 @@ class _FlowStep(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, matrix, shift, coupling, injector)
         ctx.settings, ctx.backend = settings, backend
-        return _forward(x, matrix, shift, coupling, injector, *settings.flat(), backend)
+        y, log_det = _forward(x, matrix, shift, coupling, injector, *settings.flat(), backend)
+        if coupling is None and injector is None:
+            ctx.mark_non_differentiable(log_det)  # a constant
+        return y, log_det
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

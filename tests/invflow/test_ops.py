@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from accuracy import assert_all_as_accurate, assert_as_accurate
+from accuracy import assert_as_accurate, assert_kernel_is_accurate, log_det_magnitude
 from hypothesis import given, settings
 from op_cases import drawn_affines, drawn_couplings
 
@@ -12,24 +12,6 @@ from invflow import AffineForm, affine_coupling, channel_affine
 
 # The same examples in every run: a failure here is a failure everywhere.
 fuzz = settings(max_examples=100, deadline=None, derandomize=True)
-
-RUNS = {"exact": ("reference", torch.float64), "plain": ("reference", torch.float32), "actual": ("cpu", torch.float32)}
-
-
-def assert_kernel_is_accurate(call, inputs, grads, magnitudes=None):
-    """Compare values and gradients of ``call(*inputs, backend=...)``, a dict; ``grads`` are those of its results.
-
-    Inputs and gradients keep the layout they come in.
-    """
-    found = {}
-    for run, (backend, dtype) in RUNS.items():
-        leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs]
-        results = call(*leaves, backend=backend)
-        gradients = torch.autograd.grad(
-            list(results.values()), leaves, [grad.to(dtype) for grad in grads], materialize_grads=True
-        )
-        found[run] = results | {f"gradient of input {i}": gradient for i, gradient in enumerate(gradients)}
-    assert_all_as_accurate(found["actual"], found["plain"], found["exact"], magnitudes)
 
 
 def affine_magnitudes(x, matrix, shift, grad_y):
@@ -46,12 +28,6 @@ def affine_magnitudes(x, matrix, shift, grad_y):
         "gradient of input 2": grad_y.sum((0, 2, 3)),
     }
     return {name: values.max().sqrt().item() for name, values in squares.items() if values.numel()}
-
-
-def log_det_magnitude(form, h):
-    """The Euclidean norm of the terms of the largest log_det."""
-    _, log_scale = form.log_scale(form.unpack(h.double())[1])
-    return log_scale.flatten(1).norm(dim=1).max().item() if h.numel() else 0.0
 
 
 @fuzz

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from invflow import AffineForm
 
 #: How a test names the round-trip error that it records, for the summary at the end of a run.
 ROUND_TRIP = "round-trip error"
@@ -49,3 +51,33 @@ def assert_all_as_accurate(
     assert actual.keys() == plain.keys() == exact.keys()
     for name in exact:
         assert_as_accurate(actual[name], plain[name], exact[name], name, (magnitudes or {}).get(name, 0.0))
+
+
+_RUNS = {"exact": ("reference", torch.float64), "plain": ("reference", torch.float32), "actual": ("cpu", torch.float32)}
+
+
+def assert_kernel_is_accurate(
+    call: Callable[..., dict[str, Tensor]],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    magnitudes: Mapping[str, float] | None = None,
+) -> None:
+    """Compare values and gradients of ``call(*inputs, backend=...)``; ``grads`` are those of its results.
+
+    Inputs and gradients keep the layout they come in.
+    """
+    found = {}
+    for run, (backend, dtype) in _RUNS.items():
+        leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs]
+        results = call(*leaves, backend=backend)
+        gradients = torch.autograd.grad(
+            list(results.values()), leaves, [grad.to(dtype) for grad in grads], materialize_grads=True
+        )
+        found[run] = results | {f"gradient of input {i}": gradient for i, gradient in enumerate(gradients)}
+    assert_all_as_accurate(found["actual"], found["plain"], found["exact"], magnitudes)
+
+
+def log_det_magnitude(form: AffineForm, h: Tensor) -> float:
+    """The Euclidean norm of the terms of the largest log_det."""
+    _, log_scale = form.log_scale(form.unpack(h.double())[1])
+    return log_scale.flatten(1).norm(dim=1).max().item() if h.numel() else 0.0

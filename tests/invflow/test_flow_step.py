@@ -1,0 +1,166 @@
+"""The fused step against its reference, against the operators that it fuses, and against its own inverse."""
+
+import pytest
+import torch
+from accuracy import assert_kernel_is_accurate, log_det_magnitude
+from hypothesis import given, settings
+from op_cases import drawn_steps, step_of
+
+from invflow import AffineForm, affine_coupling, channel_affine, flow_step
+
+# The same examples in every run.
+fuzz = settings(max_examples=120, deadline=None, derandomize=True)
+fewer = settings(fuzz, max_examples=60)
+
+
+def tensors_of(drawn, dtype=torch.float32):
+    """x, matrix, shift and, where there is one, h of coupling and injector."""
+    generator = torch.Generator().manual_seed(drawn.seed)
+    channels = drawn.channels
+    # about orthogonal, as in a flow: the result is as large as the state
+    matrix = torch.randn(channels, channels, generator=generator) / channels**0.5
+    shift = torch.randn(channels, generator=generator)
+    tensors = [drawn.random(0, channels), matrix.t() if drawn.seed % 2 else matrix, shift]
+    if drawn.count:
+        tensors.append(drawn.random(1, 2 * drawn.count, drawn.shared[0]))
+    if drawn.injector_form is not None:
+        tensors.append(drawn.random(2, 2 * channels, drawn.shared[1]))
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def step_as_drawn(drawn):
+    """flow_step as a function of :func:`tensors_of`."""
+    return step_of(
+        drawn.count > 0,
+        drawn.injector_form is not None,
+        coupling_form=drawn.form,
+        injector_form=drawn.injector_form,
+        start=drawn.start,
+        inverse=drawn.inverse,
+    )
+
+
+def one_after_the_other(drawn, x, matrix, shift, *hs, backend="reference"):
+    """y, log_det and what the affine map takes and gives."""
+    hs, log_det = list(hs), x.new_zeros(x.shape[0])
+    if drawn.count:
+        x, part = affine_coupling(x, hs.pop(0), drawn.form, start=drawn.start, inverse=drawn.inverse, backend=backend)
+        log_det = log_det + part
+
+    def inject(x, log_det):
+        if drawn.injector_form is None:
+            return x, log_det
+        y, part = affine_coupling(x, hs[0], drawn.injector_form, inverse=drawn.inverse, backend=backend)
+        return y, log_det + part
+
+    if drawn.inverse:
+        x, log_det = inject(x, log_det)
+    y = channel_affine(x, matrix, shift, backend=backend)
+    result, log_det = (y, log_det) if drawn.inverse else inject(y, log_det)
+    return result, log_det, x, y
+
+
+def forms_of(drawn):
+    return ([drawn.form] if drawn.count else []) + ([drawn.injector_form] if drawn.injector_form else [])
+
+
+def magnitudes(drawn, tensors, grads):
+    """The Euclidean norms of the terms of the largest of each long sum."""
+    leaves = [tensor.double().requires_grad_() for tensor in tensors]
+    *results, x, y = one_after_the_other(drawn, *leaves)
+    if not x.numel():
+        return {}
+    (gradient,) = torch.autograd.grad(results[: len(grads)], [y], [grad.double() for grad in grads])
+    x, gradient = x.detach().square(), gradient.square()
+    return {
+        "log_det": sum(log_det_magnitude(form, h) for form, h in zip(forms_of(drawn), tensors[3:], strict=True)),
+        # twice, as for channel_affine: a matrix product rounds its partial sums in an order of its own
+        "gradient of input 1": 2 * torch.einsum("bohw,bihw->oi", gradient, x).max().sqrt().item(),
+        "gradient of input 2": gradient.sum((0, 2, 3)).max().sqrt().item(),
+    }
+
+
+@fuzz
+@given(drawn_steps())
+def test_kernel_is_as_accurate_as_plain_pytorch(drawn):
+    tensors, step = tensors_of(drawn), step_as_drawn(drawn)
+    # without coupling and injector the log-determinant is a constant
+    names = ["y", "log_det"] if forms_of(drawn) else ["y"]
+    grads = [drawn.random(3, drawn.channels), torch.linspace(0.5, 1.5, 2 * drawn.batch)[::2]][: len(names)]
+
+    def call(*tensors, backend):
+        return dict(zip(names, step(*tensors, backend=backend), strict=False))
+
+    assert_kernel_is_accurate(call, tensors, grads, magnitudes(drawn, tensors, grads))
+
+
+@fewer
+@given(drawn_steps())
+def test_one_pass_equals_the_operators_one_after_the_other(drawn):
+    tensors = tensors_of(drawn, torch.float64)
+    y, log_det = step_as_drawn(drawn)(*tensors, backend="cpu")
+    expected, expected_log_det, *_ = one_after_the_other(drawn, *tensors, backend="cpu")
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-11)
+    torch.testing.assert_close(log_det, expected_log_det, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 7, 12, 24, 25, 48, 96, 192])
+@pytest.mark.parametrize("start", [0, None], ids=["first half", "last half"])
+def test_inverse_step_undoes_a_step(channels, start):
+    """coupling, M x + v, injector; then inverse injector and M^-1, then the inverse coupling."""
+    x, injector = torch.randn(2, channels, 5, 9), torch.randn(2, 2 * channels, 5, 9)
+    coupling = torch.randn(2, 2 * (channels // 2), 5, 9)
+    matrix, shift = torch.linalg.qr(torch.randn(channels, channels))[0], torch.randn(channels)
+    forms = {"coupling_form": AffineForm("bounded_exp"), "injector_form": AffineForm("exp", packing="split")}
+    z, log_det = flow_step(x, matrix, shift, coupling, injector, start=start, backend="cpu", **forms)
+    assert not torch.equal(z, x)
+    back, inverse_log_det = flow_step(
+        z, matrix.t(), -matrix.t() @ shift, None, injector, inverse=True, backend="cpu", **forms
+    )
+    back, coupling_log_det = flow_step(
+        back, torch.eye(channels), torch.zeros(channels), coupling, start=start, inverse=True, backend="cpu", **forms
+    )
+    torch.testing.assert_close(back, x, rtol=1e-5, atol=3e-5)
+    torch.testing.assert_close(inverse_log_det + coupling_log_det, -log_det, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("inputs", ["both", "coupling", "injector", "none"])
+def test_log_det_is_that_of_the_jacobian(inverse, inputs):
+    """slogdet of the whole Jacobian, less the affine map's, which is the caller's."""
+    x, matrix, shift = torch.randn(1, 3, 2, 2).double(), torch.randn(3, 3).double(), torch.randn(3).double()
+    coupling = torch.randn(1, 4, 2, 2).double() if inputs in ("both", "coupling") else None
+    injector = torch.randn(1, 6, 2, 2).double() if inputs in ("both", "injector") else None
+
+    def step(x, backend="reference"):
+        return flow_step(x, matrix, shift, coupling, injector, inverse=inverse, backend=backend)
+
+    jacobian = torch.autograd.functional.jacobian(lambda x: step(x)[0], x).reshape(12, 12)
+    expected = torch.linalg.slogdet(jacobian).logabsdet - 4 * torch.linalg.slogdet(matrix).logabsdet
+    for backend in ("cpu", "reference"):
+        torch.testing.assert_close(step(x, backend)[1], expected[None], rtol=1e-12, atol=1e-12)
+
+
+def test_round_trip_of_64_steps_is_as_good_as_plain_pytorch():
+    channels = 48
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, channels, 10, 10, generator=generator)
+    steps = []
+    for _ in range(64):
+        matrix = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
+        matrix = matrix * torch.empty(channels, 1).uniform_(0.8, 1.25, generator=generator)
+        inverse = torch.linalg.inv(matrix.double())
+        shift = torch.randn(channels, generator=generator)
+        h = torch.randn(2, channels, 10, 10, generator=generator)
+        steps.append((matrix, shift, inverse.float(), -(inverse @ shift.double()).float(), h))
+
+    def round_trip(backend):
+        z = x
+        for matrix, shift, *_, h in steps:
+            z, _ = flow_step(z, matrix, shift, h, backend=backend)
+        for *_, inverse, inverse_shift, h in reversed(steps):
+            z = channel_affine(z, inverse, inverse_shift, backend=backend)
+            z, _ = affine_coupling(z, h, inverse=True, backend=backend)
+        return (z - x).abs().max().item()
+
+    assert round_trip("cpu") <= 2 * round_trip("reference")
