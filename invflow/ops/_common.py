@@ -50,7 +50,7 @@ def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing():
             return operator(*args)
-        if type(args[0]) is not Tensor:
+        if any(isinstance(arg, Tensor) and type(arg) is not Tensor for arg in args):
             return operator(*args)
         return getattr(KERNELS[args[-1]], name)(*args[:-1])
 

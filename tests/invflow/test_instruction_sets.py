@@ -17,14 +17,8 @@ VERSIONS = cpu._C.supported_instruction_sets() if cpu._C else []
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_operators_are_right_in_narrower_versions(version: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("test_ops.py")),
-    ]
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("ops", "flow_step", "dtypes", "layouts")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         command,
         env={**os.environ, "INVFLOW_CPU_ISA": version},

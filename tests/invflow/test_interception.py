@@ -1,0 +1,117 @@
+"""Operators call their kernels past the dispatcher: whatever wants to see such a call must still see it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from op_cases import OPS
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import invflow
+
+each_op = pytest.mark.parametrize("case", OPS, ids=lambda case: case.name)
+OPERATORS = ("channel_affine", "affine_coupling", "flow_step")
+
+
+def names_of(targets):
+    """The operators of invflow among these."""
+    words = [str(target).replace("::", ".").split(".") for target in targets]
+    return [parts[1] for parts in words if parts[0] == "invflow"]
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Wrapped(torch.Tensor):
+    """A tensor subclass that records what it is handed to."""
+
+    calls: ClassVar[list] = []
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        cls.calls.append(func)
+        unwrapped = [arg.inner if isinstance(arg, cls) else arg for arg in args]
+        return func(*unwrapped, **(kwargs or {}))
+
+
+@each_op
+def test_a_dispatch_mode_sees_the_operator(case):
+    with Seen() as seen, torch.no_grad():
+        results = case.on("cpu")(*case.inputs())
+    assert set(names_of(seen.calls)) & set(OPERATORS)
+    torch.testing.assert_close(results, case.on("cpu")(*case.inputs()))
+
+
+@each_op
+def test_make_fx_traces_the_operator(case):
+    traced = make_fx(case.on("cpu"))(*case.inputs())
+    assert set(names_of(node.target for node in traced.graph.nodes)) & set(OPERATORS)
+    other = [tensor.flip(0) for tensor in case.inputs()]
+    torch.testing.assert_close(tuple(traced(*other)), tuple(case.on("cpu")(*other)))
+
+
+@each_op
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_jit_trace_records_the_operator(case):
+    with torch.no_grad():
+        traced = torch.jit.trace(case.on("cpu"), case.inputs(), check_trace=False)
+    assert set(names_of(node.kind() for node in traced.graph.nodes())) & set(OPERATORS)
+    other = tuple(tensor.flip(0) for tensor in case.inputs())
+    torch.testing.assert_close(tuple(traced(*other)), tuple(case.on("cpu")(*other)))
+
+
+@each_op
+def test_fake_tensors_stay_fake(case):
+    real = case.on("cpu")(*case.inputs())
+    with FakeTensorMode() as mode:
+        fakes = case.on("cpu")(*(mode.from_tensor(tensor) for tensor in case.inputs()))
+    for fake, expected in zip(fakes, real, strict=True):
+        assert type(fake).__name__ == "FakeTensor"
+        assert (fake.shape, fake.dtype, fake.stride()) == (expected.shape, expected.dtype, expected.stride())
+
+
+def tensors_of(name):
+    x, matrix, h = torch.randn(2, 4, 3, 3), torch.randn(4, 4), torch.randn(2, 4, 3, 3)
+    return {
+        "channel_affine": (x, matrix, matrix[0]),
+        "affine_coupling": (x, h),
+        "flow_step": (x, matrix, matrix[0], h),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "position"), [(name, i) for name in OPERATORS for i in range(len(tensors_of(name)))], ids=str
+)
+def test_a_tensor_subclass_sees_the_operator(name, position):
+    function, tensors = getattr(invflow, name), tensors_of(name)
+    Wrapped.calls.clear()
+    with torch.no_grad():
+        wrapped = [Wrapped(tensor) if i == position else tensor for i, tensor in enumerate(tensors)]
+        results = function(*wrapped, backend="cpu")
+    assert names_of(Wrapped.calls) == [name]
+    torch.testing.assert_close(results, function(*tensors, backend="cpu"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_parameter_is_an_ordinary_tensor(name):
+    function, tensors = getattr(invflow, name), tensors_of(name)
+    results = function(*(torch.nn.Parameter(tensor) for tensor in tensors), backend="cpu")
+    torch.testing.assert_close(results, function(*tensors, backend="cpu"), rtol=0, atol=0)

@@ -1,0 +1,121 @@
+"""Memory formats, copies and threads: what the kernels read where it is, and what depends on the number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from op_cases import laid_out
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from invflow import affine_coupling, channel_affine, flow_step, gaussian_split
+from invflow.backends import cpu
+
+NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
+STEP = (1, "sigmoid", 1e-4, "shift_then_scale", "cross", "exp", 0.0, "scale_then_shift", "split", False)
+NATIVE = ["contiguous", "channels_last", "sliced channels", "expanded", "batch last"]
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that are copied."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy)
+        return func(*args, **(kwargs or {}))
+
+
+def in_layout(layout, *shape):
+    return laid_out(layout, torch.randn(shape))
+
+
+@pytest.mark.parametrize("layout", [*NATIVE, "sliced pixels", "transposed"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_only_layouts_whose_rows_do_not_line_up_are_copied_and_once(layout, direction):
+    x, h, injector, grad_y = (in_layout(layout, 2, channels, 5, 7) for channels in (3, 4, 6, 3))
+    with Copies() as copies:
+        if direction == "forward":
+            cpu.flow_step(x, torch.eye(3), torch.zeros(3), h, injector, *STEP)
+        else:
+            cpu.flow_step_backward(grad_y, torch.ones(2), x, torch.eye(3), torch.zeros(3), h, injector, *STEP)
+    assert copies.count == (0 if layout in NATIVE else 3 if direction == "forward" else 4)
+
+
+@pytest.mark.parametrize("given", [NCHW, CHANNELS_LAST], ids=str)
+def test_results_and_gradients_keep_the_memory_format(given):
+    x, h, injector = (torch.randn(2, c, 4, 6).to(memory_format=given).requires_grad_() for c in (6, 6, 12))
+    matrix, shift = torch.randn(6, 6), torch.randn(6)
+    calls = {
+        "channel_affine": lambda backend: channel_affine(x, matrix, shift, backend=backend),
+        "affine_coupling": lambda backend: affine_coupling(x, h, backend=backend)[0],
+        "flow_step": lambda backend: flow_step(x, matrix, shift, h, injector, backend=backend)[0],
+        "gaussian_split": lambda backend: gaussian_split(x, injector, backend=backend)[0],
+    }
+    for name, call in calls.items():
+        y, expected = call("cpu"), call("reference")
+        assert y.is_contiguous(memory_format=given), name
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        for leaf in (x, h, injector):
+            leaf.grad = None
+        y.square().sum().backward()
+        gradients = [leaf.grad for leaf in (x, h, injector) if leaf.grad is not None]
+        assert gradients
+        for gradient in gradients:
+            assert gradient.is_contiguous(memory_format=given), name
+
+
+@pytest.mark.parametrize("inner", ["contiguous", "channels_last", "transposed", "expanded"])
+def test_every_tensor_may_have_a_layout_of_its_own(inner):
+    x, h, grad_y = torch.randn(2, 5, 9, 33), torch.randn(2, 4, 9, 33), torch.randn(2, 5, 9, 33)
+    matrix, shift = torch.randn(5, 5), torch.randn(5)
+
+    def run(x, h, grad_y):
+        leaves = [x.detach().requires_grad_(), h.detach().requires_grad_()]
+        y, log_det = flow_step(leaves[0], matrix, shift, leaves[1], backend="cpu")
+        return y, log_det, *torch.autograd.grad([y, log_det], leaves, [grad_y, torch.ones(2)])
+
+    if inner == "expanded":
+        x, h, grad_y = x[:1].repeat(2, 1, 1, 1), h[:1].repeat(2, 1, 1, 1), grad_y[:1].repeat(2, 1, 1, 1)
+    expected = run(x, h, grad_y)
+    for which in range(3):
+        tensors = [laid_out(inner, t) if i == which else t for i, t in enumerate((x, h, grad_y))]
+        torch.testing.assert_close(run(*tensors), expected, rtol=1e-6, atol=1e-6)
+
+
+SHAPES = [(1, 12, 40, 70), (3, 48, 20, 21), (2, 5, 1, 3), (5, 3, 64, 64)]
+
+
+def step_and_gradients(shape, threads, dtype=torch.float32):
+    torch.set_num_threads(threads)
+    batch, channels, height, width = shape
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*size):
+        return torch.randn(size, generator=generator, dtype=dtype).requires_grad_()
+
+    x, matrix, shift = random(*shape), random(channels, channels), random(channels)
+    h, injector = random(batch, 2 * (channels // 2), height, width), random(1, 2 * channels, height, width)
+    leaves = [x, matrix, shift, h, injector]
+    y, log_det = flow_step(*leaves, backend="cpu")
+    return [y, log_det, *torch.autograd.grad(y.sum() + log_det.sum(), leaves)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_state_and_log_det_do_not_depend_on_the_number_of_threads(shape):
+    one, *more = (step_and_gradients(shape, threads) for threads in (1, 2, 3, 5))
+    names = ["y", "log_det", "gradient of x", "of matrix", "of shift", "of coupling", "of injector"]
+    for other in more:
+        for name, expected, actual in zip(names, one, other, strict=True):
+            if name in ("of matrix", "of shift"):
+                # sums over all pixels, which threads share
+                torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+            else:
+                assert torch.equal(actual, expected), name
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_result_is_the_same_in_every_run(shape, threads):
+    first, second = (step_and_gradients(shape, threads) for _ in range(2))
+    for expected, actual in zip(first, second, strict=True):
+        assert torch.equal(actual, expected)
