@@ -41,8 +41,11 @@ sanitize: $(VENV)/.installed-test
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
 		-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/$(SANITIZED)/tree/invflow
 	$(BIN)/cmake --build $(SANITIZED)/cmake
-	cd $(SANITIZED)/tree && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider $(KERNEL_TESTS)
+	cd $(SANITIZED)/tree && export ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" && \
+	for isa in $$($(CURDIR)/$(BIN)/python -c "from invflow import _C; print(*_C.supported_instruction_sets())"); do \
+		INVFLOW_CPU_ISA=$$isa $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider $(KERNEL_TESTS) || exit; \
+	done
 
 clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
