@@ -19,7 +19,11 @@ from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
 from benchmarks.report import plot, table
 
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
-_ALLOCATOR = {"MALLOC_TOP_PAD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
+_ALLOCATOR = {
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1099511627776",
+}
 
 
 def _run(arguments: argparse.Namespace) -> None:

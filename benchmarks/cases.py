@@ -77,7 +77,7 @@ def specs_of(operator: str) -> Iterator[Spec]:
     """The cases of an operator."""
     if operator == "training":
         for steps in STEPS:
-            yield Spec(operator, (16, 12, 80, 80), "forward+backward", steps)
+            yield Spec(operator, (8, 12, 80, 80), "forward+backward", steps)
         return
     for direction in DIRECTIONS:
         for shape in SHAPES:
@@ -254,5 +254,6 @@ def _training(spec: Spec, names: list[str]) -> Case:
     return Case(
         name=spec.name,
         implementations={name: train(flow, name, torch.float32) for name in names},
-        exact=train(copy.deepcopy(flow).double(), "store", torch.float64),
+        # the tests show that both agree in float64, where storing would take twice the memory
+        exact=train(copy.deepcopy(flow).double(), "invert", torch.float64),
     )

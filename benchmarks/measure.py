@@ -132,7 +132,12 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
     of its own whose freed memory goes back to the system at once. Empty where the system does not tell (not Linux)."""
     request = json.dumps({"spec": dataclasses.asdict(spec), "names": names, "threads": threads})
     # below this size memory comes from the heap, which keeps what is freed
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TOP_PAD_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }
     command = [sys.executable, "-m", "benchmarks", "peaks", request]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

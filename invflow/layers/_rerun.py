@@ -103,7 +103,8 @@ class Inverted(torch.autograd.Function):
         latents, saved = saved[: len(grads) - 1], saved[len(grads) - 1 :]
         kept = dict(zip(ctx.kept_at, saved, strict=False))
         parameters = saved[len(kept) :]
-        present = trained_parameters(ctx.flow.stages())
+        stages = ctx.flow.stages()
+        present = trained_parameters(stages)
         if list(map(id, present)) != list(map(id, parameters)):
             raise RuntimeError(
                 "FlowSequential: its parameters are not those of the forward pass, which memory='invert' needs"
@@ -111,12 +112,15 @@ class Inverted(torch.autograd.Function):
         sums: dict[int, Tensor] = {}
         with ctx.autocast():
             leaf_context = None if context is None else (context, ctx.needs_input_grad[2])
-            grad_x = _backward(ctx.flow, latents, list(grads[:-1]), grads[-1], leaf_context, kept, parameters, sums)
+            grad_x = _backward(
+                ctx.flow, stages, latents, list(grads[:-1]), grads[-1], leaf_context, kept, parameters, sums
+            )
         return None, grad_x, sums.get(id(context)), *(sums.get(id(parameter)) for parameter in parameters)
 
 
 def _backward(
     flow: Flow,
+    stages: Sequence[Stage],
     latents: list[Tensor],
     grads: list[Tensor],
     grad_log_det: Tensor,
@@ -131,7 +135,7 @@ def _backward(
     """
     z, grad = latents.pop(), grads.pop()
     trained = set(map(id, parameters))
-    for position, stage in reversed(list(enumerate(flow.stages()))):
+    for position, stage in reversed(list(enumerate(stages))):
         extra = stage.num_latents - 1
         output: Any = z
         output_grads = [grad]

@@ -339,7 +339,8 @@ print(kilobytes("VmHWM") - before)
 def peak(steps, memory):
     """KiB that a training step needs, in a process of its own, whose freed memory goes back to the system at once."""
     command = [sys.executable, "-c", PEAK, str(steps), memory]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = {**os.environ, **malloc}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
