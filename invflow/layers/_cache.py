@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from invflow.ops._common import needs_reference
+from invflow.ops._common import is_watched
 
 __all__ = ["ValueCache", "can_remember"]
 
@@ -17,10 +17,8 @@ T = TypeVar("T")
 
 
 def can_remember(tensors: Sequence[Tensor]) -> bool:
-    """Whether values computed from these tensors may be kept: no transform or compiler looks on, and they have data."""
-    if needs_reference() or torch.compiler.is_compiling():
-        return False
-    return not any(tensor.is_meta or tensor.is_inference() for tensor in tensors)
+    """Whether values computed from these tensors may be kept: nothing looks on, and they have data."""
+    return not is_watched() and not any(tensor.is_meta or tensor.is_inference() for tensor in tensors)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,23 @@ class PendingCoupling(NamedTuple):
         return affine_coupling(x, self.h, self.coupling.form, start=self.coupling.start)
 
 
+class _ChannelAffine:
+    """Actnorm and convolution, or their inverse: matrix, shift, and log |det| of the matrix in float64."""
+
+    def __init__(self, matrix: Tensor, shift: Tensor, log_abs_det: Tensor) -> None:
+        self.matrix, self.shift = matrix, shift
+        self._log_abs_det = log_abs_det
+        self._last: tuple[int, Tensor] | None = None
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Of the map of all pixels of a sample of ``x``: a scalar, remembered for the next call."""
+        pixels = x.shape[2] * x.shape[3]
+        if self._last is None or self._last[0] != pixels:
+            with torch.inference_mode(False):
+                self._last = pixels, (pixels * self._log_abs_det).to(self.matrix.dtype)
+        return self._last[1]
+
+
 class FlowStep(nn.Module):
     r"""A flow step: actnorm, invertible 1x1 convolution and, where given, affine injector and affine coupling, in this
     order (Kingma & Dhariwal, Glow, 2018, figure 2; Lugmayr et al., SRFlow, 2020, figure 3).
@@ -64,7 +81,7 @@ class FlowStep(nn.Module):
         self.conv1x1 = InvertibleConv1x1(channels) if conv1x1 is None else conv1x1
         self.injector = injector
         self.coupling = coupling
-        self._caches: dict[tuple[torch.dtype, bool], ValueCache[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._caches: dict[tuple[torch.dtype, bool], ValueCache[_ChannelAffine]] = {}
         for name, part in (("conv1x1", self.conv1x1), ("injector", injector), ("coupling", coupling)):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
@@ -136,51 +153,50 @@ class FlowStep(nn.Module):
         return self.injector.raw_output(context)
 
     def _affine(self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        matrix, shift, log_abs_det = self._matrix_of(x.dtype, inverse=False)
+        affine = self._affine_map(x.dtype, inverse=False)
         y, log_det = flow_step(
             x,
-            matrix,
-            shift,
+            affine.matrix,
+            affine.shift,
             None if pending is None else pending.h,
             injector,
             coupling_form=None if pending is None else pending.coupling.form,
             injector_form=None if self.injector is None else self.injector.form,
         )
-        return y, log_det + (x.shape[2] * x.shape[3] * log_abs_det).to(log_det.dtype)
+        return y, log_det + affine.log_det(x)
 
     def _inverse_affine(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        matrix, shift, log_abs_det = self._matrix_of(z.dtype, inverse=True)
+        affine = self._affine_map(z.dtype, inverse=True)
         x, log_det = flow_step(
             z,
-            matrix,
-            shift,
+            affine.matrix,
+            affine.shift,
             coupling,
             injector,
             coupling_form=None if self.coupling is None else self.coupling.form,
             injector_form=None if self.injector is None else self.injector.form,
             inverse=True,
         )
-        return x, log_det + (z.shape[2] * z.shape[3] * log_abs_det).to(log_det.dtype)
+        return x, log_det + affine.log_det(z)
 
-    def _matrix_of(self, dtype: torch.dtype, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrix and shift of actnorm and convolution for a state of this dtype, and log |det| of the matrix in
-        float64; remembered where no gradient is asked for."""
+    def _affine_map(self, dtype: torch.dtype, *, inverse: bool) -> _ChannelAffine:
+        """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
         dtype = compute_dtype(dtype)
-        conv = self.conv1x1
-        tensors = [self.actnorm.bias, self.actnorm.log_scale]
+        actnorm, conv = self.actnorm, self.conv1x1
+        tensors = [actnorm.bias, actnorm.log_scale]
         # not parameters(), which takes longer than the kernel for a small state
         tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if trained or not can_remember(tensors):
-            return self._compute_matrix(dtype, inverse)
+            return self._compute_affine_map(dtype, inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: self._compute_matrix(dtype, inverse))
+        return cache(tensors, lambda: self._compute_affine_map(dtype, inverse))
 
-    def _compute_matrix(self, dtype: torch.dtype, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _compute_affine_map(self, dtype: torch.dtype, inverse: bool) -> _ChannelAffine:
         bias, log_scale = self.actnorm.bias.double(), self.actnorm.log_scale.double()
         log_abs_det = log_scale.sum() + self.conv1x1.log_abs_det()
         if inverse:
             matrix = (-log_scale).exp()[:, None] * self.conv1x1.inverse_matrix()
-            return matrix.to(dtype), -bias.to(dtype), -log_abs_det
+            return _ChannelAffine(matrix.to(dtype), -bias.to(dtype), -log_abs_det)
         matrix = self.conv1x1.matrix() * log_scale.exp()
-        return matrix.to(dtype), (matrix @ bias).to(dtype), log_abs_det
+        return _ChannelAffine(matrix.to(dtype), (matrix @ bias).to(dtype), log_abs_det)

@@ -15,6 +15,7 @@ _LIBRARY = torch.library.Library("invflow", "DEF")
 _functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _tracing: Callable[[], Any] = torch._C._get_tracing_state
+_PLAIN = frozenset({Tensor, type(None), str, float, int, bool})
 
 
 def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -50,7 +51,7 @@ def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing():
             return operator(*args)
-        if any(isinstance(arg, Tensor) and type(arg) is not Tensor for arg in args):
+        if not _PLAIN.issuperset(map(type, args)):
             return operator(*args)
         return getattr(KERNELS[args[-1]], name)(*args[:-1])
 
@@ -60,6 +61,11 @@ def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
 def needs_reference() -> bool:
     """Whether a functorch transform or forward-mode differentiation is active, which kernels would silently ignore."""
     return _functorch_active() or forward_ad._current_level >= 0
+
+
+def is_watched() -> bool:
+    """Whether a transform, compiler or dispatch mode looks on, whose tensors must not be remembered."""
+    return needs_reference() or torch.compiler.is_compiling() or _dispatch_modes() > 0
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

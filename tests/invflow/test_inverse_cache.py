@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invflow import FlowSequential, FlowStep, InvertibleConv1x1, InvertibleConv1x1LU, Squeeze
 from invflow.layers import _inverse
@@ -178,3 +179,17 @@ def test_training_goes_on_after_inference_mode() -> None:
     layer(x)[1].sum().backward()
     expected = 4 * torch.linalg.inv(layer.weight.detach().double()).T
     torch.testing.assert_close(layer.weight.grad, expected.float())
+
+
+def test_a_step_first_called_in_inference_mode_or_under_a_fake_mode_can_be_trained():
+    step = FlowStep(4).eval()
+    x = torch.randn(2, 4, 3, 3)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        step(mode.from_tensor(x))
+    with torch.inference_mode():
+        step(x)
+    frozen = step.requires_grad_(False)(x.requires_grad_())
+    (frozen[0].sum() + frozen[1].sum()).backward()
+    trained = step.requires_grad_(True)(x)
+    (trained[0].sum() + trained[1].sum()).backward()
+    torch.testing.assert_close(trained, frozen)
