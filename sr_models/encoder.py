@@ -74,19 +74,24 @@ class RRDBEncoder(nn.Module):
         self.hr_conv = _conv(features, features)
         self.last_conv = _conv(features, 3)
 
-    def forward(self, lr: Tensor, factors: Iterable[int]) -> dict[int, Tensor]:
+    def forward(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Tensor]:
         """Feature maps by factor. Upsampling stages beyond the largest factor are not computed.
+
+        At factor 1/2 the trunk's output is averaged over 2 x 2 pixels, and of the stacked blocks every second pixel of
+        every second row is taken, as in the published networks.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
-            factors: powers of two from 1 to the scale.
+            factors: powers of two from 1/2 to the scale; h and w are even if 1/2 is among them.
 
         Returns:
             factor -> (B, ``context_channels``, factor h, factor w).
         """
         factors = set(factors)
         feature, stacked = self._trunk(lr)
-        maps: dict[int, Tensor] = {}
+        maps: dict[float, Tensor] = {}
+        if 0.5 in factors:
+            maps[0.5] = torch.cat([F.avg_pool2d(feature, 2), *(block[:, :, ::2, ::2] for block in stacked)], 1)
         factor = 1
         while True:
             if factor in factors:

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
 from sr_models.encoder import RRDBEncoder
 
 __all__ = ["Encoding", "SuperResolutionFlow"]
@@ -52,7 +53,9 @@ class SuperResolutionFlow(nn.Module):
     Args:
         scale: enlargement, a power of two.
         encoder: features of the low-resolution image.
-        levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze by 2.
+        levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze.
+        noise_channels: channels of the noise that conditions the model as well; 0: none.
+        noise_levels: for every level, whether the noise conditions it; its context ends with the noise's channels.
 
     Attributes:
         name: of the registered model, set by :func:`sr_models.create`.
@@ -62,27 +65,64 @@ class SuperResolutionFlow(nn.Module):
     name: str
     config: Any
 
-    def __init__(self, scale: int, encoder: RRDBEncoder, levels: Sequence[FlowSequential]) -> None:
+    def __init__(
+        self,
+        scale: int,
+        encoder: RRDBEncoder,
+        levels: Sequence[FlowSequential],
+        *,
+        noise_channels: int = 0,
+        noise_levels: Sequence[bool] = (),
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.encoder = encoder
         self.levels = nn.ModuleList(levels)
+        self.noise_channels = noise_channels
+        self.noise_levels = tuple(noise_levels) or (False,) * len(levels)
 
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
 
-    def contexts(self, lr: Tensor) -> list[Tensor]:
-        """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l)."""
-        factors = [self.scale // 2 ** (position + 1) for position in range(len(self.levels))]
+    def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
+        """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
+        the channels of the noise, if it is given, in the levels that it conditions."""
+        factors, factor = [], float(self.scale)
+        for level in self._levels():
+            factor /= cast(Squeeze, level[0]).factor
+            factors.append(factor)
         maps = self.encoder(lr, factors)
-        return [maps[factor] for factor in factors]
+        contexts = [maps[factor] for factor in factors]
+        if noise is None:
+            return contexts
+        self._check_noise(noise, lr)
+        return [
+            torch.cat([context, self._resized(noise, context)], 1) if noisy else context
+            for context, noisy in zip(contexts, self.noise_levels, strict=True)
+        ]
 
-    def encode(self, hr: Tensor, lr: Tensor) -> Encoding:
+    def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
+        size = context.shape[2:]
+        if noise.shape[2:] == (1, 1):
+            return noise.expand(len(context), self.noise_channels, *size)
+        return F.interpolate(noise, size=size, mode="bicubic")
+
+    def _check_noise(self, noise: Tensor, lr: Tensor) -> None:
+        if not self.noise_channels:
+            raise ValueError(f"noise must be None: {self.name} is not conditioned on noise")
+        batch, height, width = lr.shape[0], lr.shape[2] * self.scale, lr.shape[3] * self.scale
+        allowed = [(batch, 1, 1, 1), (batch, self.noise_channels, height, width)]
+        if tuple(noise.shape) not in allowed:
+            raise ValueError(f"noise must have shape {allowed[0]} or {allowed[1]}, got {tuple(noise.shape)}")
+
+    def encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Encoding:
         """Latents and likelihood of high-resolution images.
 
         Args:
             hr: (B, 3, scale h, scale w) in [0, 1].
             lr: (B, 3, h, w) in [0, 1].
+            noise: what a noise-conditional model is conditioned on: the noise (B, ``noise_channels``, scale h, scale w)
+                that was added to ``hr``, or its standard deviation (B, 1, 1, 1); ``None`` leaves the layers out.
 
         Raises:
             ValueError: shapes that do not fit each other, or a size that the levels cannot halve.
@@ -99,7 +139,7 @@ class SuperResolutionFlow(nn.Module):
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
         x = hr
-        for level, context in zip(self._levels(), self.contexts(lr), strict=True):
+        for level, context in zip(self._levels(), self.contexts(lr, noise), strict=True):
             z, level_log_det = level(x, context)
             log_det = log_det + level_log_det
             *factored, x = z if isinstance(z, list) else [z]
@@ -107,8 +147,9 @@ class SuperResolutionFlow(nn.Module):
         latents.append(x)
         return Encoding(latents, log_det, standard_normal_log_prob(latents), hr[0].numel() if len(hr) else 0)
 
-    def decode(self, latents: Sequence[Tensor], lr: Tensor) -> Tensor:
-        """The image (B, 3, scale h, scale w), unclamped, of the given latents (in encode order).
+    def decode(self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The image (B, 3, scale h, scale w), unclamped, of the given latents (in encode order); ``noise`` as in
+        :meth:`encode`.
 
         Raises:
             ValueError: latents of the wrong number or shape.
@@ -118,7 +159,7 @@ class SuperResolutionFlow(nn.Module):
         expected = [(lr.shape[0], *shape) for shape in shapes]
         if [tuple(latent.shape) for latent in latents] != expected:
             raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
-        return self._decode(latents, self.contexts(lr))
+        return self._decode(latents, self.contexts(lr, noise))
 
     def _decode(self, latents: Sequence[Tensor], contexts: Sequence[Tensor]) -> Tensor:
         *rest, x = latents
@@ -132,12 +173,13 @@ class SuperResolutionFlow(nn.Module):
         """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
         channels, height, width = 3, height * self.scale, width * self.scale
         shapes = []
-        for level in self._levels():
-            channels, height, width = channels * 4, height // 2, width // 2
-            if level.num_latents > 1:
-                factored = round(channels / 2)
-                shapes.append((factored, height, width))
-                channels -= factored
+        for layer in (layer for level in self._levels() for layer in level):
+            if isinstance(layer, Squeeze):
+                factor = layer.factor
+                channels, height, width = channels * factor**2, height // factor, width // factor
+            elif isinstance(layer, Split):
+                shapes.append((layer.factored, height, width))
+                channels -= layer.factored
         return [*shapes, (channels, height, width)]
 
     @torch.no_grad()
@@ -163,7 +205,8 @@ class SuperResolutionFlow(nn.Module):
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
         self._check(lr, "lr")
-        contexts = self.contexts(lr)
+        # published samples are of noise zero
+        contexts = self.contexts(lr, lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None)
         shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
         samples = []
         for index in range(n):

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from sr_models.model import SuperResolutionFlow
 
-__all__ = ["ModelPlugin", "config_of", "create", "get_plugin", "list_models", "register_model"]
+__all__ = ["ModelPlugin", "check_fields", "config_of", "create", "get_plugin", "list_models", "register_model"]
 
 Builder = TypeVar("Builder", bound=Callable[[Any], SuperResolutionFlow])
 
-_BUILTIN = ("sr_models.models.srflow_da",)
+_BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr")
 _plugins: dict[str, ModelPlugin] = {}
 _loaded = False
 
@@ -31,24 +31,33 @@ class ModelPlugin:
     Attributes:
         name: what :func:`create` and the command line call it.
         config: dataclass of everything that determines the architecture; has a field ``scale``.
-        scales: enlargements that it can be built for.
-        presets: preset name -> fields of the config that it sets.
+        presets: preset name -> scale -> fields of the config that it sets.
         build: makes the model from a config.
         summary: one line.
     """
 
     name: str
     config: type
-    scales: tuple[int, ...]
-    presets: Mapping[str, Mapping[str, Any]]
+    presets: Mapping[str, Mapping[int, Mapping[str, Any]]]
     build: Callable[[Any], SuperResolutionFlow]
     summary: str
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Enlargements that it can be built for, with some preset."""
+        return tuple(sorted({scale for preset in self.presets.values() for scale in preset}))
+
 
 def register_model(
-    name: str, *, config: type, scales: tuple[int, ...], presets: Mapping[str, Mapping[str, Any]]
+    name: str, *, config: type, presets: Mapping[str, Mapping[int, Mapping[str, Any]]], summary: str = ""
 ) -> Callable[[Builder], Builder]:
-    """Decorator: register a function that builds a model from a config; its docstring's first line is the summary.
+    """Decorator: register a function that builds a model from a config.
+
+    Args:
+        name: the model's name.
+        config: dataclass of everything that determines the architecture; has a field ``scale``.
+        presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
+        summary: one line; default the first line of the function's docstring.
 
     Raises:
         ValueError: if the name is taken.
@@ -57,11 +66,18 @@ def register_model(
     def decorator(build: Builder) -> Builder:
         if name in _plugins:
             raise ValueError(f"a model named {name!r} is already registered")
-        summary = (build.__doc__ or "").strip().split("\n")[0]
-        _plugins[name] = ModelPlugin(name, config, scales, presets, build, summary)
+        line = summary or (build.__doc__ or "").strip().split("\n")[0]
+        _plugins[name] = ModelPlugin(name, config, presets, build, line)
         return build
 
     return decorator
+
+
+def check_fields(config: Any, *, positive: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless these fields of a config are at least 1, and ``transition_steps`` at least 0."""
+    for name, least in [*((name, 1) for name in positive), ("transition_steps", 0)]:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def _load() -> None:
@@ -107,7 +123,10 @@ def config_of(name: str, *, scale: int = 4, preset: str = "released", **override
     fields = [field.name for field in dataclasses.fields(plugin.config) if field.name != "scale"]
     if unknown := sorted(set(overrides) - set(fields)):
         raise ValueError(f"overrides of {name} must be among {', '.join(fields)}, got {', '.join(unknown)}")
-    return plugin.config(scale=scale, **{**plugin.presets[preset], **overrides})
+    if scale not in plugin.presets[preset]:
+        allowed = ", ".join(map(str, plugin.presets[preset]))
+        raise ValueError(f"scale of {name} with preset {preset!r} must be {allowed}, got {scale}")
+    return plugin.config(scale=scale, **{**plugin.presets[preset][scale], **overrides})
 
 
 def create(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> SuperResolutionFlow:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Split, Squeeze
-from sr_models.coupling_nets import DeepConvNet
+from invflow import FlowSequential, Split, Squeeze
+from sr_models.assembly import conditional_step, transition
+from sr_models.coupling_nets import DeepConvNet, ResidualNet, ResidualUnitNet
 from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
-from sr_models.registry import register_model
+from sr_models.registry import check_fields, register_model
 
 __all__ = ["SRFlowDAConfig", "build_srflow_da"]
 
@@ -19,7 +20,8 @@ class SRFlowDAConfig:
     """Architecture of SRFlow-DA; the defaults are the published one.
 
     Attributes:
-        scale: 4 or 8. There is one level for every halving but the last: 2 or 3.
+        scale: 4 or 8.
+        variant: ``""``; ``"R"``, residual networks; ``"D"``, deeper ones; ``"S"``, a single level with several splits.
         steps: conditional flow steps a level (K).
         transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
         hidden_channels: width of the coupling and injector networks.
@@ -30,6 +32,7 @@ class SRFlowDAConfig:
     """
 
     scale: int = 4
+    variant: str = ""
     steps: int = 6
     transition_steps: int = 2
     hidden_channels: int = 64
@@ -40,34 +43,30 @@ class SRFlowDAConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
-        for name in ("steps", "hidden_channels", "features", "growth", "blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.transition_steps < 0:
-            raise ValueError(f"transition_steps must be at least 0, got {self.transition_steps}")
+        check_fields(self, positive=("steps", "hidden_channels", "features", "growth", "blocks"))
+        if self.variant not in _NETS:
+            raise ValueError(f"variant must be one of {', '.join(map(repr, _NETS))}, got {self.variant!r}")
 
     @property
     def levels(self) -> int:
         """Number of levels (L): the last one works at the low resolution's size."""
-        return self.scale.bit_length() - 1
+        return 1 if self.variant == "S" else self.scale.bit_length() - 1
+
+
+_NETS = {"": DeepConvNet, "R": ResidualNet, "D": ResidualUnitNet, "S": DeepConvNet}
+_SMALL = {
+    "steps": 4,
+    "transition_steps": 1,
+    "hidden_channels": 32,
+    "features": 32,
+    "growth": 16,
+    "blocks": 3,
+    "stacked_blocks": (0, 2),
+}
 
 
 @register_model(
-    "srflow-da",
-    config=SRFlowDAConfig,
-    scales=(4, 8),
-    presets={
-        "released": {},
-        "small": {
-            "steps": 4,
-            "transition_steps": 1,
-            "hidden_channels": 32,
-            "features": 32,
-            "growth": 16,
-            "blocks": 3,
-            "stacked_blocks": (0, 2),
-        },
-    },
+    "srflow-da", config=SRFlowDAConfig, presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}}
 )
 def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
     """SRFlow with fewer levels and steps and deep convolutional couplings (Jo et al., NTIRE 2021)."""
@@ -78,32 +77,47 @@ def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
         blocks=config.blocks,
         stacked_blocks=config.stacked_blocks,
     )
+    build = _one_level if config.variant == "S" else _levels
+    return SuperResolutionFlow(config.scale, encoder, build(config, encoder.context_channels))
+
+
+_VARIANTS = {
+    "R": "SRFlow-DA with a skip connection in every network",
+    "D": "SRFlow-DA with one step a level and networks of 38 convolutions",
+    "S": "SRFlow-DA with one level",
+}
+_STEPS = {"R": {4: 6, 8: 6}, "D": {4: 1, 8: 1}, "S": {4: 12, 8: 18}}
+for _variant, _summary in _VARIANTS.items():
+    _released = {scale: {"variant": _variant, "steps": steps} for scale, steps in _STEPS[_variant].items()}
+    register_model(
+        f"srflow-da-{_variant.lower()}", config=SRFlowDAConfig, presets={"released": _released}, summary=_summary
+    )(build_srflow_da)
+
+
+def _levels(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequential]:
+    """A split after every level but the last."""
     levels, channels = [], 3
     for level in range(config.levels):
         channels *= 4
-        layers = [
-            Squeeze(2),
-            *(FlowStep(channels) for _ in range(config.transition_steps)),
-            *(_conditional_step(channels, encoder.context_channels, config) for _ in range(config.steps)),
-        ]
+        net = _NETS[config.variant]
+        steps = [conditional_step(channels, context_channels, config.hidden_channels, net) for _ in range(config.steps)]
+        layers = [Squeeze(2), *transition(channels, config.transition_steps), *steps]
         if level < config.levels - 1:
             split = Split(channels)
             layers.append(split)
             channels = split.kept
         levels.append(FlowSequential(layers))
-    return SuperResolutionFlow(config.scale, encoder, levels)
+    return levels
 
 
-def _conditional_step(channels: int, context_channels: int, config: SRFlowDAConfig) -> FlowStep:
-    passed = channels // 2
-    injector = AffineInjector(
-        channels,
-        DeepConvNet(context_channels, config.hidden_channels, 2 * channels),
-        context_channels=context_channels,
-    )
-    coupling = AffineCoupling(
-        channels,
-        DeepConvNet(passed + context_channels, config.hidden_channels, 2 * (channels - passed)),
-        context_channels=context_channels,
-    )
-    return FlowStep(channels, injector=injector, coupling=coupling)
+def _one_level(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequential]:
+    """At the low resolution, with a split after the first of every six steps."""
+    channels = 3 * config.scale**2
+    layers = [Squeeze(config.scale), *transition(channels, config.transition_steps)]
+    for step in range(config.steps):
+        layers.append(conditional_step(channels, context_channels, config.hidden_channels, _NETS[config.variant]))
+        if step % 6 == 0:
+            split = Split(channels)
+            layers.append(split)
+            channels = split.kept
+    return [FlowSequential(layers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
+#: More fixtures, too large to be kept with the code, may lie in the folder that this variable names.
+MORE = os.environ.get("INVFLOW_GOLDEN", "")
+
+
+#: What the last convolutions of the networks of full-size fixtures are multiplied by.
+ZERO_CONV_GAIN = 0.25
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Golden:
                 # the last convolution of a network, which has an output scale beside its weight
                 network, _, kind = key.rpartition(".")
                 if kind == "weight" and f"{network}.logs" in shapes:
-                    weights[key] *= self.facts["zero_conv_gain"]
+                    weights[key] *= ZERO_CONV_GAIN
         else:
             weights = self.section("sd/")
         return {**weights, **self.section("sd_override/")}
@@ -58,9 +65,15 @@ class Golden:
 
 def load_golden(name: str) -> Golden:
     """Read a fixture."""
-    with np.load(FOLDER / f"{name}.npz") as file:
+    folder = next(folder for folder in (FOLDER, Path(MORE)) if (folder / f"{name}.npz").is_file())
+    with np.load(folder / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
-    return Golden(arrays, json.loads((FOLDER / f"{name}.json").read_text()))
+    return Golden(arrays, json.loads((folder / f"{name}.json").read_text()))
+
+
+def available(*names: str) -> list[str]:
+    """Those of the fixtures that are here."""
+    return [name for name in names if any((Path(f) / f"{name}.npz").is_file() for f in (FOLDER, MORE))]
 
 
 def procedural_weight(key: str, shape: list[int], seed: int) -> Tensor:
@@ -76,7 +89,7 @@ def procedural_weight(key: str, shape: list[int], seed: int) -> Tensor:
         if re.fullmatch(r"flowUpsamplerNet\.layers\.\d+\.actnorm\.logs", key):
             values = 0.15 + 0.05 * values
         elif key.endswith(".logs"):
-            values = 0.05 * values
+            values = (0.1 if "actnorm" in key else 0.05) * values
         elif key.endswith("bias"):
             values = 0.1 * values
         else:

@@ -1,0 +1,102 @@
+"""SRFlow (Lugmayr et al., SRFlow: Learning the Super-Resolution Space with Normalizing Flow, ECCV 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from invflow import AffineForm, FlowSequential, Split, Squeeze
+from sr_models.assembly import conditional_step, transition
+from sr_models.coupling_nets import ShallowNet
+from sr_models.encoder import RRDBEncoder
+from sr_models.model import SuperResolutionFlow
+from sr_models.registry import check_fields, register_model
+
+__all__ = ["SRFlowConfig", "affine_form", "build_srflow"]
+
+
+@dataclass(frozen=True)
+class SRFlowConfig:
+    """Architecture of SRFlow; the defaults are the released one at 4x.
+
+    Attributes:
+        scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
+        steps: conditional flow steps a level (K).
+        transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
+        hidden_channels: width of the coupling and injector networks.
+        affine: ``"sigmoid"``, the scale of the released code, or ``"exp"``, that of the paper (equations 5 and 6).
+        features: channels of the encoder's trunk.
+        growth: growth channels of the encoder's dense blocks.
+        blocks: RRDB blocks of the encoder.
+        stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+    """
+
+    scale: int = 4
+    steps: int = 16
+    transition_steps: int = 2
+    hidden_channels: int = 64
+    affine: str = "sigmoid"
+    features: int = 64
+    growth: int = 32
+    blocks: int = 23
+    stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
+        check_fields(self, positive=("steps", "hidden_channels", "features", "growth", "blocks"))
+        affine_form(self.affine)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels (L): the last one works at half the low resolution."""
+        return self.scale.bit_length()
+
+
+def affine_form(affine: str) -> AffineForm:
+    """The affine map of couplings and injectors.
+
+    Raises:
+        ValueError: neither ``"sigmoid"`` nor ``"exp"``.
+    """
+    if affine == "sigmoid":
+        return AffineForm()
+    if affine == "exp":
+        return AffineForm("exp", "scale_then_shift")
+    raise ValueError(f"affine must be 'sigmoid' or 'exp', got {affine!r}")
+
+
+_OTHER_BLOCKS = {"stacked_blocks": (1, 3, 5, 7)}
+
+
+@register_model(
+    "srflow",
+    config=SRFlowConfig,
+    presets={
+        "released": {4: {}, 8: _OTHER_BLOCKS},
+        "paper": {4: {"affine": "exp"}, 8: {"affine": "exp", **_OTHER_BLOCKS}},
+        "faces": {8: {"blocks": 8, **_OTHER_BLOCKS}},
+    },
+)
+def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
+    """Flow conditioned on features of the low resolution (Lugmayr et al., ECCV 2020)."""
+    encoder = RRDBEncoder(
+        config.scale,
+        features=config.features,
+        growth=config.growth,
+        blocks=config.blocks,
+        stacked_blocks=config.stacked_blocks,
+    )
+    form = affine_form(config.affine)
+    levels, channels = [], 3
+    for level in range(1, config.levels + 1):
+        channels *= 4
+        steps = [
+            conditional_step(channels, encoder.context_channels, config.hidden_channels, ShallowNet, form)
+            for _ in range(config.steps)
+        ]
+        layers = [Squeeze(2), *transition(channels, config.transition_steps), *steps]
+        if level < config.levels - 1:
+            split = Split(channels)
+            layers.append(split)
+            channels = split.kept
+        levels.append(FlowSequential(layers))
+    return SuperResolutionFlow(config.scale, encoder, levels)
