@@ -19,6 +19,10 @@ FOLDER = Path(__file__).parents[1] / "data" / "golden"
 MORE = os.environ.get("INVFLOW_GOLDEN", "")
 
 
+#: Our float32 error against a float64 result may be twice that of plain PyTorch or of the published float32 run, plus a
+#: few roundings of the largest value, since the order of additions differs.
+FLOAT32_FLOOR = 16 * torch.finfo(torch.float32).eps
+
 #: What the last convolutions of the networks of full-size fixtures are multiplied by.
 ZERO_CONV_GAIN = 0.25
 
@@ -61,6 +65,20 @@ class Golden:
         else:
             weights = self.section("sd/")
         return {**weights, **self.section("sd_override/")}
+
+
+def assert_agree(published: Tensor, runs: dict[str, Tensor], what: str, magnitude: float = 1.0) -> None:
+    """For a result published in float32 only: it, and ours of the ``cpu`` backend, are no further from ours in float64
+    (``exact``) than twice what plain PyTorch in float32 is (``plain``), plus a floor: some roundings of the largest
+    value, or of ``magnitude`` where larger terms cancel."""
+    exact = runs["exact"].double()
+    assert published.shape == exact.shape, what
+    error = {
+        name: (result.double() - exact).abs().max().item()
+        for name, result in (("published", published), ("plain", runs["plain"]), ("cpu", runs["cpu"]))
+    }
+    floor = FLOAT32_FLOOR * max(magnitude, exact.abs().max().item())
+    assert max(error["published"], error["cpu"]) <= 2 * error["plain"] + floor, (what, error)
 
 
 def load_golden(name: str) -> Golden:
