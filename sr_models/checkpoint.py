@@ -9,13 +9,19 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from sr_models.model import SuperResolutionFlow
 from sr_models.registry import create
 
-__all__ = ["load_model", "save_model", "write_bytes", "write_text"]
+__all__ = ["UNUSED", "load_model", "read_file", "save_model", "write_bytes", "write_file", "write_text"]
+
+#: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
+#: give them back.
+UNUSED = "unused."
 
 
 def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None:
@@ -28,19 +34,57 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
     Raises:
         ValueError: another suffix.
     """
-    path = _check_suffix(path)
-    description = {"model": model.name, "config": dataclasses.asdict(model.config)}
-    write_text(path.with_suffix(".json"), json.dumps(description, indent=2))
-    # not safetensors' own save_file, which is not atomic and hides the file from other users
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+    write_file(path, describe_file(model), model.state_dict())
+
+
+def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
+    """What the JSON file says about a model."""
+    return {"model": model.name, "config": dataclasses.asdict(model.config)}
 
 
 def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
-    """Read a model written by :func:`save_model`, in evaluation mode, on the CPU.
+    """Read a model written by :func:`save_model`, in evaluation mode, on the CPU, in the dtype of the file.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
         ValueError: files that cannot be read, or that do not fit each other.
+    """
+    description, tensors = read_file(path)
+    if "encoder" in description:
+        raise ValueError(f"cannot load model {path}: it holds an encoder only")
+    try:
+        model = create_described(description)
+        dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
+        model.to(dtype).load_state_dict({k: tensor for k, tensor in tensors.items() if not k.startswith(UNUSED)})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
+    return model.eval()
+
+
+def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
+    """A fresh model like that of the file whose JSON says this."""
+    fields = dict(description["config"])
+    return create(description["model"], scale=fields.pop("scale"), **fields)
+
+
+def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write tensors and, beside them, the JSON that describes them, both atomically.
+
+    Raises:
+        ValueError: ``path`` does not end in ``.safetensors``.
+    """
+    path = _check_suffix(path)
+    # not safetensors' own save_file, which is not atomic and hides the file from other users
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    write_text(path.with_suffix(".json"), json.dumps(description, indent=2))
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors that :func:`write_file` wrote.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: files that cannot be read.
     """
     path = _check_suffix(path)
     config_path = path.with_suffix(".json")
@@ -48,14 +92,16 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
         if not file.is_file():
             raise FileNotFoundError(f"model file {file} does not exist")
     try:
-        description: dict[str, Any] = json.loads(config_path.read_text())
-        fields = dict(description["config"])
-        model = create(description["model"], scale=fields.pop("scale"), **fields)
-        model.load_state_dict(load_file(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
-        raise ValueError(f"cannot load model {path}: {reason}") from error
-    return model.eval()
+        description = json.loads(config_path.read_text())
+        if not isinstance(description, dict):
+            raise ValueError(f"{config_path.name} does not describe a model")
+        return description, load_file(path)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
@@ -21,6 +21,19 @@ def list_() -> None:
     for plugin in list_models():
         print(f"{plugin.name}: {plugin.summary}")
         print(f"    scales {', '.join(map(str, plugin.scales))}; presets {', '.join(plugin.presets)}")
+
+
+def describe(model: str, scale: int = 4, preset: str = "released") -> None:
+    """Print a model's levels, number of parameters and multiply-adds.
+
+    Args:
+        model: a registered model.
+        scale: enlargement.
+        preset: architecture preset of the model.
+    """
+    import sr_models
+
+    print(sr_models.describe(model, scale=scale, preset=preset))
 
 
 def train(config: TrainingConfig, output: str, accelerator: str, workers: int) -> None:
@@ -102,6 +115,26 @@ def evaluate(
         print(f"wrote {output}")
 
 
+def convert(
+    file: str,
+    output: str,
+    model: str | None = None,
+    scale: int | None = None,
+    blocks: list[int] | None = None,
+    to: Literal["safetensors", "official"] = "safetensors",
+) -> None:
+    """Convert a published checkpoint (.pth of SRFlow, SRFlow-DA, NCSR or their RRDB encoder), or convert one back."""
+    from sr_models.convert import from_official, to_official
+
+    if Path(file).resolve() == Path(output).resolve():
+        raise ValueError(f"output must be another file than {file}")
+    if to == "safetensors":
+        print(from_official(file, output, model=model, scale=scale, blocks=blocks))
+    else:
+        print(to_official(file, output))
+    print(f"wrote {output}")
+
+
 def demo(output: str = "runs/demo", steps: int = 1500, seed: int = 10) -> None:
     """Train a small SRFlow-DA on photographs that come inside Python packages, and write a report with pictures.
 
@@ -128,7 +161,41 @@ def _device(name: str) -> Any:
     return device
 
 
-_FUNCTIONS: dict[str, Callable[..., None]] = {"list": list_, "demo": demo, "sample": sample, "evaluate": evaluate}
+def _train_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    parser.add_class_arguments(TrainingConfig)
+    parser.add_argument("--output", type=str, required=True, help="folder of the run, created if needed")
+    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, gpu, ... (Lightning's)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops")
+
+
+def _convert_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=str, help="the checkpoint: .pth, or .safetensors with .json beside it")
+    parser.add_argument("-o", "--output", type=str, required=True, help="the file to write")
+    parser.add_argument("--model", type=str, help="fail unless the file holds this model")
+    parser.add_argument("--scale", type=int, help="fail unless the file has this scale")
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        nargs="+",
+        help="RRDB blocks that condition the flow, from 0, which the file does not say; default: the preset's",
+    )
+    parser.add_argument(
+        "--to", type=Literal["safetensors", "official"], default="safetensors", help="the kind of file to write"
+    )
+
+
+_FUNCTIONS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "describe": describe,
+    "demo": demo,
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "convert": convert,
+}
+#: Commands whose arguments are not simply those of the function.
+_ARGUMENTS: dict[str, Callable[[ArgumentParser], None]] = {"train": _train_arguments, "convert": _convert_arguments}
 
 
 def _parser() -> ArgumentParser:
@@ -140,15 +207,11 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for name, function in _FUNCTIONS.items():
         subparser = ArgumentParser(description=_first_line(function), exit_on_error=False)
-        subparser.add_function_arguments(function)
+        if name in _ARGUMENTS:
+            _ARGUMENTS[name](subparser)
+        else:
+            subparser.add_function_arguments(function)
         commands.add_subcommand(name, subparser, help=_first_line(function))
-    training = ArgumentParser(description=_first_line(train), exit_on_error=False)
-    training.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
-    training.add_class_arguments(TrainingConfig)
-    training.add_argument("--output", type=str, required=True, help="folder of the run, created if needed")
-    training.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, gpu, ... (Lightning's)")
-    training.add_argument("--workers", type=int, default=0, help="processes that prepare crops")
-    commands.add_subcommand("train", training, help=_first_line(train))
     return parser
 
 

@@ -1,27 +1,42 @@
 """State dicts of the published implementations, translated to and from the names of this library.
 
-The published layout numbers the layers of all levels in one list and stores actnorms as (1, C, 1, 1); its files also
-carry one convolution that is never evaluated (``flowUpsamplerNet.f``), which is dropped.
+The published layout numbers the layers of all levels in one list and stores actnorms as (1, C, 1, 1). Its files also
+carry tensors that are never evaluated: one convolution (``flowUpsamplerNet.f``) and, in NCSR's, the noise networks of
+couplings without noise. They are kept beside the model's own tensors so that a file can be given back as it was.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invflow import ActNorm
+from sr_models.checkpoint import UNUSED
+from sr_models.coupling_nets import ShallowNet
 from sr_models.model import SuperResolutionFlow
 from sr_models.registry import config_of, create
 
-__all__ = ["config_of_options", "from_published", "load_published", "published_name"]
+__all__ = [
+    "check_layout",
+    "config_of_options",
+    "encoder_layout",
+    "from_published",
+    "load_published",
+    "published_layout",
+    "published_name",
+    "to_own",
+    "to_published",
+    "without_module",
+]
 
-_UNUSED = "flowUpsamplerNet.f."
-#: Networks of the noise-conditional layers, which published files hold for every step, used or not.
-_NOISE = ".affine.fAffine_std."
+#: Output channels of the published convolution that is never evaluated, of every model.
+_DEAD_CHANNELS = 96
+#: Channels of the features that condition the flow, the same in every published model.
+_CONTEXT_CHANNELS = 320
 
 # our name -> published name; {n} is a number that the published names count from 1
 _RENAMES: tuple[tuple[str, str], ...] = (
@@ -36,12 +51,17 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 _NETWORKS = {"injector": "fFeatures", "coupling": "fAffine", "noise": "fAffine_std"}
 #: Parts of a network, as suffixes of its name.
 _PARTS = {"layers": "", "first": "1", "body": "2", "last": "3"}
+#: The order of a published layer's parts.
+_ORDER = ("actnorm", "invconv", "conv", "affine.fAffine", "affine.fFeatures", "affine.fAffine_std")
+
+#: Published name -> our name, or ``None`` if we have no such tensor, and published shape.
+Layout = dict[str, tuple[str | None, tuple[int, ...]]]
 
 
-def published_name(model: SuperResolutionFlow, name: str) -> str:
-    """The published name of a parameter of ``model``."""
+def published_name(name: str, layers_before: Iterable[int] = ()) -> str:
+    """The published name of one of our parameters; ``layers_before``: for every level, the layers of those before."""
     if match := re.match(r"levels\.(\d+)\.layers\.(\d+)\.(?:step\.)?", name):
-        before = sum(len(level) for level in model._levels()[: int(match[1])])
+        before = list(layers_before)[int(match[1])]
         name = f"layer.{before + int(match[2])}.{name[match.end() :]}"
     if match := re.match(r"(layer\.\d+)\.(injector|coupling|noise)\.net\.(\w+)\.", name):
         name = f"{match[1]}.affine.{_NETWORKS[match[2]]}{_PARTS[match[3]]}.{name[match.end() :]}"
@@ -54,6 +74,136 @@ def published_name(model: SuperResolutionFlow, name: str) -> str:
     return re.sub(r"\.log_scale$", ".logs", name)
 
 
+def published_layout(model: SuperResolutionFlow) -> Layout:
+    """All tensors of the published file of a model like this one (which may be on the meta device), in its order.
+
+    Raises:
+        ValueError: a model that the published implementations do not have.
+    """
+    known = model.name in _MODELS.values() and getattr(model.config, "affine", "sigmoid") == "sigmoid"
+    if not known or model.encoder.context_channels != _CONTEXT_CHANNELS:
+        raise ValueError(f"the published implementations have no {model.name} like this one")
+    before = [sum(map(len, model._levels()[:level])) for level in range(len(model.levels))]
+    own = {published_name(name, before): (name, tensor) for name, tensor in _parameters(model).items()}
+    layout: Layout = {name: (ours, _published_shape(name, tensor)) for name, (ours, tensor) in own.items()}
+    if model.noise_channels:
+        for name, tensor in _dead_noise_networks(model).items():
+            name = published_name(name, before)
+            layout.setdefault(name, (None, _published_shape(name, tensor)))
+    layout["flowUpsamplerNet.f.0.weight"] = None, (_DEAD_CHANNELS, _CONTEXT_CHANNELS, 3, 3)
+    layout["flowUpsamplerNet.f.0.bias"] = None, (_DEAD_CHANNELS,)
+    return dict(sorted(layout.items(), key=lambda item: _position(item[0])))
+
+
+def encoder_layout(encoder: nn.Module) -> Layout:
+    """All tensors of the published file of an encoder alone, in its order."""
+    return {
+        published_name(f"encoder.{name}").removeprefix("RRDB."): (name, tuple(tensor.shape))
+        for name, tensor in encoder.state_dict().items()
+    }
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(".initialized")}
+
+
+def _published_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    if ".actnorm." in name:
+        return (1, *tensor.shape, 1, 1)
+    return (*tensor.shape, 1, 1) if name.endswith(".logs") else tuple(tensor.shape)
+
+
+def _dead_noise_networks(model: SuperResolutionFlow) -> dict[str, Tensor]:
+    """The noise network that a published file has in every coupling, by the name that ours would have."""
+    found: dict[str, Tensor] = {}
+    for level, layers in enumerate(model._levels()):
+        for index, layer in enumerate(layers):
+            coupling = getattr(layer, "coupling", None)
+            if coupling is None:
+                continue
+            with torch.device("meta"):
+                net = ShallowNet(
+                    coupling.start + model.noise_channels,
+                    model.config.hidden_channels,
+                    2 * (coupling.channels - coupling.start),
+                )
+            found |= {
+                f"levels.{level}.layers.{index}.noise.net.{name}": tensor for name, tensor in _parameters(net).items()
+            }
+    return found
+
+
+def _position(name: str) -> tuple[int, int, int]:
+    """Sorts names like a published file: the encoder, the flow's layers with their parts in order, the dead one."""
+    match = re.match(r"flowUpsamplerNet\.layers\.(\d+)\.(affine\.fAffine_std|affine\.[a-zA-Z]+|\w+)", name)
+    if match is None:
+        return (0, 0, 0) if name.startswith("RRDB.") else (2, 0, 0)
+    return 1, int(match[1]), _ORDER.index(match[2])
+
+
+def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None:
+    """Raise ``ValueError`` unless these are the tensors of the layout; those that we have not may be missing."""
+    problems = []
+    for problem, names in (
+        ("missing", [name for name, (own, _) in layout.items() if own is not None and name not in given]),
+        ("unexpected", [name for name in given if name not in layout]),
+    ):
+        if names:
+            problems.append(f"{problem} {', '.join(names[:5])}{f' and {len(names) - 5} more' if names[5:] else ''}")
+    for name, (_, shape) in layout.items():
+        if name in given and tuple(given[name].shape) != shape:
+            problems.append(f"{name} has shape {tuple(given[name].shape)}, expected {shape}")
+    if problems:
+        raise ValueError(f"{what} does not fit: {'; '.join(problems[:5])}")
+
+
+def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors, from a published state dict: those of ``model``, and under the prefix ``unused.`` the rest.
+
+    As in the published code, an actnorm with a bias other than zero counts as initialised. Tensors are views where
+    possible.
+
+    Args:
+        model: of the same architecture; may be on the meta device.
+        state_dict: published names and tensors.
+
+    Raises:
+        ValueError: naming missing, unexpected or misshapen tensors.
+    """
+    given = without_module(state_dict)
+    layout = published_layout(model)
+    check_layout(given, layout, "the state dict")
+    own = {}
+    for name, (ours, _) in layout.items():
+        if ours is not None:
+            own[ours] = given[name].reshape(model.get_parameter(ours).shape)
+        elif name in given:
+            own[UNUSED + name] = given[name]
+    for prefix, module in model.named_modules():
+        if isinstance(module, ActNorm):
+            own[f"{prefix}.initialized"] = (own[f"{prefix}.bias"] != 0).any()
+    return own
+
+
+def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict, from our tensors: what :func:`to_own` returned. Tensors that are never evaluated are zero
+    where ``tensors`` has none.
+
+    Raises:
+        ValueError: a model that the published implementations do not have.
+    """
+    found = {}
+    for name, (ours, shape) in published_layout(model).items():
+        tensor = tensors.get(UNUSED + name) if ours is None else tensors[ours]
+        found[name] = torch.zeros(shape) if tensor is None else tensor.reshape(shape)
+    return found
+
+
+def without_module(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that data-parallel training leaves in names."""
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+
+
 def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> None:
     """Load a published state dict into a model of the same architecture.
 
@@ -62,30 +212,8 @@ def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor])
     Raises:
         ValueError: naming missing, unexpected or misshapen tensors.
     """
-    given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(".initialized")}
-    names = {name: published_name(model, name) for name in own}
-    problems = []
-    if missing := sorted(set(names.values()) - set(given)):
-        problems.append(f"missing {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    if unexpected := sorted(name for name in set(given) - set(names.values()) if not _is_unused(model, name)):
-        problems.append(f"unexpected {', '.join(unexpected[:5])}{' ...' if len(unexpected) > 5 else ''}")
-    for name, tensor in own.items():
-        other = given.get(names[name])
-        if other is not None and other.numel() != tensor.numel():
-            problems.append(f"{names[name]} has shape {tuple(other.shape)}, expected {tuple(tensor.shape)}")
-    if problems:
-        raise ValueError(f"the state dict does not fit the model: {'; '.join(problems)}")
-    converted = {name: given[names[name]].reshape(tensor.shape) for name, tensor in own.items()}
-    model.load_state_dict(converted, strict=False)
-    for module in model.modules():
-        if isinstance(module, ActNorm) and bool((module.bias != 0).any()):
-            module.mark_initialized()
-
-
-def _is_unused(model: SuperResolutionFlow, name: str) -> bool:
-    """Whether published files hold this tensor although the published network never evaluates it."""
-    return name.startswith(_UNUSED) or (model.noise_channels > 0 and _NOISE in name)
+    own = to_own(model, state_dict)
+    model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
 
 
 #: Published ``model`` option -> our name.

@@ -1,10 +1,8 @@
-"""The uniform interface of models: encode, decode, sample, and the registry that makes them."""
+"""The uniform interface of models: encode, decode, sample."""
 
 from __future__ import annotations
 
 import math
-from importlib.metadata import EntryPoint
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ import torch
 import sr_models
 from invflow import ActNorm
 from invflow.testing import log_det_by_autograd
-from sr_models import registry
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 
@@ -143,49 +140,3 @@ def test_unused_upsampling_stages_are_not_computed() -> None:
         conv.register_forward_hook(lambda *_, index=index: called.append(index))
     model.encode(*pair(model))
     assert called == [0]
-
-
-class TestRegistry:
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (("nonesuch", {}), "model must be one of 'srflow-da', got 'nonesuch'"),
-            (("srflow-da", {"scale": 3}), "scale of srflow-da must be one of 4, 8, got 3"),
-            (("srflow-da", {"preset": "x"}), "preset of srflow-da must be one of 'released', 'small', got 'x'"),
-            (("srflow-da", {"depth": 3}), "overrides of srflow-da must be among steps, .*, got depth"),
-            (("srflow-da", {"steps": 0}), "steps must be at least 1, got 0"),
-            (("srflow-da", {"blocks": 2}), r"stacked_blocks must be in 0..1 for 2 blocks, got \(1, 8, 15, 22\)"),
-        ],
-    )
-    def test_errors(self, arguments: tuple[str, dict], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            sr_models.create(arguments[0], **arguments[1])
-
-    def test_presets_build(self) -> None:
-        for plugin in sr_models.list_models():
-            for preset in plugin.presets:
-                config = registry.config_of(plugin.name, scale=plugin.scales[0], preset=preset)
-                assert config.scale == plugin.scales[0]
-
-    def test_a_name_registers_once(self) -> None:
-        plugin = registry.get_plugin("srflow-da")
-        register = sr_models.register_model("srflow-da", config=plugin.config, scales=(4,), presets={})
-        with pytest.raises(ValueError, match="already registered"):
-            register(plugin.build)
-
-    def test_entry_points_are_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        plugin = registry.get_plugin("srflow-da")
-        entry = SimpleNamespace(
-            load=lambda: sr_models.register_model(
-                "from-a-package", config=plugin.config, scales=(4,), presets={"p": {}}
-            )(plugin.build)
-        )
-
-        def entry_points(*, group: str) -> list[EntryPoint | SimpleNamespace]:
-            return [entry] if group == "sr_models.plugins" else []
-
-        monkeypatch.setattr(registry, "entry_points", entry_points)
-        monkeypatch.setattr(registry, "_loaded", False)
-        monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-        assert "from-a-package" in [plugin.name for plugin in sr_models.list_models()]
-        assert sr_models.create("from-a-package", preset="p", **TINY).name == "from-a-package"

@@ -42,7 +42,7 @@ def simple(name: str) -> str:
 
 def step_name(name: str) -> str:
     """For parts of a flow step."""
-    return published_name(None, f"layer.0.{name}").removeprefix("flowUpsamplerNet.layers.0.")
+    return published_name(f"layer.0.{name}").removeprefix("flowUpsamplerNet.layers.0.")
 
 
 def compare(
@@ -166,7 +166,7 @@ def test_rrdb(srflow: Golden) -> None:
 
 
 def encoder_name(name: str) -> str:
-    return published_name(None, f"encoder.{name}").removeprefix("RRDB.")
+    return published_name(f"encoder.{name}").removeprefix("RRDB.")
 
 
 @pytest.mark.parametrize("scale", [4, 8])
