@@ -1,6 +1,6 @@
 """sr_models: super-resolution flows as plugins, built from invflow layers, with trainers and evaluators."""
 
-from sr_models.describe import describe
+from sr_models.description import describe
 from sr_models.model import Encoding, SuperResolutionFlow
 from sr_models.published import from_published
 from sr_models.registry import create, list_models, register_model
