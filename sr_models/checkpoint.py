@@ -14,10 +14,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
 from sr_models.registry import create
 
-__all__ = ["UNUSED", "load_model", "read_file", "save_model", "write_bytes", "write_file", "write_text"]
+__all__ = [
+    "UNUSED",
+    "create_described",
+    "describe_file",
+    "load_encoder",
+    "load_model",
+    "read_file",
+    "save_model",
+    "write_bytes",
+    "write_file",
+    "write_text",
+]
 
 #: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
 #: give them back.
@@ -59,6 +71,22 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
     return model.eval()
+
+
+def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
+    """Load the weights of an encoder alone, converted from a published one, into that of a model.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: files that cannot be read or hold something else, or an encoder of other sizes.
+    """
+    description, tensors = read_file(path)
+    if "encoder" not in description:
+        raise ValueError(f"cannot load encoder {path}: it does not hold an encoder alone")
+    try:
+        encoder.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"cannot load encoder {path}: {_reason(error)}") from error
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:

@@ -17,6 +17,7 @@ from sr_models.checkpoint import write_text
 from sr_models.images import check_pair, crop_to_multiple, find_images, read_image, to_tensor, to_uint8
 from sr_models.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
 from sr_models.model import SuperResolutionFlow
+from sr_models.noise import clean_condition
 from sr_models.resize import imresize
 
 __all__ = ["Scores", "evaluate_model", "load_pair", "mean_scores", "score_samples", "scores_table", "write_scores"]
@@ -135,7 +136,8 @@ def evaluate_model(
     for path in tqdm(find_images(images), desc="evaluating", unit="image"):
         lr, hr = load_pair(path, model.scale, lr_folder)
         lr_tensor = to_tensor(lr)[None].to(device)
-        nll = model.encode(to_tensor(hr)[None].to(device), lr_tensor).bits_per_dim.item()
+        hr_tensor = to_tensor(hr)[None].to(device)
+        nll = model.encode(hr_tensor, lr_tensor, clean_condition(model, hr_tensor)).bits_per_dim.item()
         batch = model.sample(lr_tensor, samples, temperature=temperature, seed=seed)[0]
         drawn = [to_uint8(sample) for sample in batch]
         results.append(score_samples(path.name, drawn, hr, model.scale, distance, nll))

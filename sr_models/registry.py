@@ -9,13 +9,23 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from sr_models.model import SuperResolutionFlow
+from sr_models.recipe import Recipe
 
-__all__ = ["ModelPlugin", "check_fields", "config_of", "create", "get_plugin", "list_models", "register_model"]
+__all__ = [
+    "ModelPlugin",
+    "check_fields",
+    "config_of",
+    "create",
+    "get_plugin",
+    "list_models",
+    "recipe_of",
+    "register_model",
+]
 
 Builder = TypeVar("Builder", bound=Callable[[Any], SuperResolutionFlow])
 
@@ -34,6 +44,7 @@ class ModelPlugin:
         presets: preset name -> scale -> fields of the config that it sets.
         build: makes the model from a config.
         summary: one line.
+        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
     """
 
     name: str
@@ -41,6 +52,7 @@ class ModelPlugin:
     presets: Mapping[str, Mapping[int, Mapping[str, Any]]]
     build: Callable[[Any], SuperResolutionFlow]
     summary: str
+    recipes: Mapping[str, Mapping[int, Recipe]] = field(default_factory=dict)
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -49,7 +61,12 @@ class ModelPlugin:
 
 
 def register_model(
-    name: str, *, config: type, presets: Mapping[str, Mapping[int, Mapping[str, Any]]], summary: str = ""
+    name: str,
+    *,
+    config: type,
+    presets: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    summary: str = "",
+    recipes: Mapping[str, Mapping[int, Recipe]] | None = None,
 ) -> Callable[[Builder], Builder]:
     """Decorator: register a function that builds a model from a config.
 
@@ -58,6 +75,7 @@ def register_model(
         config: dataclass of everything that determines the architecture; has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
         summary: one line; default the first line of the function's docstring.
+        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
 
     Raises:
         ValueError: if the name is taken.
@@ -67,7 +85,7 @@ def register_model(
         if name in _plugins:
             raise ValueError(f"a model named {name!r} is already registered")
         line = summary or (build.__doc__ or "").strip().split("\n")[0]
-        _plugins[name] = ModelPlugin(name, config, presets, build, line)
+        _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {})
         return build
 
     return decorator
@@ -127,6 +145,16 @@ def config_of(name: str, *, scale: int = 4, preset: str = "released", **override
         allowed = ", ".join(map(str, plugin.presets[preset]))
         raise ValueError(f"scale of {name} with preset {preset!r} must be {allowed}, got {scale}")
     return plugin.config(scale=scale, **{**plugin.presets[preset][scale], **overrides})
+
+
+def recipe_of(name: str, *, scale: int = 4, preset: str = "released") -> Recipe:
+    """How a preset is trained unless the user says otherwise.
+
+    Raises:
+        ValueError: an unknown model, scale or preset; the message lists the known ones.
+    """
+    config_of(name, scale=scale, preset=preset)
+    return get_plugin(name).recipes.get(preset, {}).get(scale, Recipe())
 
 
 def create(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> SuperResolutionFlow:

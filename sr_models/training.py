@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import math
 import os
 import warnings
 from pathlib import Path
@@ -18,16 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sr_models.checkpoint import save_model, write_text
+from sr_models.checkpoint import load_encoder, save_model, write_text
 from sr_models.data import FixedCrops, RandomCrops, StepSampler
 from sr_models.model import SuperResolutionFlow
+from sr_models.noise import NoisyPair, clean_condition, noisy_pair
 from sr_models.registry import config_of, create
 from sr_models.training_config import TrainingConfig
 
 __all__ = ["FlowTraining", "train_model"]
-
-# Dequantisation noise of the SRFlow paper: N(0, (4 / sqrt 3)^2) on the 0..255 scale.
-NOISE_STD = 4 / math.sqrt(3) / 255
 
 
 class FlowTraining(lightning.LightningModule):
@@ -37,24 +33,23 @@ class FlowTraining(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.recipe = config.recipe
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         progress = self.config.flow_progress(self.global_step)
-        self.model.encoder.requires_grad_(progress < 0 or progress >= self.config.encoder_frozen)
+        self.model.encoder.requires_grad_(progress < 0 or progress >= self.recipe.encoder_frozen)
         if self.global_step == self.config.encoder_steps:
             self._initialize_flow(batch)
 
     @torch.no_grad()
     def _initialize_flow(self, batch: dict[str, Tensor]) -> None:
         """Let the actnorms initialise, and score that state: what the flow is before it has learned anything."""
-        self.model.encode(self._with_noise(batch["hr"]), batch["lr"])
+        self.model.encode(*self._noisy(batch["hr"], batch["lr"]))
         loader = self.trainer.val_dataloaders
         if loader is None:
             return
         self.model.eval()
-        scores = [
-            self.model.encode(pairs["hr"].to(self.device), pairs["lr"].to(self.device)).bits_per_dim for pairs in loader
-        ]
+        scores = [self._clean_nll(pairs["hr"].to(self.device), pairs["lr"].to(self.device)) for pairs in loader]
         self.model.train()
         self._write({"val_nll": torch.cat(scores).mean().item()})
 
@@ -65,10 +60,10 @@ class FlowTraining(lightning.LightningModule):
             loss = (self.model.encoder.image(lr) - hr).abs().mean()
             self._record("l1", loss)
             return loss
-        loss = self.model.encode(self._with_noise(hr), lr).bits_per_dim.mean()
+        loss = self.model.encode(*self._noisy(hr, lr)).bits_per_dim.mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the likelihood is not finite at step {step}; lower lr ({self.config.lr}) or set gradient_clip"
+                f"the likelihood is not finite at step {step}; lower lr ({self.recipe.lr}) or set gradient_clip"
             )
         self._record("nll", loss)
         return loss
@@ -83,23 +78,26 @@ class FlowTraining(lightning.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=self.global_step)
 
-    def _with_noise(self, hr: Tensor) -> Tensor:
+    def _noisy(self, hr: Tensor, lr: Tensor) -> NoisyPair:
         # drawn from the step's own stream, so that a resumed run draws what an unbroken one would
         generator = torch.Generator().manual_seed(self.config.seed * 2**32 + self.global_step)
-        return hr + NOISE_STD * torch.randn(hr.shape, generator=generator).to(hr)
+        return noisy_pair(self.model, hr, lr, self.recipe.noise_std, generator)
+
+    def _clean_nll(self, hr: Tensor, lr: Tensor) -> Tensor:
+        return self.model.encode(hr, lr, clean_condition(self.model, hr)).bits_per_dim
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.global_step <= self.config.encoder_steps:
             return  # the flow does not exist yet: its actnorms are not initialised
-        nll = self.model.encode(batch["hr"], batch["lr"]).bits_per_dim
+        nll = self._clean_nll(batch["hr"], batch["lr"])
         self.log("val_nll", nll.mean(), prog_bar=True, batch_size=len(nll))
 
     def configure_optimizers(self) -> Any:
-        config = self.config
+        config, lr = self.config, self.recipe.lr
         optimizer = torch.optim.Adam(
             [
                 {"params": list(self.model.encoder.parameters()), "lr": config.encoder_lr},
-                {"params": list(self.model.levels.parameters()), "lr": config.lr},
+                {"params": list(self.model.levels.parameters()), "lr": lr},
             ]
         )
 
@@ -108,7 +106,7 @@ class FlowTraining(lightning.LightningModule):
             return 0.5 ** sum(progress >= milestone for milestone in (0.5, 0.75, 0.9, 0.95))
 
         def encoder_decay(step: int) -> float:
-            return 1.0 if step < config.encoder_steps else decay(step) * config.lr / config.encoder_lr
+            return 1.0 if step < config.encoder_steps else decay(step) * lr / config.encoder_lr
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [encoder_decay, decay])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -151,13 +149,13 @@ def train_model(
         ValueError: a config that does not fit the data or the model, or another run in the folder.
         FloatingPointError: if the likelihood stops being finite.
     """
-    output = Path(output)
+    output, recipe = Path(output), config.recipe
     config_of(config.model, scale=config.scale, preset=config.preset, **config.overrides)
     data = RandomCrops(
         config.images,
         scale=config.scale,
         crop=config.crop,
-        length=config.steps * config.batch_size,
+        length=recipe.steps * recipe.batch_size,
         seed=config.seed,
     )
     validation = (
@@ -165,6 +163,8 @@ def train_model(
     )
     lightning.seed_everything(config.seed, verbose=False)
     model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
+    if config.encoder is not None:
+        load_encoder(config.encoder, model.encoder)
     _claim(output, config)
 
     module = FlowTraining(model, config)
@@ -172,7 +172,7 @@ def train_model(
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=1,
-        max_steps=config.steps,
+        max_steps=recipe.steps,
         max_epochs=-1,
         logger=TensorBoardLogger(output, name=None, version="logs"),
         callbacks=[
@@ -186,20 +186,20 @@ def train_model(
             *(callbacks or []),
         ],
         gradient_clip_val=config.gradient_clip or None,
-        val_check_interval=min(config.val_every, config.steps) if validation else None,
+        val_check_interval=min(config.val_every, recipe.steps) if validation else None,
         check_val_every_n_epoch=None if validation else 1,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    sampler = StepSampler(config.batch_size, config.steps, lambda: module.global_step)
+    sampler = StepSampler(recipe.batch_size, recipe.steps, lambda: module.global_step)
     with warnings.catch_warnings():
         _quieten_lightning()
         trainer.fit(
             module,
             DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0),
-            DataLoader(validation, batch_size=config.batch_size) if validation else None,
+            DataLoader(validation, batch_size=recipe.batch_size) if validation else None,
             ckpt_path=checkpoint if checkpoint.exists() else None,
             weights_only=True,
         )
@@ -212,7 +212,7 @@ def _claim(output: Path, config: TrainingConfig) -> None:
     """Make the folder this run's own, or raise if another run lives in it."""
     record = output / "training.json"
     # through JSON, so that what is compared is what is stored
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    settings = json.loads(json.dumps(config.settings()))
     if record.exists():
         previous = json.loads(record.read_text())
         differing = [name for name in settings if previous.get(name) != settings[name]]

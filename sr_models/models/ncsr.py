@@ -12,6 +12,7 @@ from sr_models.assembly import conditional_coupling, conditional_injector, condi
 from sr_models.coupling_nets import ShallowNet
 from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
+from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
 
 __all__ = ["NCSRConfig", "NoiseConditionalStep", "build_ncsr"]
@@ -109,6 +110,13 @@ class NoiseConditionalStep(nn.Module):
     "ncsr",
     config=NCSRConfig,
     presets={"released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}}},
+    # no noise but that which it is conditioned on; the released training never freezes the encoder
+    recipes={
+        "released": {
+            4: Recipe(steps=220_000, batch_size=18, encoder_frozen=0.0, noise_std=0.0),
+            8: Recipe(steps=250_000, batch_size=1, encoder_frozen=0.0, noise_std=0.0),
+        }
+    },
 )
 def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
     """SRFlow with noise-conditional layers (Kim and Son, NTIRE 2021)."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from invflow import AffineForm, FlowSequential, Split, Squeeze
 from sr_models.assembly import conditional_step, transition
 from sr_models.coupling_nets import ShallowNet
 from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
+from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
 
 __all__ = ["SRFlowConfig", "affine_form", "build_srflow"]
@@ -65,6 +66,9 @@ def affine_form(affine: str) -> AffineForm:
 
 
 _OTHER_BLOCKS = {"stacked_blocks": (1, 3, 5, 7)}
+# The released training adds no noise and never freezes the encoder, unlike the paper's (sections 4.1 and 5).
+_RELEASED = Recipe(batch_size=16, lr=5e-4, encoder_frozen=0.0, noise_std=0.0)
+_PAPER = Recipe(batch_size=16, lr=5e-4)
 
 
 @register_model(
@@ -74,6 +78,11 @@ _OTHER_BLOCKS = {"stacked_blocks": (1, 3, 5, 7)}
         "released": {4: {}, 8: _OTHER_BLOCKS},
         "paper": {4: {"affine": "exp"}, 8: {"affine": "exp", **_OTHER_BLOCKS}},
         "faces": {8: {"blocks": 8, **_OTHER_BLOCKS}},
+    },
+    recipes={
+        "released": {4: replace(_RELEASED, batch_size=12, lr=2.5e-4), 8: _RELEASED},
+        "paper": {4: _PAPER, 8: _PAPER},
+        "faces": {8: _RELEASED},
     },
 )
 def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:

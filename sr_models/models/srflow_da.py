@@ -10,6 +10,7 @@ from sr_models.assembly import conditional_step, transition
 from sr_models.coupling_nets import DeepConvNet, ResidualNet, ResidualUnitNet
 from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
+from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
 
 __all__ = ["SRFlowDAConfig", "build_srflow_da"]
@@ -65,8 +66,14 @@ _SMALL = {
 }
 
 
+_RECIPES = {"released": {4: Recipe(), 8: Recipe(batch_size=16)}}
+
+
 @register_model(
-    "srflow-da", config=SRFlowDAConfig, presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}}
+    "srflow-da",
+    config=SRFlowDAConfig,
+    presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}},
+    recipes=_RECIPES,
 )
 def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
     """SRFlow with fewer levels and steps and deep convolutional couplings (Jo et al., NTIRE 2021)."""
@@ -90,7 +97,11 @@ _STEPS = {"R": {4: 6, 8: 6}, "D": {4: 1, 8: 1}, "S": {4: 12, 8: 18}}
 for _variant, _summary in _VARIANTS.items():
     _released = {scale: {"variant": _variant, "steps": steps} for scale, steps in _STEPS[_variant].items()}
     register_model(
-        f"srflow-da-{_variant.lower()}", config=SRFlowDAConfig, presets={"released": _released}, summary=_summary
+        f"srflow-da-{_variant.lower()}",
+        config=SRFlowDAConfig,
+        presets={"released": _released},
+        summary=_summary,
+        recipes=_RECIPES,
     )(build_srflow_da)
 
 

@@ -15,7 +15,7 @@ import invflow
 import sr_models
 from invflow import ActNorm
 from sr_models.published import from_published, load_published, published_layout
-from sr_models.training import NOISE_STD
+from sr_models.recipe import PAPER_NOISE_STD
 
 QUANT = 32
 # Relative to the largest value: rounding, and nothing else.
@@ -52,7 +52,7 @@ def inputs_of(golden: Golden, case: str, dtype: torch.dtype) -> tuple[Tensor, Te
     hr, lr = golden["hr"].to(dtype), golden["lr"].to(dtype)
     if case == "deq":
         if "dequant_n" in golden.arrays:
-            return hr + NOISE_STD * golden["dequant_n"].to(dtype), lr, None
+            return hr + PAPER_NOISE_STD * golden["dequant_n"].to(dtype), lr, None
         return hr + (golden["dequant_u"].to(dtype) - 0.5) / QUANT, lr, None
     if case == "train":
         # added in float32, whatever the network computes in

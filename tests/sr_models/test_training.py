@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+import sr_models
 from sr_models.checkpoint import load_model
+from sr_models.convert import from_official
 from sr_models.images import write_image
+from sr_models.published import encoder_layout
+from sr_models.recipe import Recipe
 from sr_models.report import training_curve
 from sr_models.training import FlowTraining, train_model
 from sr_models.training_config import TrainingConfig
@@ -119,7 +125,7 @@ def test_encoder_is_frozen_for_the_first_share_of_the_flow_steps(folder: Path, t
 
 
 def test_learning_rate_halves_at_the_published_milestones() -> None:
-    run = TrainingConfig(model="srflow-da", images=".", steps=1000, lr=2e-4, encoder_steps=0)
+    run = TrainingConfig(model="srflow-da", images=".", steps=1000)
     module = FlowTraining(torch.nn.ModuleDict({"encoder": torch.nn.Linear(1, 1), "levels": torch.nn.Linear(1, 1)}), run)
     schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
     rates = [schedule.base_lrs[1] * schedule.lr_lambdas[1](step) for step in (0, 499, 500, 750, 900, 950)]
@@ -135,9 +141,76 @@ def test_learning_rate_halves_at_the_published_milestones() -> None:
         ({"encoder_steps": 8}, "encoder_steps must be in 0..7 for 8 steps, got 8"),
         ({"encoder_frozen": 1.5}, "encoder_frozen must be in 0..1, got 1.5"),
         ({"seed": -1}, "got -1"),
+        ({"noise_std": math.inf}, "noise_std must be finite and at least 0, got inf"),
+        ({"model": "nonesuch"}, "model must be one of"),
         ({"gradient_clip": -1.0}, "gradient_clip must be finite and at least 0, got -1.0"),
     ],
 )
 def test_config_errors(folder: Path, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(folder, **change)
+
+
+class TestRecipes:
+    @pytest.mark.parametrize(
+        ("model", "scale", "preset", "expected"),
+        [
+            ("srflow", 4, "released", Recipe(200_000, 12, 2.5e-4, 0.0, 0.0)),
+            ("srflow", 8, "released", Recipe(200_000, 16, 5e-4, 0.0, 0.0)),
+            ("srflow", 8, "faces", Recipe(200_000, 16, 5e-4, 0.0, 0.0)),
+            ("srflow", 4, "paper", Recipe(200_000, 16, 5e-4, 0.5, 4 / math.sqrt(3) / 255)),
+            ("srflow-da", 4, "released", Recipe(200_000, 12, 2e-4, 0.5, 4 / math.sqrt(3) / 255)),
+            ("srflow-da-s", 8, "released", Recipe(200_000, 16, 2e-4, 0.5, 4 / math.sqrt(3) / 255)),
+            ("ncsr", 4, "released", Recipe(220_000, 18, 2e-4, 0.0, 0.0)),
+            ("ncsr", 8, "released", Recipe(250_000, 1, 2e-4, 0.0, 0.0)),
+        ],
+    )
+    def test_presets(self, model: str, scale: int, preset: str, expected: Recipe) -> None:
+        assert TrainingConfig(model=model, scale=scale, preset=preset, images=".").recipe == expected
+
+    def test_what_the_user_says_comes_first(self) -> None:
+        run = TrainingConfig(model="srflow", images=".", lr=1e-3, noise_std=0.1, encoder_frozen=0.25)
+        assert run.recipe == Recipe(200_000, 12, 1e-3, 0.25, 0.1)
+        assert run.settings()["batch_size"] == 12
+
+    def test_released_srflow_never_freezes_its_encoder_and_sees_clean_images(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        frozen, seen = [], []
+        encode = sr_models.SuperResolutionFlow.encode
+
+        def watch(model: sr_models.SuperResolutionFlow, hr: Tensor, *rest: Tensor | None) -> sr_models.Encoding:
+            if model.training:
+                frozen.append(not model.encoder.conv_first.weight.requires_grad)
+                seen.append(hr)
+            return encode(model, hr, *rest)
+
+        monkeypatch.setattr(sr_models.SuperResolutionFlow, "encode", watch)
+        train_model(config(folder, model="srflow", steps=4, encoder_steps=0), tmp_path, accelerator="cpu")
+        assert frozen == [False] * 5  # the actnorms' initialisation, and four steps
+        assert all(torch.equal(hr, (hr * 255).round() / 255) for hr in seen)
+
+    def test_noise_conditional_training(self, folder: Path, tmp_path: Path) -> None:
+        tiny = {**TINY, "noise_steps": [0, 1, 1]}
+        path = train_model(
+            config(folder, model="ncsr", overrides=tiny, steps=4, encoder_steps=1), tmp_path, accelerator="cpu"
+        )
+        curve = training_curve(tmp_path / "logs")
+        assert all(math.isfinite(value) for _, value in curve.val_nll)
+        # noise networks have moved away from their initial zeros
+        model = load_model(path)
+        assert model.levels[1].layers[-1].noise.net.layers[-1].weight.any()
+
+    def test_pretrained_encoder(self, folder: Path, tmp_path: Path) -> None:
+        encoder = sr_models.create("srflow-da", **TINY).encoder
+        state_dict = {name: encoder.state_dict()[own] for name, (own, _) in encoder_layout(encoder).items()}
+        torch.save(state_dict, tmp_path / "rrdb.pth")
+        from_official(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
+        frozen = {"encoder": str(tmp_path / "rrdb.safetensors"), "encoder_steps": 0, "encoder_frozen": 1.0, "steps": 2}
+        trained = load_model(train_model(config(folder, **frozen), tmp_path / "run", accelerator="cpu")).encoder
+        for name, tensor in encoder.state_dict().items():
+            assert torch.equal(trained.state_dict()[name], tensor), name
+        other = config(folder, **frozen, overrides={**TINY, "features": 6})
+        with pytest.raises(ValueError, match=r"cannot load encoder .*rrdb.safetensors: size mismatch"):
+            train_model(other, tmp_path / "other", accelerator="cpu")
+        assert not (tmp_path / "other").exists()
