@@ -1,9 +1,14 @@
 """The networks inside couplings and injectors.
 
-Each is called ``net(x)`` or, inside a conditional coupling, ``net(x, context)`` on the concatenated channels.
+Each is called ``net(x)`` or, inside a conditional coupling, ``net(x, context)`` on the concatenated channels. It is a
+convolution, ``net.first_conv``, and everything after it, ``net.rest``: what the context contributes to the first
+convolution does not depend on the state (see :mod:`sr_models.sharing`).
 """
 
 from __future__ import annotations
+
+import itertools
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +37,16 @@ class ConvActNorm(nn.Conv2d):
         if self.actnorm.initializes_from(x):
             with torch.no_grad():
                 self.actnorm.initialize(super().forward(x))
-        # scales the few weights instead of the many results
+        return self._conv_forward(x, *self.folded())
+
+    def waits(self) -> bool:
+        """Whether the next batch will initialise the actnorm."""
+        return self.actnorm.initializes_from(self.weight)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that this is: scales the few weights instead of the many results."""
         scale = self.actnorm.log_scale.exp()
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], self.actnorm.bias * scale)
+        return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
 
 
 class ShallowNet(nn.Module):
@@ -51,14 +63,23 @@ class ShallowNet(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             ConvActNorm(in_channels, hidden_channels, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvActNorm(hidden_channels, hidden_channels, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ZeroConv2d(hidden_channels, out_channels),
         )
 
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """Sees x and the context."""
+        return cast(nn.Conv2d, self.layers[0])
+
+    def rest(self, h: Tensor) -> Tensor:
+        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
+        return _after_first(self.layers, h)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_joined(x, context))
+        return self.rest(self.first_conv(_joined(x, context)))
 
 
 class DeepConvNet(nn.Module):
@@ -78,8 +99,17 @@ class DeepConvNet(nn.Module):
             *_conv_and_relu(in_channels, hidden_channels), *hidden, ZeroConv2d(hidden_channels, out_channels)
         )
 
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """Sees x and the context."""
+        return cast(nn.Conv2d, self.layers[0])
+
+    def rest(self, h: Tensor) -> Tensor:
+        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
+        return _after_first(self.layers, h)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_joined(x, context))
+        return self.rest(self.first_conv(_joined(x, context)))
 
 
 class ResidualNet(nn.Module):
@@ -99,9 +129,18 @@ class ResidualNet(nn.Module):
         )
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(_joined(x, context))
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """Sees x and the context."""
+        return cast(nn.Conv2d, self.first[0])
+
+    def rest(self, h: Tensor) -> Tensor:
+        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
+        h = _after_first(self.first, h)
         return self.last(self.body(h) + h)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.rest(self.first_conv(_joined(x, context)))
 
 
 class ResidualUnitNet(nn.Module):
@@ -120,8 +159,17 @@ class ResidualUnitNet(nn.Module):
         self.body = nn.Sequential(*(_ResidualUnit(hidden_channels) for _ in range(units)))
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """Sees x and the context."""
+        return cast(nn.Conv2d, self.first[0])
+
+    def rest(self, h: Tensor) -> Tensor:
+        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
+        return self.last(self.body(_after_first(self.first, h)))
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.last(self.body(self.first(_joined(x, context))))
+        return self.rest(self.first_conv(_joined(x, context)))
 
 
 class _ResidualUnit(nn.Sequential):
@@ -130,6 +178,12 @@ class _ResidualUnit(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
+
+
+def _after_first(layers: nn.Sequential, h: Tensor) -> Tensor:
+    for layer in itertools.islice(layers, 1, None):
+        h = layer(h)
+    return h
 
 
 def _joined(x: Tensor, context: Tensor | None) -> Tensor:
@@ -141,4 +195,4 @@ def _conv_and_relu(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.ReLU]:
     assert conv.bias is not None
     nn.init.normal_(conv.weight, std=0.05)
     nn.init.zeros_(conv.bias)
-    return conv, nn.ReLU()
+    return conv, nn.ReLU(inplace=True)

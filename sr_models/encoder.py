@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["RRDBEncoder"]
+__all__ = ["Features", "RRDBEncoder"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What conditions one level of a flow, before it is enlarged to the level's resolution.
+
+    Attributes:
+        own: (B, F, H, W), at the level's resolution.
+        stacked: (B, S, H / repeat, W / repeat); its enlargement follows the channels of ``own``. ``None``: nothing.
+        repeat: how often a pixel of ``stacked`` is repeated in both directions, at least 2.
+    """
+
+    own: Tensor
+    stacked: Tensor | None = None
+    repeat: int = 2
+
+    @property
+    def channels(self) -> int:
+        """Of both together."""
+        return self.own.shape[1] + (0 if self.stacked is None else self.stacked.shape[1])
+
+    def joined(self) -> Tensor:
+        """(B, F + S, H, W), both parts at the level's resolution."""
+        if self.stacked is None:
+            return self.own
+        return torch.cat([self.own, F.interpolate(self.stacked, scale_factor=self.repeat)], 1)
 
 
 class DenseBlock(nn.Module):
@@ -75,7 +102,11 @@ class RRDBEncoder(nn.Module):
         self.last_conv = _conv(features, 3)
 
     def forward(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Tensor]:
-        """Feature maps by factor. Upsampling stages beyond the largest factor are not computed.
+        """Feature maps by factor, (B, ``context_channels``, factor h, factor w); arguments as in :meth:`features`."""
+        return {factor: features.joined() for factor, features in self.features(lr, factors).items()}
+
+    def features(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Features]:
+        """Features by factor. Upsampling stages beyond the largest factor are not computed.
 
         At factor 1/2 the trunk's output is averaged over 2 x 2 pixels, and of the stacked blocks every second pixel of
         every second row is taken, as in the published networks.
@@ -83,22 +114,23 @@ class RRDBEncoder(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1].
             factors: powers of two from 1/2 to the scale; h and w are even if 1/2 is among them.
-
-        Returns:
-            factor -> (B, ``context_channels``, factor h, factor w).
         """
         factors = set(factors)
-        feature, stacked = self._trunk(lr)
-        maps: dict[float, Tensor] = {}
+        feature, blocks = self._trunk(lr)
+        stacked = torch.cat(blocks, 1) if blocks else None
+        found: dict[float, Features] = {}
         if 0.5 in factors:
-            maps[0.5] = torch.cat([F.avg_pool2d(feature, 2), *(block[:, :, ::2, ::2] for block in stacked)], 1)
+            found[0.5] = Features(
+                torch.cat([F.avg_pool2d(feature, 2), *(block[:, :, ::2, ::2] for block in blocks)], 1)
+            )
+        parts = [feature, *blocks]
         factor = 1
         while True:
             if factor in factors:
-                enlarged = [F.interpolate(block, scale_factor=factor) if factor > 1 else block for block in stacked]
-                maps[factor] = torch.cat([feature, *enlarged], 1)
+                enlarged = factor > 1
+                found[factor] = Features(feature, stacked, factor) if enlarged else Features(torch.cat(parts, 1))
             if factor >= max(factors):
-                return maps
+                return found
             feature = self._upsample(feature, factor)
             factor *= 2
 

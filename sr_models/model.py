@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
+from sr_models.decoding import decode_levels
 from sr_models.encoder import RRDBEncoder
+from sr_models.sharing import LevelContext
 
 __all__ = ["Encoding", "SuperResolutionFlow"]
 
@@ -87,18 +89,20 @@ class SuperResolutionFlow(nn.Module):
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
         the channels of the noise, if it is given, in the levels that it conditions."""
+        return [context.joined() for context in self.level_contexts(lr, noise)]
+
+    def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
+        """The same before features are enlarged and joined."""
         factors, factor = [], float(self.scale)
         for level in self._levels():
             factor /= cast(Squeeze, level[0]).factor
             factors.append(factor)
-        maps = self.encoder(lr, factors)
-        contexts = [maps[factor] for factor in factors]
-        if noise is None:
-            return contexts
-        self._check_noise(noise, lr)
+        if noise is not None:
+            self._check_noise(noise, lr)
+        maps = self.encoder.features(lr, factors)
         return [
-            torch.cat([context, self._resized(noise, context)], 1) if noisy else context
-            for context, noisy in zip(contexts, self.noise_levels, strict=True)
+            LevelContext(maps[factor], None if noise is None or not noisy else self._resized(noise, maps[factor].own))
+            for factor, noisy in zip(factors, self.noise_levels, strict=True)
         ]
 
     def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
@@ -159,15 +163,13 @@ class SuperResolutionFlow(nn.Module):
         expected = [(lr.shape[0], *shape) for shape in shapes]
         if [tuple(latent.shape) for latent in latents] != expected:
             raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
-        return self._decode(latents, self.contexts(lr, noise))
+        return self._decode(latents, lr, noise)
 
-    def _decode(self, latents: Sequence[Tensor], contexts: Sequence[Tensor]) -> Tensor:
-        *rest, x = latents
-        for level, context in zip(reversed(self._levels()), reversed(contexts), strict=True):
-            extra = level.num_latents - 1
-            rest, factored = rest[: len(rest) - extra], rest[len(rest) - extra :]
-            x, _ = level.inverse([*factored, x], context)
-        return x
+    def _decode(self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None) -> Tensor:
+        """For latents (B M, ...) of M successive samples of each of the B images."""
+        if lr.device.type == "cpu":
+            lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
+        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise))
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
@@ -205,19 +207,18 @@ class SuperResolutionFlow(nn.Module):
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
         self._check(lr, "lr")
-        # published samples are of noise zero
-        contexts = self.contexts(lr, lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None)
         shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
-        samples = []
-        for index in range(n):
-            # one stream a sample; its number is mixed into the seed by arithmetic that never collides
-            generator = torch.Generator().manual_seed(seed * 2**20 + index)
-            latents = [
-                (temperature * torch.randn(shape, generator=generator)).to(lr).expand(len(lr), *shape)
-                for shape in shapes
-            ]
-            samples.append(self._decode(latents, contexts).clamp(0, 1))
-        return torch.stack(samples, 1)
+        # one stream a sample; its number is mixed into the seed by arithmetic that never collides
+        generators = [torch.Generator().manual_seed(seed * 2**20 + index) for index in range(n)]
+        latents = [
+            torch.stack([(temperature * torch.randn(shape, generator=generator)).to(lr) for generator in generators])
+            .expand(len(lr), n, *shape)
+            .flatten(0, 1)
+            for shape in shapes
+        ]
+        # published samples are of noise zero
+        noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
+        return self._decode(latents, lr, noise).clamp_(0, 1).unflatten(0, (len(lr), n))
 
     def _check(self, image: Tensor, name: str) -> None:
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:

@@ -127,7 +127,29 @@ class FlowStep(nn.Module):
         if self.coupling is not None:
             check_context(self.coupling, z, context, self.coupling.context_channels)
             h = self.coupling.raw_output(z[:, : self.coupling.start], context)
-        return self._inverse_affine(z, h, self._injector_output(z, context))
+        return self.inverse_given(z, h, self._injector_output(z, context))
+
+    def inverse_given(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``inverse`` for networks that have already been evaluated.
+
+        Args:
+            z: (B, C, H, W).
+            coupling: output of the coupling's network; ``None`` leaves the coupling out.
+            injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
+                divisor of B.
+        """
+        affine = self._affine_map(z.dtype, inverse=True)
+        x, log_det = flow_step(
+            z,
+            affine.matrix,
+            affine.shift,
+            coupling,
+            injector,
+            coupling_form=None if self.coupling is None else self.coupling.form,
+            injector_form=None if self.injector is None else self.injector.form,
+            inverse=True,
+        )
+        return x, log_det + affine.log_det(z)
 
     def stages(self) -> list[Stage]:
         """What :class:`FlowSequential` reconstructs at once: everything up to the coupling, and the coupling."""
@@ -141,7 +163,7 @@ class FlowStep(nn.Module):
     def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
         with torch.enable_grad():
             injector = self._injector_output(z, context)
-        x, _ = self._inverse_affine(z, None, None if injector is None else injector.detach())
+        x, _ = self.inverse_given(z, None, None if injector is None else injector.detach())
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             return Rerun(x, [leaf], *self._affine(leaf, None, injector))
@@ -164,20 +186,6 @@ class FlowStep(nn.Module):
             injector_form=None if self.injector is None else self.injector.form,
         )
         return y, log_det + affine.log_det(x)
-
-    def _inverse_affine(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        affine = self._affine_map(z.dtype, inverse=True)
-        x, log_det = flow_step(
-            z,
-            affine.matrix,
-            affine.shift,
-            coupling,
-            injector,
-            coupling_form=None if self.coupling is None else self.coupling.form,
-            injector_form=None if self.injector is None else self.injector.form,
-            inverse=True,
-        )
-        return x, log_det + affine.log_det(z)
 
     def _affine_map(self, dtype: torch.dtype, *, inverse: bool) -> _ChannelAffine:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
