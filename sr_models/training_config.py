@@ -14,7 +14,7 @@ __all__ = ["TrainingConfig"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a training run. What is ``None`` is as the preset's recipe says.
+    """Everything that determines a training run; what is not given is as the preset is trained.
 
     Attributes:
         model: a registered model.
