@@ -21,7 +21,7 @@ from invflow.layers import InvertibleLayer
 from sr_models.coupling_nets import ConvActNorm
 from sr_models.encoder import Features
 
-__all__ = ["ConditionedNet", "LevelContext", "SplitNet", "conditioned_inverse", "features_conv"]
+__all__ = ["ConditionedInverse", "ConditionedNet", "LevelContext", "SplitNet", "conditioned_inverse", "features_conv"]
 
 #: ``inverse(z, images)``: a layer's inverse for states of these images, which it was conditioned on, equally many each.
 ConditionedInverse = Callable[[Any, slice], Tensor]

@@ -14,6 +14,7 @@ from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
 from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
+from sr_models.sharing import ConditionedInverse, LevelContext, conditioned_inverse
 
 __all__ = ["NCSRConfig", "NoiseConditionalStep", "build_ncsr"]
 
@@ -100,6 +101,21 @@ class NoiseConditionalStep(nn.Module):
             log_det = log_det + part
         x, part = self.step.inverse(z, features)
         return x, log_det + part
+
+    def conditioned_inverse(self, context: LevelContext) -> ConditionedInverse:
+        """``inverse`` for the samples of some images (see :mod:`sr_models.sharing`)."""
+        features = LevelContext(context.features)
+        coupling = conditioned_inverse(self.coupling, features)
+        noise = None if self.noise is None or context.noise is None else (self.noise, context.noise)
+        step = conditioned_inverse(self.step, features)
+
+        def inverse(z: Tensor, images: slice) -> Tensor:
+            z = coupling(z, images)
+            if noise is not None:
+                z, _ = noise[0].inverse(z, noise[1][images])
+            return step(z, images)
+
+        return inverse
 
     def _parts(self, context: Tensor) -> tuple[Tensor, Tensor]:
         count = self.coupling.context_channels
