@@ -67,9 +67,13 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
     try:
         model = create_described(description)
         dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
-        model.to(dtype).load_state_dict({k: tensor for k, tensor in tensors.items() if not k.startswith(UNUSED)})
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
+        model.to(dtype).load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"cannot load model {path}: {name} holds values that are not finite")
     return model.eval()
 
 
@@ -150,5 +154,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 def _check_suffix(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"a model file must end in .safetensors, got {path}")
+        hint = "; sr-models convert makes one of a published .pth" if path.suffix == ".pth" else ""
+        raise ValueError(f"a model file must end in .safetensors, got {path}{hint}")
     return path

@@ -64,8 +64,9 @@ def sample(
 
     model = load_model(checkpoint).to(_device(device))
     paths = find_images(images)
+    like = next(model.parameters())
     for path in tqdm(paths, desc="sampling", unit="image"):
-        lr = to_tensor(read_image(path))[None].to(device)
+        lr = to_tensor(read_image(path))[None].to(like)
         images_of_path = model.sample(lr, n, temperature=temperature, seed=seed)[0]
         Path(output).mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images_of_path):

@@ -131,12 +131,12 @@ def evaluate_model(
     """
     distance = best_available_distance()[1] if distance is None else distance
     lr_folder = None if lr_images is None else Path(lr_images)
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     results = []
     for path in tqdm(find_images(images), desc="evaluating", unit="image"):
         lr, hr = load_pair(path, model.scale, lr_folder)
-        lr_tensor = to_tensor(lr)[None].to(device)
-        hr_tensor = to_tensor(hr)[None].to(device)
+        lr_tensor = to_tensor(lr)[None].to(like)
+        hr_tensor = to_tensor(hr)[None].to(like)
         nll = model.encode(hr_tensor, lr_tensor, clean_condition(model, hr_tensor)).bits_per_dim.item()
         batch = model.sample(lr_tensor, samples, temperature=temperature, seed=seed)[0]
         drawn = [to_uint8(sample) for sample in batch]

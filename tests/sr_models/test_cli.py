@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from sr_models.checkpoint import load_model, read_file, save_model, write_file
 from sr_models.cli import main
 from sr_models.images import read_image, write_image
 from sr_models.resize import imresize
@@ -60,6 +62,25 @@ def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "scores.csv").read_text().count("\n") == 3
 
 
+def test_grey_images_and_models_in_double_precision(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "grey").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "grey" / "a.png")
+    save_model(load_model(run / "model.safetensors").double(), tmp_path / "double.safetensors")
+    for checkpoint in (run / "model.safetensors", tmp_path / "double.safetensors"):
+        out = tmp_path / checkpoint.stem
+        arguments = ["sample", "--checkpoint", str(checkpoint), "--images", str(tmp_path / "grey"), "--n", "1"]
+        assert main([*arguments, "--output", str(out)]) == 0
+        assert read_image(out / "a_sample000.png").shape == (24, 32, 3)
+    first, second = (read_image(tmp_path / name / "a_sample000.png").astype(int) for name in ("model", "double"))
+    assert np.abs(first - second).max() <= 1
+
+
+def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--model", "srflow", "--scale", "8", "--preset", "faces"]) == 0
+    assert "encoder 5,943,555, flow 33,810,400, total 39,753,955" in capsys.readouterr().out
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "srflow-da: " in capsys.readouterr().out
@@ -105,7 +126,7 @@ class TestMistakes:
                 "steps must be at least 1",
             ),
             ("sample --checkpoint {out}.safetensors --images {images} --output {out}", "does not exist"),
-            ("sample --checkpoint {out}.pth --images {images} --output {out}", "must end in .safetensors"),
+            ("sample --checkpoint {out}.pth --images {images} --output {out}", "sr-models convert makes one"),
             ("sample --checkpoint {model} --images {empty} --output {out}", "holds no image"),
             ("sample --checkpoint {model} --images {images} --output {out} --n 0", "n must be at least 1, got 0"),
             ("sample --checkpoint {model} --images {images} --output {out} --temperature -1", "temperature must be"),
@@ -115,6 +136,20 @@ class TestMistakes:
             ),
             ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "times lr"),
             ("evaluate --checkpoint {model} --images {images} --output {out}/none/x.csv", "does not exist"),
+            ("sample --checkpoint {model} --images {deep} --output {out}", "8 bits a channel, got Pillow mode 'I;16'"),
+            ("sample --checkpoint {model} --images {nan} --output {out}", "8 bits a channel, got Pillow mode 'F'"),
+            ("sample --checkpoint {model} --images {images} --output {out} --temperature nan", "nan"),
+            ("sample --checkpoint {other} --images {images} --output {out}", "size mismatch"),
+            (
+                "sample --checkpoint {diverged} --images {images} --output {out}",
+                "encoder.conv_first.bias holds values that are not finite",
+            ),
+            ("sample --checkpoint {encoder} --images {images} --output {out}", "it holds an encoder only"),
+            (
+                "train --model srflow-da --encoder {model} --images {images} --crop 16 --output {out}",
+                "not hold an encoder",
+            ),
+            ("describe --model srflow --preset faces", "scale of srflow with preset 'faces' must be 8, got 4"),
             ("demo --steps 3 --output {out}", "steps must be at least 10, got 3"),
         ],
     )
@@ -124,10 +159,28 @@ class TestMistakes:
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+        for name, pixels in (("deep", np.zeros((8, 8), np.uint16)), ("nan", np.full((8, 8), np.nan, np.float32))):
+            (tmp_path / name).mkdir()
+            Image.fromarray(pixels).save(tmp_path / name / "x.tif")
+        # a checkpoint beside the description of another model, and one of an encoder alone
+        other = tmp_path / "other.safetensors"
+        other.write_bytes((run / "model.safetensors").read_bytes())
+        other.with_suffix(".json").write_text(
+            (run / "model.json").read_text().replace('"hidden_channels": 4', '"hidden_channels": 8')
+        )
+        write_file(tmp_path / "encoder.safetensors", {"encoder": {}}, {})
+        description, tensors = read_file(run / "model.safetensors")
+        tensors["encoder.conv_first.bias"][1] = np.nan
+        write_file(tmp_path / "diverged.safetensors", description, tensors)
         out = tmp_path / "out"
         filled = arguments.format(
             images=folder,
             out=out,
+            deep=tmp_path / "deep",
+            nan=tmp_path / "nan",
+            other=other,
+            diverged=tmp_path / "diverged.safetensors",
+            encoder=tmp_path / "encoder.safetensors",
             empty=tmp_path / "empty",
             broken=tmp_path / "broken",
             model=run / "model.safetensors",
@@ -142,6 +195,6 @@ def test_help_is_quick_and_complete() -> None:
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0
-    for command in ("list", "demo", "sample", "evaluate", "train"):
+    for command in ("list", "describe", "demo", "train", "sample", "evaluate", "convert"):
         assert f"    {command} " in result.stdout
     assert "lightning" not in result.stderr
