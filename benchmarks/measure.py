@@ -1,4 +1,4 @@
-"""Timing: implementations interleaved in one run, and the two speeds of the machine that bound them."""
+"""Timing: implementations, and what bounds them, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,10 @@ import torch
 
 from benchmarks.cases import Case, Spec, build
 
-__all__ = ["Machine", "Measurement", "machine_speeds", "measure", "peak_memory", "peaks_of"]
+__all__ = ["Measurement", "measure", "peak_memory", "peaks_of"]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What this machine reaches with this number of threads.
-
-    Attributes:
-        copy_bytes_per_second: bytes read and bytes written, added.
-        sgemm_flops_per_second: of a 1024 x 1024 float32 product.
-    """
-
-    copy_bytes_per_second: float
-    sgemm_flops_per_second: float
+_COPY, _SGEMM = "machine: copy", "machine: sgemm"
 
 
 @dataclass(frozen=True)
@@ -44,10 +34,10 @@ class Measurement:
         threads: of torch.
         median, low, high: seconds; low and high are the quartiles.
         bytes_per_second: of the case's least traffic.
-        share_of_copy: that, in relation to the machine's copying.
+        share_of_copy: that, in relation to copying as many bytes.
         flops_per_second: of the case's matrix product.
-        share_of_sgemm: that, in relation to the machine's matrix product.
-        share_of_roof: least time that the machine's speeds allow, divided by the median.
+        share_of_sgemm: that, in relation to a product of two matrices of 1024 x 1024.
+        share_of_roof: least time that these two speeds allow, divided by the median.
         peak_bytes: largest memory that a call had in use beyond its inputs.
         error: largest absolute difference to float64, relative to the largest result.
     """
@@ -67,20 +57,11 @@ class Measurement:
     error: float
 
 
-def machine_speeds(traffic: int) -> Machine:
-    """Measure the machine, copying as much memory as the case moves, so that a case that fits a cache is compared with
-    that cache's speed."""
-    source = torch.zeros(max(traffic // 8, 1024))
-    target = torch.empty_like(source)
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    product = torch.empty_like(a)
-    copy = _median_seconds(lambda: target.copy_(source), 15)
-    multiply = _median_seconds(lambda: torch.mm(a, b, out=product), 7)
-    return Machine(8 * source.numel() / copy, 2 * 1024**3 / multiply)
-
-
 def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> list[Measurement]:
     """Time every implementation ``rounds`` times, in turn, after two calls that do not count.
+
+    Copying as much memory as the case moves is timed in the same rounds, and so finds the caches as the implementations
+    find them; a matrix product, which would empty them for everybody, afterwards.
 
     Args:
         case: what to time.
@@ -95,14 +76,13 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
         errors[name] = max(
             ((actual - truth).abs().max() / truth.abs().max().clamp(min=1e-30)).item() for actual, truth in pairs
         )
-    times: dict[str, list[float]] = {name: [] for name in case.implementations}
-    for _ in range(rounds):
-        for name, compute in case.implementations.items():
-            start = perf_counter()
-            compute()
-            times[name].append(perf_counter() - start)
-    machine = machine_speeds(case.bytes)
-    least = max(case.bytes / machine.copy_bytes_per_second, case.flops / machine.sgemm_flops_per_second)
+    source, factor = torch.zeros(max(case.bytes // 8, 1)), torch.randn(1024, 1024)
+    target, product = torch.empty_like(source), torch.empty_like(factor)
+    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds)
+    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9)[_SGEMM]
+    copy_speed = 8 * source.numel() / statistics.median(times.pop(_COPY))
+    sgemm_speed = 2 * 1024**3 / statistics.median(sgemm)
+    least = max(case.bytes / copy_speed, case.flops / sgemm_speed)
     results = []
     for name, seconds in times.items():
         low, median, high = statistics.quantiles(seconds, n=4)
@@ -116,15 +96,26 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
                 low=low,
                 high=high,
                 bytes_per_second=bandwidth,
-                share_of_copy=bandwidth and bandwidth / machine.copy_bytes_per_second,
+                share_of_copy=bandwidth and bandwidth / copy_speed,
                 flops_per_second=flops,
-                share_of_sgemm=flops and flops / machine.sgemm_flops_per_second,
+                share_of_sgemm=flops and flops / sgemm_speed,
                 share_of_roof=least / median or None,
                 peak_bytes=(peaks or {}).get(name),
                 error=errors[name],
             )
         )
     return results
+
+
+def _interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that every call takes, in every round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = perf_counter()
+            call()
+            times[name].append(perf_counter() - start)
+    return times
 
 
 def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
@@ -167,13 +158,3 @@ def _kibibytes(key: str) -> int:
     match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match is not None
     return int(match[1])
-
-
-def _median_seconds(call: Callable[[], object], rounds: int) -> float:
-    call()
-    seconds = []
-    for _ in range(rounds):
-        start = perf_counter()
-        call()
-        seconds.append(perf_counter() - start)
-    return statistics.median(seconds)

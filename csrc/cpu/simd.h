@@ -10,7 +10,7 @@
 #include <cstring>
 #include <utility>
 
-#ifdef __AVX512F__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -84,6 +84,27 @@ INVFLOW_INLINE Vec<T> load(const T* from) {
 template <class T>
 INVFLOW_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof(v));
+}
+
+// To an address aligned to the vector, past the caches where the processor can: for results that are too large to be found
+// there again. finish_streaming() puts these stores before all that follow.
+template <class T>
+INVFLOW_INLINE void stream(T* to, Vec<T> v) {
+#if INVFLOW_VECTOR_BYTES == 64 && defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
+#elif INVFLOW_VECTOR_BYTES == 32 && defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(v));
+#elif INVFLOW_VECTOR_BYTES == 16 && defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(v));
+#else
+  store<T>(to, v);
+#endif
+}
+
+INVFLOW_INLINE void finish_streaming() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
 }
 
 // The first n < kLanes elements; the other lanes are zero.
@@ -177,17 +198,17 @@ struct Group {
 };
 
 // 1 + exp(x) for |x| <= limit, where limit keeps 2^n among the normal numbers; what lies beyond is taken for the limit.
-// The sum (1 + 2^n) + 2^n q comes with what rounding it lost: `high` is rounded, `low` the rest.
+// The sum (1 + 2^n) + 2^n q comes with what rounding it lost: `high` is rounded, `low` the rest. `exp` is exp(x).
 template <class T, int n>
 struct OnePlusExp {
-  Group<T, n> high, low;
+  Group<T, n> high, low, exp;
 };
 
 template <class T, int n>
 INVFLOW_INLINE OnePlusExp<T, n> one_plus_exp_within(Group<T, n> x, T limit) {
   using V = VectorOf<T>;
   constexpr typename V::IntLane one = typename V::IntLane(V::kExponentBias) << V::kMantissaBits;
-  Group<T, n> rounded, r, p, power, first, high;
+  Group<T, n> rounded, r, p, power, first, high, exp;
   for (int i = 0; i < n; ++i) x.v[i] = clamp<T>(x.v[i], -limit, limit);
   for (int i = 0; i < n; ++i) rounded.v[i] = x.v[i] * T(1.44269504088896340736) + V::kRounder;
   for (int i = 0; i < n; ++i) r.v[i] = x.v[i] - (rounded.v[i] - V::kRounder) * V::kLn2High;
@@ -203,11 +224,12 @@ INVFLOW_INLINE OnePlusExp<T, n> one_plus_exp_within(Group<T, n> x, T limit) {
   for (int i = 0; i < n; ++i) first.v[i] = power.v[i] + T(1);
   for (int i = 0; i < n; ++i) high.v[i] = power.v[i] * p.v[i] + first.v[i];
   // exact: the second term is smaller than the first, and a product with a power of two is not rounded
+  for (int i = 0; i < n; ++i) exp.v[i] = power.v[i] * p.v[i] + power.v[i];
   for (int i = 0; i < n; ++i) p.v[i] = power.v[i] * p.v[i] - (high.v[i] - first.v[i]);
-  return {high, p};
+  return {high, p, exp};
 }
 
-// 1 / b + c, where b is between 1 and 2^100. A division of 512-bit vectors takes 16 cycles, an approximate reciprocal and
+// 1 / b + c, where b is between 1 and 2^126. A division of 512-bit vectors takes 16 cycles, an approximate reciprocal and
 // a Newton step 4.
 template <class T, int n>
 INVFLOW_INLINE Group<T, n> reciprocal_plus(const OnePlusExp<T, n>& b, T c) {
@@ -226,7 +248,7 @@ INVFLOW_INLINE Group<T, n> reciprocal_plus(const OnePlusExp<T, n>& b, T c) {
   return r;
 }
 
-// a / b for b between 1 and 2^120, to 1.5 units in the last place.
+// a / b for b between 2^-100 and 2^120, to 1.5 units in the last place.
 template <class T, int n>
 INVFLOW_INLINE Group<T, n> quotient(Group<T, n> a, const Group<T, n>& b) {
 #ifdef __AVX512F__

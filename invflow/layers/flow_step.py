@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._cache import ValueCache, can_remember
+from invflow.layers._channel_affine import ChannelAffine, channel_affine_of
 from invflow.layers._checks import check_channels, check_context, check_input
 from invflow.layers._rerun import Rerun, Stage, stages_of
 from invflow.layers.actnorm import ActNorm
@@ -29,23 +30,6 @@ class PendingCoupling(NamedTuple):
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is pending, by itself."""
         return affine_coupling(x, self.h, self.coupling.form, start=self.coupling.start)
-
-
-class _ChannelAffine:
-    """Actnorm and convolution, or their inverse: matrix, shift, and log |det| of the matrix in float64."""
-
-    def __init__(self, matrix: Tensor, shift: Tensor, log_abs_det: Tensor) -> None:
-        self.matrix, self.shift = matrix, shift
-        self._log_abs_det = log_abs_det
-        self._last: tuple[int, Tensor] | None = None
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """Of the map of all pixels of a sample of ``x``: a scalar, remembered for the next call."""
-        pixels = x.shape[2] * x.shape[3]
-        if self._last is None or self._last[0] != pixels:
-            with torch.inference_mode(False):
-                self._last = pixels, (pixels * self._log_abs_det).to(self.matrix.dtype)
-        return self._last[1]
 
 
 class FlowStep(nn.Module):
@@ -81,7 +65,7 @@ class FlowStep(nn.Module):
         self.conv1x1 = InvertibleConv1x1(channels) if conv1x1 is None else conv1x1
         self.injector = injector
         self.coupling = coupling
-        self._caches: dict[tuple[torch.dtype, bool], ValueCache[_ChannelAffine]] = {}
+        self._caches: dict[tuple[torch.dtype, bool], ValueCache[ChannelAffine]] = {}
         for name, part in (("conv1x1", self.conv1x1), ("injector", injector), ("coupling", coupling)):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
@@ -187,7 +171,7 @@ class FlowStep(nn.Module):
         )
         return y, log_det + affine.log_det(x)
 
-    def _affine_map(self, dtype: torch.dtype, *, inverse: bool) -> _ChannelAffine:
+    def _affine_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelAffine:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
         dtype = compute_dtype(dtype)
         actnorm, conv = self.actnorm, self.conv1x1
@@ -196,15 +180,6 @@ class FlowStep(nn.Module):
         tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         if trained or not can_remember(tensors):
-            return self._compute_affine_map(dtype, inverse)
+            return channel_affine_of(actnorm, conv, dtype, inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: self._compute_affine_map(dtype, inverse))
-
-    def _compute_affine_map(self, dtype: torch.dtype, inverse: bool) -> _ChannelAffine:
-        bias, log_scale = self.actnorm.bias.double(), self.actnorm.log_scale.double()
-        log_abs_det = log_scale.sum() + self.conv1x1.log_abs_det()
-        if inverse:
-            matrix = (-log_scale).exp()[:, None] * self.conv1x1.inverse_matrix()
-            return _ChannelAffine(matrix.to(dtype), -bias.to(dtype), -log_abs_det)
-        matrix = self.conv1x1.matrix() * log_scale.exp()
-        return _ChannelAffine(matrix.to(dtype), (matrix @ bias).to(dtype), log_abs_det)
+        return cache(tensors, lambda: channel_affine_of(actnorm, conv, dtype, inverse))
