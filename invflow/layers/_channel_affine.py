@@ -33,8 +33,8 @@ class ChannelAffine:
 
 
 def channel_affine_of(actnorm: ActNorm, conv: InvertibleConv1x1, dtype: torch.dtype, inverse: bool) -> ChannelAffine:
-    """M = W diag(e^s), v = M b and log |det M|; for the inverse M = diag(e^-s) W^-1, v = -b and log |det M|. All computed in
-    float64; matrix and shift are returned in ``dtype``."""
+    """M = W diag(e^s), v = M b and log |det M|; for the inverse M = diag(e^-s) W^-1, v = -b and log |det M|. All are
+    computed in float64; matrix and shift are returned in ``dtype``."""
     bias, log_scale = actnorm.bias, actnorm.log_scale
     full = type(conv) is InvertibleConv1x1
     if full and torch.is_grad_enabled() and can_remember([bias, log_scale, conv.weight]):

@@ -104,6 +104,42 @@ def test_one_pass_equals_the_operators_one_after_the_other(drawn):
     torch.testing.assert_close(log_det, expected_log_det, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [192, 193], ids=["whole vectors", "remainder"])
+@pytest.mark.parametrize("batches", [(2, 2), (4, 2)], ids=["own", "shared"])
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_large_states_are_as_accurate_as_plain_pytorch(inverse, batches, width):
+    """More than the caches hold: results are written past them, several tiles a sample and thread."""
+    channels, (batch, shared) = 6, batches
+    generator = torch.Generator().manual_seed(0)
+    size = (2000 // batch, width)
+    x = torch.randn(batch, channels, *size, generator=generator)
+    coupling = torch.randn(shared, channels, *size, generator=generator)
+    matrix, shift = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0], torch.ones(channels)
+    assert x.nbytes > 4 * 2**20
+    grads = [torch.randn(x.shape, generator=generator), torch.ones(batch)]
+
+    def call(*tensors, backend):
+        return dict(zip(("y", "log_det"), flow_step(*tensors, inverse=inverse, backend=backend), strict=True))
+
+    terms = batch * size[0] * width
+    magnitudes = dict.fromkeys(("log_det", "gradient of input 1", "gradient of input 2"), 4 * terms**0.5)
+    assert_kernel_is_accurate(call, [x, matrix, shift, coupling], grads, magnitudes)
+    y, _ = flow_step(x, matrix, shift, backend="cpu")
+    torch.testing.assert_close(y, channel_affine(x, matrix, shift, backend="reference"), rtol=1e-5, atol=1e-5)
+
+
+def test_long_sums_round_as_little_as_plain_pytorch():
+    """Over 192 channels, a sum from first to last has one and a half times the error of one of sums."""
+    channels = 192
+    x, matrix = torch.randn(4, channels, 20, 20), torch.linalg.qr(torch.randn(channels, channels))[0]
+    exact = channel_affine(x.double(), matrix.double(), torch.zeros(channels).double(), backend="reference")
+
+    def error(backend):
+        return (channel_affine(x, matrix, torch.zeros(channels), backend=backend) - exact).norm().item()
+
+    assert error("cpu") <= 1.2 * error("reference")
+
+
 @pytest.mark.parametrize("channels", [2, 3, 7, 12, 24, 25, 48, 96, 192])
 @pytest.mark.parametrize("start", [0, None], ids=["first half", "last half"])
 def test_inverse_step_undoes_a_step(channels, start):
