@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sr_models
-from sr_models.evaluation import evaluate_model, load_pair, mean_scores, scores_table, write_scores
+from sr_models.evaluation import _bits_per_dim, evaluate_model, load_pair, mean_scores, scores_table, write_scores
 from sr_models.images import to_tensor, to_uint8, write_image
 from sr_models.metrics import diversity_score, lr_psnr, mse_distance, psnr, ssim
 from sr_models.resize import imresize
@@ -32,6 +32,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shape in (("a", (24, 35)), ("b", (40, 16))):
         write_image(path / f"{name}.png", rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
     return path
+
+
+@pytest.mark.parametrize("name", ["srflow", "ncsr"])
+def test_likelihood_is_of_what_the_levels_can_halve(name: str) -> None:
+    torch.manual_seed(0)
+    model = sr_models.create(name, scale=8, **TINY, **({"noise_steps": (0, 0, 1, 1)} if name == "ncsr" else {})).eval()
+    hr, lr = torch.rand(1, 3, 24, 40), torch.rand(1, 3, 3, 5)
+    noise = torch.zeros(1, 1, 1, 1) if name == "ncsr" else None
+    with torch.no_grad():
+        expected = model.encode(hr[..., :16, :32], lr[..., :2, :4], noise).bits_per_dim.item()
+        assert _bits_per_dim(model, hr, lr) == expected
+        assert math.isnan(_bits_per_dim(model, hr[..., :8, :], lr[..., :1, :]))
 
 
 def test_scores(model: sr_models.SuperResolutionFlow, folder: Path) -> None:
