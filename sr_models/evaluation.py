@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from invflow import Squeeze
 from sr_models.checkpoint import write_text
 from sr_models.images import check_pair, crop_to_multiple, find_images, read_image, to_tensor, to_uint8
 from sr_models.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
@@ -151,9 +150,7 @@ def evaluate_model(
 def _bits_per_dim(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> float:
     """Of one image, or of as much of it, from the top left, as the levels of the model can halve; NaN if that is
     nothing."""
-    squeezes = (layer.factor for layer in model.levels.modules() if isinstance(layer, Squeeze))
-    multiple = max(math.prod(squeezes) // model.scale, 1)
-    height, width = (side - side % multiple for side in lr.shape[2:])
+    height, width = (side - side % model.lr_multiple for side in lr.shape[2:])
     if not height * width:
         return math.nan
     hr, lr = hr[..., : height * model.scale, : width * model.scale], lr[..., :height, :width]

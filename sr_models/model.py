@@ -86,6 +86,12 @@ class SuperResolutionFlow(nn.Module):
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
 
+    @property
+    def lr_multiple(self) -> int:
+        """What height and width of a low-resolution image must be multiples of, so that every level can halve them."""
+        squeezes = (layer.factor for level in self._levels() for layer in level if isinstance(layer, Squeeze))
+        return max(math.prod(squeezes) // self.scale, 1)
+
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
         the channels of the noise, if it is given, in the levels that it conditions."""
@@ -93,6 +99,10 @@ class SuperResolutionFlow(nn.Module):
 
     def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
         """The same before features are enlarged and joined."""
+        if lr.shape[2] % self.lr_multiple or lr.shape[3] % self.lr_multiple:
+            raise ValueError(
+                f"lr must have height and width divisible by {self.lr_multiple}, got {tuple(lr.shape[2:])}"
+            )
         factors, factor = [], float(self.scale)
         for level in self._levels():
             factor /= cast(Squeeze, level[0]).factor
@@ -189,10 +199,11 @@ class SuperResolutionFlow(nn.Module):
         """Samples of p(hr | lr), clamped to [0, 1].
 
         The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives
-        the same samples alone and in a batch.
+        the same samples alone and in a batch. An image of a size that the levels cannot halve is continued at the right
+        and the bottom by reflection, and the samples are cropped.
 
         Args:
-            lr: (B, 3, h, w) in [0, 1].
+            lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents.
             seed: in 0..2^31 - 1.
@@ -207,6 +218,8 @@ class SuperResolutionFlow(nn.Module):
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
         self._check(lr, "lr")
+        height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
+        lr = _padded(lr, self.lr_multiple)
         shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
         # one stream a sample; its number is mixed into the seed by arithmetic that never collides
         generators = [torch.Generator().manual_seed(seed * 2**20 + index) for index in range(n)]
@@ -218,7 +231,8 @@ class SuperResolutionFlow(nn.Module):
         ]
         # published samples are of noise zero
         noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
-        return self._decode(latents, lr, noise).clamp_(0, 1).unflatten(0, (len(lr), n))
+        images = self._decode(latents, lr, noise).clamp_(0, 1).unflatten(0, (len(lr), n))
+        return images[..., :height, :width]
 
     def _check(self, image: Tensor, name: str) -> None:
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
@@ -227,3 +241,13 @@ class SuperResolutionFlow(nn.Module):
         dtype = self.encoder.conv_first.weight.dtype
         if image.dtype != dtype:
             raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """Continued at the right and the bottom to multiples; by reflection, or the last pixel if too small."""
+    for dim in (2, 3):
+        side = image.shape[dim]
+        if missing := -side % multiple:
+            mode = "reflect" if missing < side else "replicate"
+            image = F.pad(image, (0, 0, 0, missing) if dim == 2 else (0, missing, 0, 0), mode=mode)
+    return image

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+import sr_models
 from sr_models.checkpoint import load_model, read_file, save_model, write_file
 from sr_models.cli import main
 from sr_models.images import read_image, write_image
@@ -74,6 +76,16 @@ def test_grey_images_and_models_in_double_precision(run: Path, tmp_path: Path) -
         assert read_image(out / "a_sample000.png").shape == (24, 32, 3)
     first, second = (read_image(tmp_path / name / "a_sample000.png").astype(int) for name in ("model", "double"))
     assert np.abs(first - second).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(37, 53), (1, 1), (1, 6)])
+def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    save_model(sr_models.create("srflow", **yaml.safe_load(TINY)), tmp_path / "model.safetensors")
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    write_image(tmp_path / "a.png", picture)
+    arguments = ["--checkpoint", str(tmp_path / "model.safetensors"), "--images", str(tmp_path), "--n", "1"]
+    assert main(["sample", *arguments, "--output", str(tmp_path / "out")]) == 0
+    assert read_image(tmp_path / "out" / "a_sample000.png").shape == (4 * size[0], 4 * size[1], 3)
 
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:

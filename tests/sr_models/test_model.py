@@ -109,6 +109,17 @@ class TestSample:
             model.sample(pair(model)[1], **arguments)
 
 
+def test_sizes_that_the_levels_cannot_halve() -> None:
+    model = sr_models.create("srflow", **TINY).double().eval()
+    assert model.lr_multiple == 2
+    lr = torch.rand(2, 3, 3, 5).double()
+    reflected = torch.cat([lr, lr[:, :, 1:2]], 2)
+    reflected = torch.cat([reflected, reflected[..., 3:4]], 3)
+    torch.testing.assert_close(model.sample(lr, 2), model.sample(reflected, 2)[..., :12, :20])
+    with pytest.raises(ValueError, match=r"lr must have height and width divisible by 2, got \(3, 5\)"):
+        model.encode(torch.rand(2, 3, 12, 20).double(), lr)
+
+
 class TestErrors:
     def test_scale_mismatch(self, model: sr_models.SuperResolutionFlow) -> None:
         hr, lr = pair(model)
