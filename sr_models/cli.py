@@ -44,7 +44,14 @@ def train(config: TrainingConfig, output: str, accelerator: str, workers: int) -
 
 
 def sample(
-    checkpoint: str, images: str, output: str, n: int = 10, temperature: float = 0.9, seed: int = 0, device: str = "cpu"
+    checkpoint: str,
+    images: str,
+    output: str,
+    n: int = 10,
+    temperature: float = 0.9,
+    seed: int = 0,
+    on_explode: Literal["error", "resample", "clamp"] = "resample",
+    device: str = "cpu",
 ) -> None:
     """Draw super-resolved samples of every low-resolution image in a folder.
 
@@ -55,6 +62,8 @@ def sample(
         n: samples an image.
         temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published.
         seed: same seed, same samples.
+        on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
+            then an error), or limited activations.
         device: cpu, cuda, ...
     """
     from tqdm import tqdm
@@ -67,7 +76,7 @@ def sample(
     like = next(model.parameters())
     for path in tqdm(paths, desc="sampling", unit="image"):
         lr = to_tensor(read_image(path))[None].to(like)
-        images_of_path = model.sample(lr, n, temperature=temperature, seed=seed)[0]
+        images_of_path = model.sample(lr, n, temperature=temperature, seed=seed, on_explode=on_explode)[0]
         Path(output).mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images_of_path):
             write_image(Path(output) / f"{path.stem}_sample{index:03d}.png", to_uint8(image))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invflow import FlowSequential
+from sr_models.robust import Watch
 from sr_models.sharing import LevelContext, conditioned_inverse
 
 __all__ = ["decode_levels"]
@@ -17,34 +18,43 @@ __all__ = ["decode_levels"]
 _CHUNK_PIXELS = 2**15
 
 
-def decode_levels(levels: Sequence[FlowSequential], latents: Sequence[Tensor], contexts: list[LevelContext]) -> Tensor:
+def decode_levels(
+    levels: Sequence[FlowSequential],
+    latents: Sequence[Tensor],
+    contexts: list[LevelContext],
+    watch: Watch | None = None,
+) -> Tensor:
     """The images of the given latents, unclamped.
 
     Args:
         levels: in encode order.
         latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image.
         contexts: of the levels, for B images. Taken off the list one by one, to free their memory.
+        watch: looks at every layer's result.
     """
     *rest, x = latents
-    for level in reversed(levels):
+    for number, level in reversed(list(enumerate(levels, 1))):
         extra = level.num_latents - 1
         rest, factored = rest[: len(rest) - extra], rest[len(rest) - extra :]
-        x = _decode_level(level, [*factored, x], contexts.pop())
+        x = _decode_level(level, [*factored, x], contexts.pop(), number, watch)
     return x
 
 
-def _decode_level(level: FlowSequential, latents: list[Tensor], context: LevelContext) -> Tensor:
+def _decode_level(
+    level: FlowSequential, latents: list[Tensor], context: LevelContext, level_number: int, watch: Watch | None
+) -> Tensor:
     x = latents.pop()
     own = context.features.own
     layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     chunks = list(_chunks(len(own), len(x) // max(len(own), 1), own.shape[2] * own.shape[3]))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
-    for layer in reversed(level.layers):
+    for position, layer in reversed(list(enumerate(level.layers))):
         inverse = conditioned_inverse(layer, context)
         epsilon = latents.pop() if getattr(layer, "num_latents", 1) == 2 else None
         for number, (images, part) in enumerate(chunks):
             state = states[number]
-            states[number] = inverse(state if epsilon is None else [epsilon[part], state], images)
+            state = inverse(state if epsilon is None else [epsilon[part], state], images)
+            states[number] = state if watch is None else watch(state, part.start, level_number, position)
     return torch.cat(states)
 
 

@@ -14,9 +14,14 @@ from torch.nn import functional as F
 from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
 from sr_models.decoding import decode_levels
 from sr_models.encoder import RRDBEncoder
+from sr_models.robust import ExplosionError, OnExplode, Watch, check_on_explode
+from sr_models.sampling import draw_latents
 from sr_models.sharing import LevelContext
 
 __all__ = ["Encoding", "SuperResolutionFlow"]
+
+#: How often the latents of a sample that explodes are drawn again.
+_RESAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -175,11 +180,13 @@ class SuperResolutionFlow(nn.Module):
             raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
         return self._decode(latents, lr, noise)
 
-    def _decode(self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None) -> Tensor:
+    def _decode(
+        self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None
+    ) -> Tensor:
         """For latents (B M, ...) of M successive samples of each of the B images."""
         if lr.device.type == "cpu":
             lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
-        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise))
+        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
@@ -195,7 +202,15 @@ class SuperResolutionFlow(nn.Module):
         return [*shapes, (channels, height, width)]
 
     @torch.no_grad()
-    def sample(self, lr: Tensor, n: int = 1, *, temperature: float = 0.9, seed: int = 0) -> Tensor:
+    def sample(
+        self,
+        lr: Tensor,
+        n: int = 1,
+        *,
+        temperature: float | Sequence[float] = 0.9,
+        seed: int = 0,
+        on_explode: OnExplode = "resample",
+    ) -> Tensor:
         """Samples of p(hr | lr), clamped to [0, 1].
 
         The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives
@@ -205,34 +220,64 @@ class SuperResolutionFlow(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
-            temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents.
+            temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
+                all latents, or one a latent, in encode order.
             seed: in 0..2^31 - 1.
+            on_explode: what to do where an activation exceeds 1e5 or is not finite: ``"error"``; ``"resample"`` draws
+                other latents for the sample, five times, then it is an error; ``"clamp"`` limits the activations.
+
+        Raises:
+            ExplosionError: a sample that exploded; the message says where.
+            ValueError: an argument out of range, or an image that is not finite.
+            TypeError: a dtype other than the model's.
 
         Returns:
             (B, n, 3, scale h, scale w).
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
+        if n >= 2**20:
+            raise ValueError(f"n must be less than 2^20, got {n}")
+        check_on_explode(on_explode)
         self._check(lr, "lr")
+        if not bool(lr.isfinite().all()):
+            raise ValueError("lr must be finite, got NaN or infinity")
         height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
         lr = _padded(lr, self.lr_multiple)
-        shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
-        # one stream a sample; its number is mixed into the seed by arithmetic that never collides
-        generators = [torch.Generator().manual_seed(seed * 2**20 + index) for index in range(n)]
+        images = self._watched_samples(lr, range(n), temperature, seed, on_explode)
+        return images[..., :height, :width]
+
+    def _watched_samples(
+        self,
+        lr: Tensor,
+        samples: Sequence[int],
+        temperature: float | Sequence[float],
+        seed: int,
+        on_explode: OnExplode,
+        attempt: int = 0,
+    ) -> Tensor:
+        """(B, number of samples, 3, scale h, scale w); those that explode are drawn again, by themselves."""
+        shapes, n = self.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
         latents = [
-            torch.stack([(temperature * torch.randn(shape, generator=generator)).to(lr) for generator in generators])
-            .expand(len(lr), n, *shape)
-            .flatten(0, 1)
-            for shape in shapes
+            latent.to(lr).expand(len(lr), *latent.shape).flatten(0, 1)
+            for latent in draw_latents(shapes, samples, temperature, seed, attempt)
         ]
         # published samples are of noise zero
         noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
-        images = self._decode(latents, lr, noise).clamp_(0, 1).unflatten(0, (len(lr), n))
-        return images[..., :height, :width]
+        watch = Watch(clamp=on_explode == "clamp")
+        images = self._decode(latents, lr, noise, watch).clamp_(0, 1).unflatten(0, (len(lr), n))
+        if on_explode == "clamp":
+            return images
+        for state, explosion in watch.found.items():
+            image, position = divmod(state, n)
+            if on_explode == "error" or attempt == _RESAMPLES:
+                draws = f" in {attempt + 1} draws" if attempt else ""
+                raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}")
+            again = self._watched_samples(
+                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, attempt + 1
+            )
+            images[image, position] = again[0, 0]
+        return images
 
     def _check(self, image: Tensor, name: str) -> None:
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
