@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import invflow
+from benchmarks import sampling
 from benchmarks.cases import IMPLEMENTATIONS, build, specs_of
 from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
 from benchmarks.report import plot, table
@@ -33,6 +34,8 @@ def _run(arguments: argparse.Namespace) -> None:
     names = list(allowed) if arguments.backends is None else arguments.backends.split(",")
     if unknown := [name for name in names if name not in allowed]:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
+    if arguments.rounds is None:
+        arguments.rounds = sampling.ROUNDS if arguments.operator == "sampling" else 25
     if arguments.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
     if min(arguments.threads) < 1:
@@ -95,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="thread counts to measure"
     )
-    run.add_argument("--rounds", type=int, default=25, help="timed calls of every implementation")
+    run.add_argument("--rounds", type=int, help="timed calls of every implementation; default 25, of sampling 5")
     run.add_argument(
         "--peak-memory", action="store_true", help="measure the memory too, each case in a process of its own"
     )

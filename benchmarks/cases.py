@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ IMPLEMENTATIONS = {
     "flow_step": (*invflow.BACKENDS, "composition", "compile"),
     "flow_step_with_network": (*invflow.BACKENDS, "composition", "compile"),
     "training": ("store", "invert"),
+    "sampling": ("one_by_one", "shared"),
 }
 
 
@@ -41,15 +42,19 @@ class Spec:
         shape: of the state.
         direction: one of :data:`DIRECTIONS`.
         steps: of the flow; 1 but for "training".
+        model: of "sampling".
     """
 
     operator: str
     shape: tuple[int, int, int, int]
     direction: str
     steps: int = 1
+    model: str = ""
 
     @property
     def name(self) -> str:
+        if self.operator == "sampling":
+            return f"{self.model} {self.shape[0]} samples {self.shape[2]}x{self.shape[3]}"
         steps = f" {self.steps} steps" if self.operator == "training" else ""
         return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}"
 
@@ -64,6 +69,7 @@ class Case:
         exact: the same in float64.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
         flops: of the matrix product.
+        calls: how many such calls an implementation needs, where that is not 1: its time counts that often.
     """
 
     name: str
@@ -71,10 +77,14 @@ class Case:
     exact: Callable[[], list[Tensor]]
     bytes: int = 0
     flops: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
 
 
 def specs_of(operator: str) -> Iterator[Spec]:
     """The cases of an operator."""
+    if operator == "sampling":
+        yield from sampling.specs()
+        return
     if operator == "training":
         for steps in STEPS:
             yield Spec(operator, (8, 12, 80, 80), "forward+backward", steps)
@@ -86,6 +96,8 @@ def specs_of(operator: str) -> Iterator[Spec]:
 
 def build(spec: Spec, names: list[str]) -> Case:
     """The case with the implementations of these names."""
+    if spec.operator == "sampling":
+        return sampling.build(spec, names)
     if spec.operator == "training":
         return _training(spec, names)
     return _flow_step(spec, names)
@@ -257,3 +269,7 @@ def _training(spec: Spec, names: list[str]) -> Case:
         # the tests show that both agree in float64, where storing would take twice the memory
         exact=train(copy.deepcopy(flow).double(), "invert", torch.float64),
     )
+
+
+# needs Spec and Case
+from benchmarks import sampling  # noqa: E402

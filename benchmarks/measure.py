@@ -85,7 +85,7 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     least = max(case.bytes / copy_speed, case.flops / sgemm_speed)
     results = []
     for name, seconds in times.items():
-        low, median, high = statistics.quantiles(seconds, n=4)
+        low, median, high = (case.calls.get(name, 1) * second for second in statistics.quantiles(seconds, n=4))
         bandwidth, flops = case.bytes / median or None, case.flops / median or None
         results.append(
             Measurement(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks import __main__ as runner
 from benchmarks import cases
-from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, specs_of
+from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Case, Spec, build, specs_of
 from benchmarks.measure import measure, peak_memory
 from invflow import FlowSequential
 
@@ -48,6 +49,27 @@ def test_training_compares_the_two_kinds_of_memory(monkeypatch: pytest.MonkeyPat
         for actual, truth in zip(compute(), exact, strict=True):
             torch.testing.assert_close(actual.double(), truth, rtol=1e-3, atol=1e-3)
     assert used == ["invert", "store", "invert"]
+
+
+def test_sampling_shares_conditions_and_draws_the_same() -> None:
+    case = build(Spec("sampling", (2, 3, 16, 16), "inverse", model="srflow-da"), ["one_by_one", "shared"])
+    exact = case.exact()
+    assert exact[0].shape == (1, 3, 16, 16)
+    assert exact[0].std() > 0
+    for compute in case.implementations.values():
+        torch.testing.assert_close(compute()[0].double(), exact[0], rtol=0, atol=1e-4)
+    assert case.calls == {"one_by_one": 2}
+
+
+def test_a_call_counts_as_often_as_it_is_needed() -> None:
+    def wait() -> list[torch.Tensor]:
+        time.sleep(0.01)
+        return [torch.ones(1)]
+
+    case = Case("x", {"once": wait, "thrice": wait}, wait, calls={"thrice": 3})
+    once, thrice = measure(case, rounds=3)
+    assert once.median >= 0.01
+    assert thrice.median >= 0.03
 
 
 def test_measurements_belong_to_the_case() -> None:
@@ -95,7 +117,7 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
 @pytest.mark.parametrize("operator", IMPLEMENTATIONS)
 def test_every_case_has_a_name_of_its_own(operator: str) -> None:
     names = [spec.name for spec in specs_of(operator)]
-    assert len(set(names)) == len(names) == (3 if operator == "training" else 18)
+    assert len(set(names)) == len(names) == {"training": 3, "sampling": 5}.get(operator, 18)
 
 
 @pytest.mark.parametrize(
