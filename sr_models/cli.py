@@ -48,9 +48,10 @@ def sample(
     images: str,
     output: str,
     n: int = 10,
-    temperature: float = 0.9,
+    temperature: float | list[float] = 0.9,
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
+    tile: int | None = None,
     device: str = "cpu",
 ) -> None:
     """Draw super-resolved samples of every low-resolution image in a folder.
@@ -60,10 +61,12 @@ def sample(
         images: folder of low-resolution images.
         output: folder that receives NAME_sample000.png, NAME_sample001.png, ...; created if needed.
         n: samples an image.
-        temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published.
+        temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published. A list such as
+            [0.9,0.5] has one for each latent, the finest first.
         seed: same seed, same samples.
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
+        tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
         device: cpu, cuda, ...
     """
     from tqdm import tqdm
@@ -76,7 +79,7 @@ def sample(
     like = next(model.parameters())
     for path in tqdm(paths, desc="sampling", unit="image"):
         lr = to_tensor(read_image(path))[None].to(like)
-        images_of_path = model.sample(lr, n, temperature=temperature, seed=seed, on_explode=on_explode)[0]
+        images_of_path = model.sample(lr, n, temperature=temperature, seed=seed, on_explode=on_explode, tile=tile)[0]
         Path(output).mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images_of_path):
             write_image(Path(output) / f"{path.stem}_sample{index:03d}.png", to_uint8(image))

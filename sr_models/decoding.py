@@ -20,7 +20,7 @@ _CHUNK_PIXELS = 2**15
 
 def decode_levels(
     levels: Sequence[FlowSequential],
-    latents: Sequence[Tensor],
+    latents: list[Tensor],
     contexts: list[LevelContext],
     watch: Watch | None = None,
 ) -> Tensor:
@@ -28,34 +28,46 @@ def decode_levels(
 
     Args:
         levels: in encode order.
-        latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image.
-        contexts: of the levels, for B images. Taken off the list one by one, to free their memory.
+        latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image. Taken off
+            the list one by one, to free their memory.
+        contexts: of the levels, for B images. Taken off the list as well.
         watch: looks at every layer's result.
     """
-    *rest, x = latents
     for number, level in reversed(list(enumerate(levels, 1))):
-        extra = level.num_latents - 1
-        rest, factored = rest[: len(rest) - extra], rest[len(rest) - extra :]
-        x = _decode_level(level, [*factored, x], contexts.pop(), number, watch)
-    return x
+        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+    return latents.pop()
 
 
 def _decode_level(
     level: FlowSequential, latents: list[Tensor], context: LevelContext, level_number: int, watch: Watch | None
 ) -> Tensor:
     x = latents.pop()
+    count = len(x)
     own = context.features.own
     layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    chunks = list(_chunks(len(own), len(x) // max(len(own), 1), own.shape[2] * own.shape[3]))
+    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3]))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
+    del x
+    result: Tensor | None = None
     for position, layer in reversed(list(enumerate(level.layers))):
         inverse = conditioned_inverse(layer, context)
         epsilon = latents.pop() if getattr(layer, "num_latents", 1) == 2 else None
         for number, (images, part) in enumerate(chunks):
             state = states[number]
             state = inverse(state if epsilon is None else [epsilon[part], state], images)
-            states[number] = state if watch is None else watch(state, part.start, level_number, position)
-    return torch.cat(states)
+            if watch is not None:
+                state = watch(state, part.start, level_number, position)
+            if position > 0:
+                states[number] = state
+                continue
+            # not collected and joined, which would take the memory of all states twice
+            if result is None:
+                shape = (count, *state.shape[1:])
+                result = torch.empty(shape, dtype=state.dtype, device=state.device, memory_format=layout)
+            result[part] = state
+            states[number] = state[:0]
+    assert result is not None
+    return result
 
 
 def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:

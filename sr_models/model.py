@@ -17,6 +17,7 @@ from sr_models.encoder import RRDBEncoder
 from sr_models.robust import ExplosionError, OnExplode, Watch, check_on_explode
 from sr_models.sampling import draw_latents
 from sr_models.sharing import LevelContext
+from sr_models.tiling import LEAST_TILE, decode_tiles
 
 __all__ = ["Encoding", "SuperResolutionFlow"]
 
@@ -178,12 +179,10 @@ class SuperResolutionFlow(nn.Module):
         expected = [(lr.shape[0], *shape) for shape in shapes]
         if [tuple(latent.shape) for latent in latents] != expected:
             raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
-        return self._decode(latents, lr, noise)
+        return self._decode(list(latents), lr, noise)
 
-    def _decode(
-        self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None
-    ) -> Tensor:
-        """For latents (B M, ...) of M successive samples of each of the B images."""
+    def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
+        """For latents (B M, ...) of M successive samples of each of the B images; the list is emptied."""
         if lr.device.type == "cpu":
             lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
         return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
@@ -210,6 +209,7 @@ class SuperResolutionFlow(nn.Module):
         temperature: float | Sequence[float] = 0.9,
         seed: int = 0,
         on_explode: OnExplode = "resample",
+        tile: int | None = None,
     ) -> Tensor:
         """Samples of p(hr | lr), clamped to [0, 1].
 
@@ -225,6 +225,9 @@ class SuperResolutionFlow(nn.Module):
             seed: in 0..2^31 - 1.
             on_explode: what to do where an activation exceeds 1e5 or is not finite: ``"error"``; ``"resample"`` draws
                 other latents for the sample, five times, then it is an error; ``"clamp"`` limits the activations.
+            tile: decode in tiles of this side, in low-resolution pixels, at least 16, that fade into each other: for
+                images whose activations do not fit into memory. The latents are those of the whole image, so the
+                result differs only by what the tiles' borders do to the convolutions. ``None``: the whole image.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
@@ -239,12 +242,14 @@ class SuperResolutionFlow(nn.Module):
         if n >= 2**20:
             raise ValueError(f"n must be less than 2^20, got {n}")
         check_on_explode(on_explode)
+        if tile is not None and tile < LEAST_TILE:
+            raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
         self._check(lr, "lr")
         if not bool(lr.isfinite().all()):
             raise ValueError("lr must be finite, got NaN or infinity")
         height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
         lr = _padded(lr, self.lr_multiple)
-        images = self._watched_samples(lr, range(n), temperature, seed, on_explode)
+        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile)
         return images[..., :height, :width]
 
     def _watched_samples(
@@ -254,6 +259,7 @@ class SuperResolutionFlow(nn.Module):
         temperature: float | Sequence[float],
         seed: int,
         on_explode: OnExplode,
+        tile: int | None,
         attempt: int = 0,
     ) -> Tensor:
         """(B, number of samples, 3, scale h, scale w); those that explode are drawn again, by themselves."""
@@ -265,7 +271,15 @@ class SuperResolutionFlow(nn.Module):
         # published samples are of noise zero
         noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
         watch = Watch(clamp=on_explode == "clamp")
-        images = self._decode(latents, lr, noise, watch).clamp_(0, 1).unflatten(0, (len(lr), n))
+
+        def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
+            return self._decode(latents, lr, noise, watch)
+
+        if tile is None or tile >= max(lr.shape[2:]):
+            images = decode(latents, lr)
+        else:
+            images = decode_tiles(decode, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
+        images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
         if on_explode == "clamp":
             return images
         for state, explosion in watch.found.items():
@@ -274,7 +288,7 @@ class SuperResolutionFlow(nn.Module):
                 draws = f" in {attempt + 1} draws" if attempt else ""
                 raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}")
             again = self._watched_samples(
-                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, attempt + 1
+                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, attempt + 1
             )
             images[image, position] = again[0, 0]
         return images
