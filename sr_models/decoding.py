@@ -15,7 +15,7 @@ __all__ = ["decode_levels"]
 
 #: States that go through a layer together have about this many pixels: the hidden channels of a network then fit a
 #: cache, and need memory that does not depend on the number of states.
-_CHUNK_PIXELS = 2**15
+_CHUNK_PIXELS = 2**14
 
 
 def decode_levels(
