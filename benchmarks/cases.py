@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import invflow
+from benchmarks import sampling
+from benchmarks.spec import Case, Spec
 from invflow.layers.flow_step import PendingCoupling
 
 __all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "specs_of"]
@@ -31,53 +32,6 @@ IMPLEMENTATIONS = {
     "training": ("store", "invert"),
     "sampling": ("one_by_one", "shared"),
 }
-
-
-@dataclass(frozen=True)
-class Spec:
-    """The name of a case, in parts.
-
-    Attributes:
-        operator: a key of :data:`IMPLEMENTATIONS`.
-        shape: of the state.
-        direction: one of :data:`DIRECTIONS`.
-        steps: of the flow; 1 but for "training".
-        model: of "sampling".
-    """
-
-    operator: str
-    shape: tuple[int, int, int, int]
-    direction: str
-    steps: int = 1
-    model: str = ""
-
-    @property
-    def name(self) -> str:
-        if self.operator == "sampling":
-            return f"{self.model} {self.shape[0]} samples {self.shape[2]}x{self.shape[3]}"
-        steps = f" {self.steps} steps" if self.operator == "training" else ""
-        return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operator at one size.
-
-    Attributes:
-        name: what it is called in tables.
-        implementations: name -> function without arguments that computes the case once and returns its results.
-        exact: the same in float64.
-        bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
-        flops: of the matrix product.
-        calls: how many such calls an implementation needs, where that is not 1: its time counts that often.
-    """
-
-    name: str
-    implementations: dict[str, Callable[[], list[Tensor]]]
-    exact: Callable[[], list[Tensor]]
-    bytes: int = 0
-    flops: int = 0
-    calls: dict[str, int] = field(default_factory=dict)
 
 
 def specs_of(operator: str) -> Iterator[Spec]:
@@ -269,7 +223,3 @@ def _training(spec: Spec, names: list[str]) -> Case:
         # the tests show that both agree in float64, where storing would take twice the memory
         exact=train(copy.deepcopy(flow).double(), "invert", torch.float64),
     )
-
-
-# needs Spec and Case
-from benchmarks import sampling  # noqa: E402

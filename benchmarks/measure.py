@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import Case, Spec, build
+from benchmarks.cases import build
+from benchmarks.spec import Case, Spec
 
 __all__ = ["Measurement", "measure", "peak_memory", "peaks_of"]
 

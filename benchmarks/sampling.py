@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sr_models
-from benchmarks.cases import Case, Spec
+from benchmarks.spec import Case, Spec
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
 from sr_models.sampling import draw_latents
 

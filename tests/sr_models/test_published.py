@@ -153,6 +153,8 @@ def test_log_det_of_decoding(golden: Golden, model: sr_models.SuperResolutionFlo
             state, log_det = level.inverse([*latents[rest:], state], context)
             total, latents = total + log_det, latents[:rest]
     assert_same(golden, "rev/logdet", total, torch.float64)
+    # every layer with the joined features, where test_decode shares what it can
+    assert_same(golden, "rev/sr", state, torch.float64)
 
 
 def test_features(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:

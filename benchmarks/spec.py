@@ -1,0 +1,57 @@
+"""What a case of the benchmarks is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["Case", "Spec"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The name of a case, in parts.
+
+    Attributes:
+        operator: a key of :data:`benchmarks.cases.IMPLEMENTATIONS`.
+        shape: of the state.
+        direction: one of :data:`benchmarks.cases.DIRECTIONS`.
+        steps: of the flow; 1 but for "training".
+        model: of "sampling".
+    """
+
+    operator: str
+    shape: tuple[int, int, int, int]
+    direction: str
+    steps: int = 1
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        if self.operator == "sampling":
+            return f"{self.model} {self.shape[0]} samples {self.shape[2]}x{self.shape[3]}"
+        steps = f" {self.steps} steps" if self.operator == "training" else ""
+        return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator at one size.
+
+    Attributes:
+        name: what it is called in tables.
+        implementations: name -> function without arguments that computes the case once and returns its results.
+        exact: the same in float64.
+        bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
+        flops: of the matrix product.
+        calls: how many such calls an implementation needs, where that is not 1: its time counts that often.
+    """
+
+    name: str
+    implementations: dict[str, Callable[[], list[Tensor]]]
+    exact: Callable[[], list[Tensor]]
+    bytes: int = 0
+    flops: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
