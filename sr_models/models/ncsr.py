@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowSequential, FlowStep, Split, Squeeze
-from sr_models.assembly import conditional_coupling, conditional_injector, conditional_step, transition
+from sr_models.assembly import (
+    conditional_coupling,
+    conditional_injector,
+    conditional_step,
+    encoder_of,
+    transition,
+)
 from sr_models.coupling_nets import ShallowNet
 from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
@@ -136,13 +142,7 @@ class NoiseConditionalStep(nn.Module):
 )
 def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
     """SRFlow with noise-conditional layers (Kim and Son, NTIRE 2021)."""
-    encoder = RRDBEncoder(
-        config.scale,
-        features=config.features,
-        growth=config.growth,
-        blocks=config.blocks,
-        stacked_blocks=config.stacked_blocks,
-    )
+    encoder = encoder_of(config)
     levels, channels = [], 3
     for level in range(1, config.levels + 1):
         channels *= 4

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from invflow import AffineForm, FlowSequential, Split, Squeeze
-from sr_models.assembly import conditional_step, transition
+from sr_models.assembly import conditional_step, encoder_of, transition
 from sr_models.coupling_nets import ShallowNet
-from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
 from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
@@ -87,13 +86,7 @@ _PAPER = Recipe(batch_size=16, lr=5e-4)
 )
 def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
     """Flow conditioned on features of the low resolution (Lugmayr et al., ECCV 2020)."""
-    encoder = RRDBEncoder(
-        config.scale,
-        features=config.features,
-        growth=config.growth,
-        blocks=config.blocks,
-        stacked_blocks=config.stacked_blocks,
-    )
+    encoder = encoder_of(config)
     form = affine_form(config.affine)
     levels, channels = [], 3
     for level in range(1, config.levels + 1):

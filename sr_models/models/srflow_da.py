@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from invflow import FlowSequential, Split, Squeeze
-from sr_models.assembly import conditional_step, transition
+from sr_models.assembly import conditional_step, encoder_of, transition
 from sr_models.coupling_nets import DeepConvNet, ResidualNet, ResidualUnitNet
-from sr_models.encoder import RRDBEncoder
 from sr_models.model import SuperResolutionFlow
 from sr_models.recipe import Recipe
 from sr_models.registry import check_fields, register_model
@@ -77,13 +76,7 @@ _RECIPES = {"released": {4: Recipe(), 8: Recipe(batch_size=16)}}
 )
 def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
     """SRFlow with fewer levels and steps and deep convolutional couplings (Jo et al., NTIRE 2021)."""
-    encoder = RRDBEncoder(
-        config.scale,
-        features=config.features,
-        growth=config.growth,
-        blocks=config.blocks,
-        stacked_blocks=config.stacked_blocks,
-    )
+    encoder = encoder_of(config)
     build = _one_level if config.variant == "S" else _levels
     return SuperResolutionFlow(config.scale, encoder, build(config, encoder.context_channels))
 
