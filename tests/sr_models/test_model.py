@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import tiny_models
 import torch
 
 import sr_models
-from invflow import ActNorm
 from invflow.testing import log_det_by_autograd
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
@@ -16,15 +16,7 @@ TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 
 
 def randomised(scale: int = 4) -> sr_models.SuperResolutionFlow:
     """A tiny model none of whose parts is at its initial identity, in float64."""
-    torch.manual_seed(1)
-    model = sr_models.create("srflow-da", scale=scale, **TINY).double()
-    with torch.no_grad():
-        for parameter in model.levels.parameters():
-            parameter.add_(0.03 * torch.randn_like(parameter))
-    for module in model.modules():
-        if isinstance(module, ActNorm):
-            module.mark_initialized()
-    return model.eval()
+    return tiny_models.randomised("srflow-da", scale, steps=1)
 
 
 @pytest.fixture(scope="module", params=[4, 8])
