@@ -7,10 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from invflow import AffineCoupling, AffineForm, AffineInjector, FlowStep
+from invflow import AffineCoupling, AffineForm, AffineInjector, FlowSequential, FlowStep, Split, Squeeze
 from sr_models.encoder import RRDBEncoder
 
-__all__ = ["conditional_coupling", "conditional_injector", "conditional_step", "encoder_of", "transition"]
+__all__ = [
+    "conditional_coupling",
+    "conditional_injector",
+    "conditional_step",
+    "encoder_of",
+    "flow_levels",
+    "transition",
+]
 
 #: A network's class: ``net(in_channels, hidden_channels, out_channels)``.
 NetClass = Callable[[int, int, int], nn.Module]
@@ -31,6 +38,29 @@ def encoder_of(config: Any) -> RRDBEncoder:
 def transition(channels: int, steps: int) -> list[nn.Module]:
     """Flow steps of actnorm and 1x1 convolution only, at the start of a level (Lugmayr et al., SRFlow, 2020, 3.4)."""
     return [FlowStep(channels) for _ in range(steps)]
+
+
+def flow_levels(
+    count: int, splits: int, transition_steps: int, steps: Callable[[int, int], list[nn.Module]]
+) -> list[FlowSequential]:
+    """Levels of a squeeze by 2, transition steps and conditional steps, the first ``splits`` of them with a split.
+
+    Args:
+        count: number of levels.
+        splits: number of levels that factor half of their channels out.
+        transition_steps: as in :func:`transition`.
+        steps: ``steps(level, channels)``, level from 0: the conditional steps.
+    """
+    levels, channels = [], 3
+    for level in range(count):
+        channels *= 4
+        layers = [Squeeze(2), *transition(channels, transition_steps), *steps(level, channels)]
+        if level < splits:
+            split = Split(channels)
+            layers.append(split)
+            channels = split.kept
+        levels.append(FlowSequential(layers))
+    return levels
 
 
 def conditional_step(

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from invflow import AffineCoupling, FlowSequential, FlowStep, Split, Squeeze
+from invflow import AffineCoupling, FlowStep
 from sr_models.assembly import (
     conditional_coupling,
     conditional_injector,
     conditional_step,
     encoder_of,
-    transition,
+    flow_levels,
 )
 from sr_models.coupling_nets import ShallowNet
 from sr_models.encoder import RRDBEncoder
@@ -143,17 +143,12 @@ class NoiseConditionalStep(nn.Module):
 def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
     """SRFlow with noise-conditional layers (Kim and Son, NTIRE 2021)."""
     encoder = encoder_of(config)
-    levels, channels = [], 3
-    for level in range(1, config.levels + 1):
-        channels *= 4
-        noisy = config.noise_steps[level - 1]
-        steps = [_step(config, encoder, channels, noisy, k >= config.steps - noisy) for k in range(config.steps)]
-        layers = [Squeeze(2), *transition(channels, config.transition_steps), *steps]
-        if level < config.levels - 1:
-            split = Split(channels)
-            layers.append(split)
-            channels = split.kept
-        levels.append(FlowSequential(layers))
+
+    def steps(level: int, channels: int) -> list[nn.Module]:
+        noisy = config.noise_steps[level]
+        return [_step(config, encoder, channels, noisy, k >= config.steps - noisy) for k in range(config.steps)]
+
+    levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
     noise_levels = [count > 0 for count in config.noise_steps]
     return SuperResolutionFlow(
         config.scale, encoder, levels, noise_channels=config.noise_channels, noise_levels=noise_levels

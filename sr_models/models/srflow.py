@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from invflow import AffineForm, FlowSequential, Split, Squeeze
-from sr_models.assembly import conditional_step, encoder_of, transition
+from torch import nn
+
+from invflow import AffineForm
+from sr_models.assembly import conditional_step, encoder_of, flow_levels
 from sr_models.coupling_nets import ShallowNet
 from sr_models.model import SuperResolutionFlow
 from sr_models.recipe import Recipe
@@ -88,17 +90,10 @@ def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
     """Flow conditioned on features of the low resolution (Lugmayr et al., ECCV 2020)."""
     encoder = encoder_of(config)
     form = affine_form(config.affine)
-    levels, channels = [], 3
-    for level in range(1, config.levels + 1):
-        channels *= 4
-        steps = [
-            conditional_step(channels, encoder.context_channels, config.hidden_channels, ShallowNet, form)
-            for _ in range(config.steps)
-        ]
-        layers = [Squeeze(2), *transition(channels, config.transition_steps), *steps]
-        if level < config.levels - 1:
-            split = Split(channels)
-            layers.append(split)
-            channels = split.kept
-        levels.append(FlowSequential(layers))
+
+    def steps(level: int, channels: int) -> list[nn.Module]:
+        sizes = channels, encoder.context_channels, config.hidden_channels
+        return [conditional_step(*sizes, ShallowNet, form) for _ in range(config.steps)]
+
+    levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
     return SuperResolutionFlow(config.scale, encoder, levels)

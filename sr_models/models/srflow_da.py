@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from invflow import FlowSequential, Split, Squeeze
-from sr_models.assembly import conditional_step, encoder_of, transition
+from sr_models.assembly import conditional_step, encoder_of, flow_levels, transition
 from sr_models.coupling_nets import DeepConvNet, ResidualNet, ResidualUnitNet
 from sr_models.model import SuperResolutionFlow
 from sr_models.recipe import Recipe
@@ -100,18 +102,12 @@ for _variant, _summary in _VARIANTS.items():
 
 def _levels(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequential]:
     """A split after every level but the last."""
-    levels, channels = [], 3
-    for level in range(config.levels):
-        channels *= 4
-        net = _NETS[config.variant]
-        steps = [conditional_step(channels, context_channels, config.hidden_channels, net) for _ in range(config.steps)]
-        layers = [Squeeze(2), *transition(channels, config.transition_steps), *steps]
-        if level < config.levels - 1:
-            split = Split(channels)
-            layers.append(split)
-            channels = split.kept
-        levels.append(FlowSequential(layers))
-    return levels
+
+    def steps(level: int, channels: int) -> list[nn.Module]:
+        sizes = channels, context_channels, config.hidden_channels
+        return [conditional_step(*sizes, _NETS[config.variant]) for _ in range(config.steps)]
+
+    return flow_levels(config.levels, config.levels - 1, config.transition_steps, steps)
 
 
 def _one_level(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequential]:
