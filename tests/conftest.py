@@ -9,7 +9,7 @@ import pytest
 import torch
 from accuracy import ROUND_TRIP
 
-from invflow.backends import cpu
+from invflow.backends import _fused, cpu
 
 
 def pytest_report_header() -> str:
@@ -55,7 +55,7 @@ class _PoisonedTorch:
 def poisoned_kernel_outputs() -> Any:
     """Every buffer that a kernel writes holds NaN before: an element it leaves out cannot look right by accident."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "torch", _PoisonedTorch())
+        patch.setattr(_fused, "torch", _PoisonedTorch())
         yield
 
 

@@ -3,10 +3,10 @@
 #include <pybind11/stl.h>
 
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "invflow/dispatch.h"
+#include "invflow/tuples.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -16,56 +16,14 @@ namespace py = pybind11;
 
 namespace {
 
-using invflow::AffineMap;
+using invflow::Address;
 using invflow::FlowStep;
 using invflow::FlowStepGradients;
-using invflow::View;
-using Address = std::uintptr_t;
-
-// address, dtype, strides of samples, channels and pixels
-using ViewTuple = std::tuple<Address, int, int64_t, int64_t, int64_t>;
-// h, its gradient, start, count, repeat, scale, parameter, order, packing, inverse
-using MapTuple = std::tuple<ViewTuple, ViewTuple, int64_t, int64_t, int64_t, int, double, int, int, bool>;
-// batch, channels, pixels, x, matrix, shift, maps before, maps after
-using StepTuple =
-    std::tuple<int64_t, int64_t, int64_t, ViewTuple, Address, Address, std::vector<MapTuple>, std::vector<MapTuple>>;
-
-void* pointer(Address address) { return reinterpret_cast<void*>(address); }
-
-View view_of(const ViewTuple& tuple) {
-  const auto& [address, dtype, sample_stride, channel_stride, pixel_stride] = tuple;
-  return {pointer(address), static_cast<invflow::Dtype>(dtype), sample_stride, channel_stride, pixel_stride};
-}
-
-AffineMap map_of(const MapTuple& tuple) {
-  const auto& [h, grad_h, start, count, repeat, scale, parameter, order, packing, inverse] = tuple;
-  return {view_of(h),
-          view_of(grad_h),
-          start,
-          count,
-          repeat,
-          static_cast<invflow::Scale>(scale),
-          parameter,
-          static_cast<invflow::Order>(order),
-          static_cast<invflow::Packing>(packing),
-          inverse};
-}
-
-FlowStep step_of(const StepTuple& tuple) {
-  const auto& [batch, channels, pixels, x, matrix, shift, before, after] = tuple;
-  if (before.size() > invflow::kMaxMaps || after.size() > 1) throw py::value_error("too many elementwise maps");
-  FlowStep step{};
-  step.batch = batch;
-  step.channels = channels;
-  step.pixels = pixels;
-  step.x = view_of(x);
-  step.matrix = pointer(matrix);
-  step.shift = pointer(shift);
-  for (const MapTuple& map : before) step.before[step.before_count++] = map_of(map);
-  step.has_after = !after.empty();
-  if (step.has_after) step.after = map_of(after.front());
-  return step;
-}
+using invflow::pointer;
+using invflow::step_of;
+using invflow::StepTuple;
+using invflow::view_of;
+using invflow::ViewTuple;
 
 void flow_step(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
   FlowStep step = step_of(tuple);

@@ -1,0 +1,30 @@
+#include "kernels.h"
+#include "launch.h"
+
+namespace invflow::cuda {
+
+void flow_step(const FlowStep& step, const Place& place) {
+  const DeviceGuard guard({"flow_step", step, place});
+  if (step.matrix == nullptr)
+    coupling(step, place);
+  else
+    flow_step_with_matrix(step, place);
+}
+
+void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
+  const DeviceGuard guard({"flow_step_backward", step, place});
+  if (step.matrix == nullptr)
+    coupling_backward(step, gradients, place);
+  else
+    flow_step_with_matrix_backward(step, gradients, place);
+}
+
+int64_t workspace(const FlowStep& step) {
+  return step.matrix == nullptr ? coupling_workspace(step) : workspace_with_matrix(step);
+}
+
+int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients) {
+  return step.matrix == nullptr ? coupling_workspace(step, gradients) : workspace_with_matrix(step, gradients);
+}
+
+}  // namespace invflow::cuda

@@ -1,0 +1,107 @@
+// The only place with CUDA's own syntax, <<<>>> and extern __shared__, and the only one that calls CUDA's run time. With
+// INVFLOW_CUDA_ON_CPU the kernels are compiled as C++ for the host, where tests run them without a GPU.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#ifdef INVFLOW_CUDA_ON_CPU
+#include "cuda_on_cpu.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+#include "invflow/cuda_kernels.h"
+
+#define INVFLOW_DEVICE __device__ __forceinline__
+#define INVFLOW_BOTH __host__ __device__ __forceinline__
+
+#ifdef INVFLOW_CUDA_ON_CPU
+#define INVFLOW_SHARED(T, name) T* const name = static_cast<T*>(cuda_on_cpu::shared_memory())
+#else
+#define INVFLOW_SHARED(T, name)                            \
+  extern __shared__ __align__(16) unsigned char shared_[]; \
+  T* const name = reinterpret_cast<T*>(shared_)
+#endif
+
+namespace invflow::cuda {
+
+// What a launch is about: the name of the kernel, for messages, and where it runs.
+struct Site {
+  const char* kernel;
+  const FlowStep& step;
+  const Place& place;
+};
+
+inline void check(const char* error, const Site& site) {
+  if (error == nullptr) return;
+  throw std::runtime_error(std::string(site.kernel) + " cannot run for a state of " + std::to_string(site.step.batch) +
+                           " samples, " + std::to_string(site.step.channels) + " channels and " +
+                           std::to_string(site.step.pixels) + " pixels on CUDA device " +
+                           std::to_string(site.place.device) + ": " + error);
+}
+
+#ifdef INVFLOW_CUDA_ON_CPU
+
+template <class... Parameters, class... Arguments>
+void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+            const Arguments&... arguments) {
+  check(cuda_on_cpu::launch(kernel, blocks, threads, shared_bytes, static_cast<Parameters>(arguments)...), site);
+}
+
+inline int64_t largest_shared_bytes(const Place&) { return cuda_on_cpu::largest_shared_bytes(); }
+
+struct DeviceGuard {
+  explicit DeviceGuard(const Site&) {}
+};
+
+#else
+
+inline const char* text_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+
+template <class... Parameters, class... Arguments>
+void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+            const Arguments&... arguments) {
+  if (blocks > INT32_MAX) check("it has more than 2^31 - 1 tiles", site);
+  if (shared_bytes > 48 * 1024)
+    check(text_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(shared_bytes))),
+          site);
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(site.place.stream)>>>(
+      static_cast<Parameters>(arguments)...);
+  check(text_of(cudaGetLastError()), site);
+}
+
+// That a block may have on this device.
+inline int64_t largest_shared_bytes(const Place& place) {
+  int bytes = 0;
+  return cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device) == cudaSuccess ? bytes
+                                                                                                              : 48 * 1024;
+}
+
+// Makes the device of a call the current one of this thread, and the former one again at the end.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(const Site& site) {
+    check(text_of(cudaGetDevice(&former_)), site);
+    if (former_ == site.place.device) return;
+    check(text_of(cudaSetDevice(site.place.device)), site);
+    changed_ = true;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(former_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int former_ = 0;
+  bool changed_ = false;
+};
+
+#endif
+
+}  // namespace invflow::cuda

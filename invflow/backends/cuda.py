@@ -1,0 +1,77 @@
+"""The CUDA C++ backend: calls the compiled extension ``invflow._CUDA`` with addresses, sizes, strides and a stream.
+
+The kernels run on the device of the state and its current stream. Nothing waits for them, and what they need beside their
+results is allocated by PyTorch, so that they can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invflow.backends._fused import DTYPES, FusedOperators, Step
+
+try:
+    _CUDA: Any = importlib.import_module("invflow._CUDA")
+except ImportError as error:
+    _CUDA, _import_error = None, str(error)
+else:
+    _import_error = ""
+
+
+def unavailable() -> str:
+    """Why this backend cannot run here at all; empty if it can."""
+    if _CUDA is None:
+        return f"the extension invflow._CUDA could not be imported ({_import_error})"
+    if torch.version.cuda is None:
+        return "this PyTorch was built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return ""
+
+
+def why_not(op: str, x: Tensor) -> str:
+    """Why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
+    if reason := unavailable():
+        return reason
+    if x.device.type != "cuda":
+        return f"it needs tensors on a CUDA device, got {x.device}"
+    if x.dtype not in DTYPES:
+        return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
+    return ""
+
+
+def build_facts() -> dict[str, str]:
+    """What the extension was built with, for ``python -m invflow.info``."""
+    return {"compiler": _CUDA.compiler, "architectures": _CUDA.architectures, "version": _CUDA.version}
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def _run(kernel: Any, workspace: Any, step: Step, *results: Any) -> None:
+    arguments, device = step.arguments(), step.x.device
+    memory = torch.empty(workspace(arguments, *results), dtype=torch.uint8, device=device)
+    # freed at the end, and given to work that comes later on the same stream
+    kernel((device.index or 0, _stream(device), memory.data_ptr()), arguments, *results)
+
+
+def _forward(step: Step, *results: Any) -> None:
+    _run(_CUDA.flow_step, _CUDA.flow_step_workspace, step, *results)
+
+
+def _backward(step: Step, *gradients: Any) -> None:
+    _run(_CUDA.flow_step_backward, _CUDA.flow_step_backward_workspace, step, *gradients)
+
+
+_operators = FusedOperators(_forward, _backward)
+channel_affine = _operators.channel_affine
+channel_affine_backward = _operators.channel_affine_backward
+affine_coupling = _operators.affine_coupling
+affine_coupling_backward = _operators.affine_coupling_backward
+flow_step = _operators.flow_step
+flow_step_backward = _operators.flow_step_backward
