@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 
 # OpenMP threads that wait for each other spin for so many turns before they sleep. On a machine that also does something
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
@@ -36,7 +36,7 @@ sanitize: $(VENV)/.installed-test
 	cp -r invflow sr_models benchmarks tests pyproject.toml $(SANITIZED)/tree
 	rm -f $(SANITIZED)/tree/invflow/_C*.so
 	$(BIN)/python -m pip install --disable-pip-version-check -q cmake ninja pybind11
-	$(BIN)/cmake -S . -B $(SANITIZED)/cmake -GNinja -DINVFLOW_SANITIZE=ON -DCMAKE_BUILD_TYPE=Release \
+	$(BIN)/cmake -S . -B $(SANITIZED)/cmake -GNinja -DINVFLOW_SANITIZE=ON -DINVFLOW_CUDA=OFF -DCMAKE_BUILD_TYPE=Release \
 		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
 		-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/$(SANITIZED)/tree/invflow

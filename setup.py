@@ -1,6 +1,8 @@
 """Builds the native extension with CMake. torch is not needed, and never imported, at build time.
 
 Environment: ``MAX_JOBS`` limits parallel compilation; ``CXX`` chooses the compiler; ``CMAKE_ARGS`` is passed on.
+``INVFLOW_CUDA`` is ``auto`` (the default: the CUDA kernels are built where nvcc works), ``on`` (that they cannot be built
+is an error) or ``off``; ``CUDACXX`` names nvcc; ``INVFLOW_CUDA_ARCHS`` lists architectures as CMake does: ``"80;90"``.
 """
 
 import os
@@ -19,6 +21,9 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
+        cuda = os.environ.get("INVFLOW_CUDA", "auto").lower()
+        if cuda not in ("auto", "on", "off"):
+            raise SystemExit(f"invflow: environment variable INVFLOW_CUDA must be auto, on or off, got {cuda!r}")
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
@@ -34,17 +39,25 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DINVFLOW_VERSION={self.distribution.get_version()}",
+            f"-DINVFLOW_CUDA={cuda.upper()}",
+            *([f"-DCMAKE_CUDA_ARCHITECTURES={archs}"] if (archs := os.environ.get("INVFLOW_CUDA_ARCHS")) else []),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
+        needed = "It needs a C++17 compiler, GCC or Clang; set CXX to name one."
+        if cuda == "on":
+            needed += " INVFLOW_CUDA=on also needs nvcc; set CUDACXX to name it."
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        for command in (configure, ["cmake", "--build", str(build), "--parallel", jobs]):
-            try:
-                subprocess.run(command, check=True)
-            except subprocess.CalledProcessError as error:
-                raise SystemExit(
-                    f"invflow: building the native extension failed (exit code {error.returncode}): see the output "
-                    "above. It needs a C++17 compiler, GCC or Clang; set CXX to name one."
-                ) from None
+        make = ["cmake", "--build", str(build), "--parallel", jobs, "--target"]
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run([*make, "_C"], check=True)
+            if (build / "with_cuda").exists():
+                subprocess.run([*make, "_CUDA"], check=cuda == "on")
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(
+                f"invflow: building the native extension failed (exit code {error.returncode}): see the output above. "
+                f"{needed}"
+            ) from None
 
 
 setup(ext_modules=[Extension("invflow._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -40,7 +40,7 @@ INVFLOW_DEVICE void for_each_unit(const Units& units, unsigned block, const Visi
 }
 
 template <class Access>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     coupling_kernel(const __grid_constant__ FlowStep step, const Units units, typename Access::T* log_dets) {
   using T = typename Access::T;
   T log_det = 0;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A block takes the units of `repeat` successive samples, which share their h.
 template <class Access>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     coupling_backward_kernel(const __grid_constant__ FlowStep step, const __grid_constant__ FlowStepGradients gradients,
                              const __grid_constant__ View sums, const Units units) {
   using T = typename Access::T;

@@ -14,7 +14,7 @@ template <class Access, int kChannels>
 using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads>;
 
 template <class Access, int kChannels>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     flow_step_kernel(const __grid_constant__ FlowStep step, const Shape<Access, kChannels> geometry, const Tiles tiles,
                      typename Access::T* log_dets) {
   using T = typename Access::T;
@@ -36,9 +36,8 @@ __global__ void __launch_bounds__(kThreads)
       T x[G::kPixels] = {};
       if (inside) {
         Access::load_state(step.x, offset_of(step.x, at, row), x);
-#pragma unroll
-        for (int i = 0; i < kMaxMaps; ++i)
-          if (i < step.before_count) log_det += apply_to_channel<Access>(step.before[i], at, row, x);
+#pragma unroll 1
+        for (int i = 0; i < step.before_count; ++i) log_det += apply_to_channel<Access>(step.before[i], at, row, x);
       }
       geometry.put(x, state + row * stride);
     }
@@ -76,6 +75,8 @@ __global__ void __launch_bounds__(kThreads)
   if (log_dets != nullptr && threadIdx.x == 0) log_dets[blockIdx.x] = total;
 }
 
+bool makes_log_dets(const FlowStep& step) { return step.before_count > 0 || step.has_after; }
+
 template <class Access, int kChannels>
 void launch_flow_step(const FlowStep& step, const Place& place) {
   using T = typename Access::T;
@@ -83,7 +84,7 @@ void launch_flow_step(const FlowStep& step, const Place& place) {
   const Shape<Access, kChannels> geometry(step.channels, sizeof(T));
   const Tiles tiles = tiles_of(step, geometry.pixels());
   const int64_t blocks = step.batch * tiles.of_sample;
-  const bool has_maps = step.before_count > 0 || step.has_after;
+  const bool has_maps = makes_log_dets(step);
   T* const log_dets = has_maps ? static_cast<T*>(place.workspace) : nullptr;
   int64_t numbers = geometry.tile_size() + geometry.weights_size();
   if (kChannels == 0 && step.has_after) numbers += geometry.rows_of_pass() * geometry.stride();
@@ -106,6 +107,7 @@ void flow_step_with_matrix(const FlowStep& step, const Place& place) {
 
 int64_t workspace_with_matrix(const FlowStep& step) {
   int64_t bytes = 0;
+  if (!makes_log_dets(step)) return bytes;
   with_shape(step, [&](auto access, auto channels) {
     using T = typename decltype(access)::T;
     const Shape<decltype(access), channels()> geometry(step.channels, sizeof(T));

@@ -32,8 +32,8 @@ struct Division {
   bool keeps;      // what the only map before the matrix needs in shared memory, instead of reading it again
 };
 
-// What differentiate needs of the channels that the first map transforms, in shared memory.
-template <class G, class T>
+// What `differentiate` needs of the channels that the only map before the matrix transforms, in shared memory.
+template <class T>
 struct Kept {
   T* memory;
   int pixels;
@@ -43,31 +43,48 @@ struct Kept {
   INVFLOW_DEVICE T* raw(int64_t c) const { return memory + (count + c) * pixels; }
 };
 
-// A row of the gradient of the product becomes one of the gradient of x: through the maps before the matrix.
+// x, channel `row` of the state, through the maps before the matrix.
 template <class Access, class G, class T>
-INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums& sums, const G& geometry,
-                                         const Kept<G, T>& kept, bool keeps, Pixels at, int row, T grad_log_det,
-                                         T (&grad)[G::kPixels]) {
-  T first[G::kPixels], second[G::kPixels];  // what goes into either map
-  if (!keeps && step.before_count > 0) {
-    Access::load_state(step.x, offset_of(step.x, at, row), first);
-#pragma unroll
-    for (int j = 0; j < G::kPixels; ++j) second[j] = first[j];
-    if (step.before_count > 1) apply_to_channel<Access>(step.before[0], at, row, second);
-  }
-#pragma unroll
-  for (int i = kMaxMaps - 1; i >= 0; --i) {
+INVFLOW_DEVICE void apply_before(const FlowStep& step, const G& geometry, const Kept<T>& kept, bool keeps, Pixels at,
+                                 int row, T (&x)[G::kPixels]) {
+#pragma unroll 1
+  for (int i = 0; i < step.before_count; ++i) {
     const AffineMap& map = step.before[i];
     const int64_t c = row - map.start;
-    if (i >= step.before_count || c < 0 || c >= map.count) continue;
-    T shift[G::kPixels], raw[G::kPixels], scaled[G::kPixels];
+    if (c < 0 || c >= map.count) continue;
+    T shift[G::kPixels], raw[G::kPixels];
+    load_h<Access>(map, at, c, shift, raw);
+    if (keeps) {
+      T scaled[G::kPixels];
+#pragma unroll
+      for (int j = 0; j < G::kPixels; ++j) scaled[j] = x[j];
+      scaled_part(map, shift, scaled);
+      geometry.put(scaled, kept.scaled(c));
+      geometry.put(raw, kept.raw(c));
+    }
+    apply(map, shift, raw, x);
+  }
+}
+
+// The gradient of what the matrix is multiplied by becomes that of x, through the maps before the matrix.
+template <class Access, class G, class T>
+INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums& sums, const G& geometry,
+                                         const Kept<T>& kept, bool keeps, Pixels at, int row, T grad_log_det,
+                                         T (&grad)[G::kPixels]) {
+#pragma unroll 1
+  for (int i = step.before_count - 1; i >= 0; --i) {
+    const AffineMap& map = step.before[i];
+    const int64_t c = row - map.start;
+    if (c < 0 || c >= map.count) continue;
+    T raw[G::kPixels], scaled[G::kPixels];
     if (keeps) {
       geometry.get(kept.scaled(c), scaled);
       geometry.get(kept.raw(c), raw);
     } else {
+      Access::load_state(step.x, offset_of(step.x, at, row), scaled);
+      if (i > 0) apply_to_channel<Access>(step.before[0], at, row, scaled);
+      T shift[G::kPixels];
       load_h<Access>(map, at, c, shift, raw);
-#pragma unroll
-      for (int j = 0; j < G::kPixels; ++j) scaled[j] = i == 0 ? first[j] : second[j];
       scaled_part(map, shift, scaled);
     }
     differentiate(map, grad_log_det, scaled, raw, grad);
@@ -76,7 +93,7 @@ INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums&
 }
 
 template <class Access, int kChannels>
-__global__ void __launch_bounds__(kThreads<kChannels>)
+__global__ void __launch_bounds__(kThreads<kChannels>, kChannels == 96 ? 1 : 2)
     flow_step_backward_kernel(const __grid_constant__ FlowStep step, const __grid_constant__ FlowStepGradients gradients,
                               const __grid_constant__ SharedSums sums, const Shape<Access, kChannels> geometry,
                               const Division division, const MatrixGradient<typename Access::T> out) {
@@ -86,7 +103,7 @@ __global__ void __launch_bounds__(kThreads<kChannels>)
   INVFLOW_SHARED(T, inner);
   T* const product = inner + geometry.tile_size();  // then its gradient
   T* const weights = product + geometry.tile_size();
-  const Kept<G, T> kept{weights + geometry.weights_size(), geometry.pixels(), step.before[0].count};
+  const Kept<T> kept{weights + geometry.weights_size(), geometry.pixels(), step.before[0].count};
   const T* const matrix = static_cast<const T*>(step.matrix);
   const int stride = geometry.stride();
   OuterProduct<kOuter, kThreads<kOuter>, T> outer;
@@ -106,21 +123,7 @@ __global__ void __launch_bounds__(kThreads<kChannels>)
           T x[G::kPixels] = {};
           if (inside) {
             Access::load_state(step.x, offset_of(step.x, at, row), x);
-            const int64_t c = row - step.before[0].start;
-            if (division.keeps && c >= 0 && c < step.before[0].count) {
-              T shift[G::kPixels], raw[G::kPixels], scaled[G::kPixels];
-              load_h<Access>(step.before[0], at, c, shift, raw);
-#pragma unroll
-              for (int j = 0; j < G::kPixels; ++j) scaled[j] = x[j];
-              scaled_part(step.before[0], shift, scaled);
-              geometry.put(scaled, kept.scaled(c));
-              geometry.put(raw, kept.raw(c));
-              apply(step.before[0], shift, raw, x);
-            } else if (!division.keeps) {
-#pragma unroll
-              for (int i = 0; i < kMaxMaps; ++i)
-                if (i < step.before_count) apply_to_channel<Access>(step.before[i], at, row, x);
-            }
+            apply_before<Access>(step, geometry, kept, division.keeps, at, row, x);
             if (!kSumsInBlock<kChannels>) store_run<T>(out.inner.data, offset_of(out.inner, at, row), x);
           }
           geometry.put(x, inner + row * stride);

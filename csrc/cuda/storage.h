@@ -119,17 +119,27 @@ INVFLOW_DEVICE void store_any(const View& view, int64_t offset, const T (&values
 // How a thread reads and writes memory: kPixels successive pixels at once. The state and its gradients are accessed by
 // load_state and store_state, h and its gradient by load and store.
 //
-// Vectors: 16 bytes of a state of dtype Stored, and as many pixels of an h of any dtype.
-template <class Stored>
+// Vectors: 16 bytes of a state whose numbers have kBytes bytes, and as many pixels of an h of any dtype.
+template <int kBytes>
 struct Vectors {
   using T = float;
-  static constexpr int kPixels = 16 / sizeof(Stored);
+  static constexpr int kPixels = 16 / kBytes;
 
   static INVFLOW_DEVICE void load_state(const View& view, int64_t offset, T (&values)[kPixels]) {
-    load_run<Stored>(view.data, offset, values);
+    if constexpr (kBytes == 4)
+      load_run<float>(view.data, offset, values);
+    else if (view.dtype == Dtype::kFloat16)
+      load_run<__half>(view.data, offset, values);
+    else
+      load_run<__nv_bfloat16>(view.data, offset, values);
   }
   static INVFLOW_DEVICE void store_state(const View& view, int64_t offset, const T (&values)[kPixels]) {
-    store_run<Stored>(view.data, offset, values);
+    if constexpr (kBytes == 4)
+      store_run<float>(view.data, offset, values);
+    else if (view.dtype == Dtype::kFloat16)
+      store_run<__half>(view.data, offset, values);
+    else
+      store_run<__nv_bfloat16>(view.data, offset, values);
   }
   static INVFLOW_DEVICE void load(const View& view, int64_t offset, T (&values)[kPixels]) {
     load_any(view, offset, values);
@@ -190,9 +200,8 @@ void with_access(const FlowStep& step, const FlowStepGradients* gradients, const
            gradients->grad_y.dtype == step.x.dtype && gradients->grad_x.dtype == step.x.dtype;
   runs = runs && reinterpret_cast<intptr_t>(step.matrix) % 16 == 0;
   if (!runs) return visit(Elements<float>{});
-  if (step.x.dtype == Dtype::kFloat32) return visit(Vectors<float>{});
-  if (step.x.dtype == Dtype::kFloat16) return visit(Vectors<__half>{});
-  visit(Vectors<__nv_bfloat16>{});
+  if (step.x.dtype == Dtype::kFloat32) return visit(Vectors<4>{});
+  visit(Vectors<2>{});
 }
 
 }  // namespace invflow::cuda

@@ -138,7 +138,7 @@ INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int pass, i
 template <bool transposed, class G, class T>
 INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, const T* tile, int pass,
                                 T (&sum)[G::kRows][G::kPixels]) {
-  constexpr int kStep = G::kFixed && !transposed ? 4 : 1;
+  constexpr int kStep = G::kFixed && !transposed ? 16 / G::kPixels : 1;
   const int channels = geometry.channels(), chunk = geometry.chunk();
   const int row = geometry.first_row(pass) - pass * geometry.rows_of_pass();
   const int length = transposed ? geometry.rows_of_pass() : G::kFixed ? chunk : chunk + 1;
