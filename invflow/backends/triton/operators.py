@@ -1,7 +1,7 @@
 """The operators on tensors: which kernels they take, with which arguments.
 
-Nothing here reads a tensor on the host, and all memory comes from PyTorch's allocator, so that calls can be captured in a
-CUDA graph once each kernel has run (its configuration is timed at the first run).
+Nothing here reads a tensor on the host, and all memory comes from PyTorch's allocator, so that calls can be captured in
+a CUDA graph once each kernel has run (its configuration is timed at the first run).
 """
 
 from __future__ import annotations

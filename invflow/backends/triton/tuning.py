@@ -1,9 +1,9 @@
 """Configurations of the kernels, and which of them runs.
 
-On a GPU each kernel is timed once with each of its configurations, for every number of channels, combination of dtypes
-and power of two of pixels (``size``, :func:`size_of`); the winners are kept on disk with Triton's compiled kernels. Under
-``torch.use_deterministic_algorithms(True)`` nothing is timed and the first configuration runs, so that sums are added in the
-same order by every process; so it does in the interpreter.
+On a GPU each kernel is timed once with each of its configurations, for every number of channels, combination of
+dtypes and power of two of pixels (``size``, :func:`size_of`); the winners are kept on disk with Triton's compiled
+kernels. Under ``torch.use_deterministic_algorithms(True)`` nothing is timed and the first configuration runs, so that
+sums are added in the same order by every process; so it does in the interpreter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from invflow.backends.triton.kernels import affine_coupling, flow_step_by_tiles, flow_step_in_registers, matrix_gradient
 
-Config = triton.Config
+Config = Any  # triton.Config, which has no types
 
 #: Pixels of a part of log_det, at most the smallest block.
 GRAIN_OF_ROWS, GRAIN_OF_TILES = 128, 32
@@ -28,11 +28,11 @@ BLOCK_OF_MATRIX = 64
 
 
 def _rows(*blocks_and_warps: tuple[int, int]) -> list[Config]:
-    return [Config({"BLOCK": block}, num_warps=warps) for block, warps in blocks_and_warps]
+    return [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in blocks_and_warps]
 
 
 def _tiles(*blocks_and_warps: tuple[int, int]) -> list[Config]:
-    return [Config({"BLOCK_P": block}, num_warps=warps, num_stages=1) for block, warps in blocks_and_warps]
+    return [triton.Config({"BLOCK_P": block}, num_warps=warps, num_stages=1) for block, warps in blocks_and_warps]
 
 
 # The rows of a state that lies in memory in order are read 128 bits, four float32 numbers, a thread at a time.
@@ -55,8 +55,8 @@ _TILE_ELEMENTS = 32
 
 
 def configs_of(kernel: Any, block_c: int, itemsize: int) -> list[Config]:
-    """The configurations of a kernel that fit registers: those with tiles depend on their channels ``block_c`` and on the
-    bytes of a number, the others on nothing."""
+    """The configurations of a kernel that fit registers: those of tiles depend on the channels of a tile, ``block_c``,
+    and on the bytes of a number, the others on nothing."""
     fitting = [
         config
         for config in CONFIGS[kernel]

@@ -157,8 +157,8 @@ def gradients_before_matrix(
 
 @triton.jit
 def store_part(ptr, parts, value, block, BLOCK: tl.constexpr, GRAIN: tl.constexpr):
-    """Store the sum over a block of pixels among the ``parts`` for every ``GRAIN`` pixels, with zeros for the rest of the
-    block: how many parts there are does not depend on the size of blocks, which is tuned."""
+    """Store the sum over a block of pixels among the ``parts`` for every ``GRAIN`` pixels, with zeros for the rest of
+    the block: how many parts there are does not depend on the size of blocks, which is tuned."""
     i = tl.arange(0, BLOCK // GRAIN)
     part = block * (BLOCK // GRAIN) + i
     tl.store(ptr + part, tl.where(i == 0, value, 0.0), mask=part < parts)

@@ -1,9 +1,9 @@
 """Kernels of ``flow_step`` for many channels: matrix products of tiles.
 
-A program owns ``BLOCK_P`` pixels of one sample and ``BLOCK_C`` channels of the result. The product runs over the channels
-that the matrix sums in tiles of ``BLOCK_K``, so that few operands are in registers at a time. With all channels in one
-tile, which ``BLOCK_C`` allows up to 256, the floor of the forward kernel is: read x and h, write y, and C^2 multiply-adds
-a pixel.
+A program owns ``BLOCK_P`` pixels of one sample and ``BLOCK_C`` channels of the result. The product runs over the
+channels that the matrix sums in tiles of ``BLOCK_K``, so that few operands are in registers at a time. With all
+channels in one tile, which ``BLOCK_C`` allows up to 256, the floor of the forward kernel is: read x and h, write y, and C^2
+multiply-adds a pixel.
 
 The gradients take two kernels. Where an injector follows the affine map, the first computes M x + v again and the
 gradients of the injector; the second multiplies by the transposed matrix and goes back through what precedes it.
@@ -166,7 +166,7 @@ def flow_step_output_bwd_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Gradients of the injector that follows the affine map, encoding, and of the affine map's result. Grid as forward."""
+    """Gradients of the injector that follows the affine map, encoding, and of that map's result. Grid as forward."""
     sample, p = _place(pixels, BLOCK_P)
     o = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C).to(tl.int64))[:, None]
     inside = (o < C) & (p < pixels)
