@@ -1,4 +1,4 @@
-"""Compiles C++ into shared objects and programs, each kept in a build folder under the hash of all that went into it."""
+"""Compiles C++ into shared objects and programs, kept in a build folder under the hash of all that went into them."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def compiler_version() -> str:
 def compile_cached(
     name: str, sources: dict[str, str], extra: Sequence[Path], flags: Sequence[str], cache: Path | None = None
 ) -> Path:
-    """Compiles the texts ``sources`` (file name -> content) and the files ``extra`` together; returns the output's path.
+    """Compiles the texts ``sources`` (file name -> content) and the files ``extra`` together; returns the output.
 
-    The output depends on their content, on ``flags``, on the runtime and on the compiler. Raises ``RuntimeError`` with the
-    compiler's messages.
+    It is made anew when they, ``flags``, the runtime or the compiler change. Raises ``RuntimeError`` with what the
+    compiler says.
     """
     cache = cache or DEFAULT_CACHE
     texts = [text for item in sorted(sources.items()) for text in item] + [path.read_text() for path in extra]

@@ -1,8 +1,8 @@
 """Runs PTX kernels on the CPU: ``ptx_module(text).launch(name, grid, block, shared_bytes, arguments)``.
 
-The PTX, as nvcc or Triton emitted it, is translated to C++ and run with one fiber for each CUDA thread, one block at a time.
-Every address is checked against the buffers of the launch, every barrier and warp operation against the rules of CUDA; an
-error in the kernel raises ``KernelError`` with the PTX instruction, thread and block.
+The PTX, as nvcc or Triton emitted it, is translated to C++ and run with one fiber for each CUDA thread, one block at a
+time. Every address is checked against the buffers of the launch, every barrier and warp operation against the rules of
+CUDA; an error in the kernel raises ``KernelError`` with the PTX instruction, thread and block.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MemorySite:
 
 @dataclass(frozen=True)
 class Trace:
-    """``instructions``: thread-instructions by kind (see ``instruction_kind``), those masked out by a predicate included."""
+    """``instructions``: thread-instructions by kind (see ``instruction_kind``), with those that a predicate masks."""
 
     instructions: Counter[str]
     memory: list[MemorySite]
@@ -157,16 +157,16 @@ class PtxModule:
     ) -> Trace | None:
         """Runs kernel ``name`` on ``grid`` blocks of ``block`` threads (one to three sizes each).
 
-        ``arguments``: for each ``.param`` a CPU tensor (passed as its address), a number, None (a null pointer), or ``bytes``
-        (a structure passed by value). The kernel may touch exactly the memory that these tensors span, and that of the tensors
-        ``buffers``, whose addresses it gets in other ways. ``dynamic_shared`` is in bytes.
+        ``arguments``: for each ``.param`` a CPU tensor (passed as its address), a number, None (a null pointer), or
+        ``bytes`` (a structure passed by value). The kernel may touch exactly the memory that these tensors span, and
+        that of the tensors ``buffers``, whose addresses it gets in other ways. ``dynamic_shared`` is in bytes.
 
         ``order`` of threads and blocks between barriers: "ascending", "descending" or "random" (with ``seed``).
-        ``check_races`` reports memory that two threads use without order, one of them writing. With ``worst_approximations`` the
-        approximate functions (``ex2.approx`` and its like) are wrong by as much as the PTX manual allows, instead of exact.
-        ``trace`` returns what the launch would cost a GPU.
+        ``check_races`` reports memory that two threads use without order, one of them writing. With
+        ``worst_approximations`` the approximate functions (``ex2.approx`` and its like) are wrong by as much as the PTX
+        manual allows, instead of exact. ``trace`` returns what the launch would cost a GPU.
 
-        Raises ``KernelError`` for an error in the kernel, ``ValueError`` or ``TypeError`` for arguments that do not fit it.
+        Raises ``KernelError`` for an error in the kernel, ``ValueError`` or ``TypeError`` for unfit arguments.
         """
         if name not in self.kernels:
             raise ValueError(f"name: the PTX has no kernel {name!r}; it has {', '.join(self.kernels)}")
@@ -271,9 +271,8 @@ def _encode(number: int, parameter: Parameter, argument: Any) -> bytes:
     if argument is None:
         argument = 0
     if not isinstance(argument, (int, float)) or parameter.bytes > 8:
-        raise TypeError(
-            f"arguments[{number}]: {type(argument).__name__} for a parameter of type .{parameter.type}, {parameter.bytes} bytes"
-        )
+        given, wanted = type(argument).__name__, f".{parameter.type}, {parameter.bytes} bytes"
+        raise TypeError(f"arguments[{number}]: {given} for a parameter of type {wanted}")
     code = _SCALARS.get(parameter.type) or _SCALARS[str(8 * parameter.bytes)]
     if code in "fd":
         return struct.pack(f"<{code}", argument)

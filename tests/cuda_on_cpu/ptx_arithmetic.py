@@ -207,9 +207,7 @@ def _test(operands: Operands, instruction: Instruction) -> str:
     return operands.write(instruction.operands[0], expression, "pred")
 
 
-@translates(
-    "setp", "set", modifiers="eq ne lt le gt ge lo ls hi hs equ neu ltu leu gtu geu num nan and or xor ftz"
-)
+@translates("setp", "set", modifiers="eq ne lt le gt ge lo ls hi hs equ neu ltu leu gtu geu num nan and or xor ftz")
 def _compare(operands: Operands, instruction: Instruction) -> str:
     parts, kind = instruction.opcode, types_of(instruction)[-1]
     a, b = (operands.read(source, kind) for source in instruction.operands[1:3])

@@ -16,9 +16,7 @@ def _branch(operands: Operands, instruction: Instruction) -> str:
 @translates("brx", modifiers="idx uni")
 def _jump_table(operands: Operands, instruction: Instruction) -> str:
     index, table = instruction.operands
-    cases = [
-        f"case {i}: goto label_{cpp_name(target)};" for i, target in enumerate(operands.kernel.jump_tables[table])
-    ]
+    cases = [f"case {i}: goto label_{cpp_name(target)};" for i, target in enumerate(operands.kernel.jump_tables[table])]
     return f"switch ({operands.read(index, 'u32')}) {{ {' '.join(cases)} }}"
 
 

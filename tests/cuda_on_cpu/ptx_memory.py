@@ -40,7 +40,8 @@ def _load(operands: Operands, instruction: Instruction) -> str:
         pointer = operands.pointer(instruction.operands[1], space, size * count, access)
     read_as = kind if kind[0] == "s" else f"b{8 * size}"
     loads = [
-        operands.write(target, f"load<{UNSIGNED[size]}>(from + {i * size})", read_as) for i, target in enumerate(targets)
+        operands.write(target, f"load<{UNSIGNED[size]}>(from + {i * size})", read_as)
+        for i, target in enumerate(targets)
     ]
     return f"{{ const char* from = {pointer}; {' '.join(loads)} }}"
 
@@ -107,9 +108,7 @@ _CHANGES = {
 }
 
 
-@translates(
-    "atom", "red", modifiers=f"{_HINTS} global shared shared::cta noftz ftz {' '.join(_CHANGES)} cas v2 v4"
-)
+@translates("atom", "red", modifiers=f"{_HINTS} global shared shared::cta noftz ftz {' '.join(_CHANGES)} cas v2 v4")
 def _atomic(operands: Operands, instruction: Instruction) -> str:
     if _vector_length(instruction) > 1:
         return _vector_reduction(operands, instruction)
@@ -168,9 +167,7 @@ def _vector_reduction(operands: Operands, instruction: Instruction) -> str:
     return f"{{ char* to = {pointer}; {' '.join(updates)} }}"
 
 
-@translates(
-    "cp", modifiers=f"async {_HINTS} shared shared::cta global commit_group wait_group wait_all L2::cache_hint"
-)
+@translates("cp", modifiers=f"async {_HINTS} shared shared::cta global commit_group wait_group wait_all L2::cache_hint")
 def _copy(operands: Operands, instruction: Instruction) -> str:
     parts = instruction.opcode
     if "commit_group" in parts:
@@ -205,7 +202,7 @@ def _matrix(operands: Operands, instruction: Instruction) -> str:
     return f"{{ const uint32_t words[] = {{{values}}}; store_matrix({arguments}); }}"
 
 
-@translates("membar", "fence", modifiers=f"{_HINTS} gl proxy async alias")
+@translates("membar", "fence", modifiers=f"{_HINTS} gl proxy async alias shared::cta global")
 def _fence(operands: Operands, instruction: Instruction) -> str:
     return ";"  # memory is sequentially consistent here
 

@@ -62,7 +62,9 @@ class Operands:
         self.local = {v.name for v in kernel.variables if v.space == "local"}
         self.globals = {v.name for v in module.variables if v.space in ("global", "const")}
         shared = [v for v in (*module.variables, *kernel.variables) if v.space == "shared"]
-        mentioned = {token for i in kernel.body if isinstance(i, Instruction) for token in re.findall(r"[\w$]+", i.text)}
+        mentioned = {
+            token for i in kernel.body if isinstance(i, Instruction) for token in re.findall(r"[\w$]+", i.text)
+        }
         self.shared, end = _place_shared([v for v in shared if v.name in mentioned])
         self.dynamic_offset = end
         self.dynamic_shared = module.dynamic_shared

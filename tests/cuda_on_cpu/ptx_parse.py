@@ -1,6 +1,6 @@
 """PTX text as data: a module, its kernels, their parameters, variables and instructions.
 
-Grammar: NVIDIA, "Parallel Thread Execution ISA". Only what nvcc and Triton emit is understood; the rest raises ``PtxError``.
+Grammar: NVIDIA, "Parallel Thread Execution ISA". What nvcc and Triton emit is understood; the rest raises ``PtxError``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class PtxError(Exception):
 
 @dataclass(frozen=True)
 class Instruction:
-    """``opcode`` is split at its dots (``::`` kept); ``guard`` is the predicate register, ``!`` before it when negated."""
+    """``opcode`` is split at its dots (not at ``::``); ``guard`` is a predicate register, with ``!`` when negated."""
 
     opcode: tuple[str, ...]
     operands: tuple[str, ...]
@@ -31,7 +31,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Variable:
-    """Memory declared in the module or a kernel; sizes in bytes. ``words`` are the initial values, of ``word_bytes`` each."""
+    """Memory declared in the module or a kernel; sizes in bytes. ``words``: initial values of ``word_bytes`` each."""
 
     name: str
     space: str
@@ -202,7 +202,7 @@ class _Body:
             raise PtxError(f"line {self.line}: unfinished statement {pending.strip()}")
 
     def _take(self, rest: str, pending: str) -> tuple[str, str]:
-        """Consumes the next label, brace or piece of a statement; returns what is left of the line and of the statement."""
+        """Consumes a label, brace or piece of a statement; returns what is left of the line and of the statement."""
         if not pending and rest[0] in "{}":
             self._scope(rest[0])
             return rest[1:].strip(), ""

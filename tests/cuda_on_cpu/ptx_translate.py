@@ -6,10 +6,10 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-from . import ptx_arithmetic, ptx_control, ptx_memory  # noqa: F401  (they fill the table of instructions)
+# the first three fill the table of instructions
+from . import ptx_arithmetic, ptx_control, ptx_memory  # noqa: F401
 from .ptx_operands import FLOATS, UNSIGNED, Operands, cpp_name, translate_instruction, types_of
-from .ptx_parse import Instruction, Kernel, Label, Module, Parameter, Variable, parse, width
-
+from .ptx_parse import Instruction, Kernel, Label, Parameter, Variable, parse, width
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def _function(symbol: str, kernel: Kernel, operands: Operands, body: list[str]) 
         declarations.append(f"{cpp} r_{cpp_name(name)} = {poison};")
     for variable in kernel.variables:
         if variable.space == "local":
-            declarations.append(f"alignas({max(variable.align, 16)}) char local_{cpp_name(variable.name)}[{variable.bytes}];")
+            align = max(variable.align, 16)
+            declarations.append(f"alignas({align}) char local_{cpp_name(variable.name)}[{variable.bytes}];")
     lines = "".join(f"  {line}\n" for line in [*declarations, *body])
     return f'\nextern "C" void {symbol}(const char* parameters) {{\n{lines}}}\n'
 

@@ -41,9 +41,9 @@ class Launch:
 def triton_on_cpu(capability: int = 80, **options: Any) -> Iterator[list[Launch]]:
     """Inside, Triton kernels are compiled for compute ``capability`` (such as 80 or 90) and run on CPU tensors.
 
-    ``options`` are those of ``PtxModule.launch``: ``order``, ``seed``, ``check_races``, ``worst_approximations``, ``trace``.
-    Yields the list to which every launch is appended. A kernel may touch the tensors among its arguments and nothing else. An
-    error in a kernel raises ``KernelError``; PTX that is not understood, such as ``wgmma``, raises ``PtxError``.
+    ``options`` are those of ``PtxModule.launch``: ``order``, ``seed``, ``check_races``, ``worst_approximations``,
+    ``trace``. Yields the list to which every launch is appended. A kernel may touch the tensors among its arguments and
+    nothing else. An error in a kernel raises ``KernelError``, and PTX that is not understood (``wgmma``) ``PtxError``.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: Triton would interpret its kernels instead of compiling them")

@@ -1,7 +1,7 @@
 // Stacks and the switch between them: what a CUDA thread is made of on the CPU (x86-64, System V ABI).
 //
-// Under a sanitizer every switch is announced. ThreadSanitizer is told that a switch orders nothing (flag 1), so that two CUDA
-// threads are unordered unless a barrier orders them, although they really run one after the other.
+// Under a sanitizer every switch is announced. ThreadSanitizer is told that a switch orders nothing (flag 1), so that
+// two CUDA threads are unordered unless a barrier orders them, although they really run one after the other.
 #pragma once
 #include <sys/mman.h>
 #include <unistd.h>
@@ -61,8 +61,8 @@ inline char* new_stack() {
 
 // Maps fresh pages over a used stack: ThreadSanitizer forgets who wrote there.
 inline void renew_stack(char* stack) {
-  mmap(stack + 4096, STACK_BYTES - 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-       0);
+  mmap(stack + 4096, STACK_BYTES - 4096, PROT_READ | PROT_WRITE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 // Prepares a context that starts in `entry` on `stack`.
@@ -98,7 +98,8 @@ CUDA_ON_CPU_UNSANITIZED inline void arrived_from(Context& scheduler) {
 #endif
 }
 
-// Memory ordering as ThreadSanitizer sees it: what was done before order_before(p) happens before what follows order_after(p).
+// Memory ordering as ThreadSanitizer sees it: what was done before order_before(p) happens before what follows
+// order_after(p).
 inline void order_before(void* address) {
   (void)address;
 #if defined(__SANITIZE_THREAD__)

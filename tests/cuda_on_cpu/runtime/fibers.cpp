@@ -49,8 +49,8 @@ Context scheduler;
 std::string error;
 bool failed = false;
 
-// Addresses that stand for barriers towards ThreadSanitizer, fresh for each block: two for each block barrier (a thread may reach
-// the next one while others leave the last), two for each warp, one for the end of the block.
+// Addresses that stand for barriers towards ThreadSanitizer, fresh for each block: two for each block barrier (a thread
+// may reach the next one while others leave the last), two for each warp, one for the end of the block.
 constexpr size_t BLOCK_TOKENS = 2 * BARRIERS;
 constexpr size_t END_TOKEN = BLOCK_TOKENS;
 constexpr size_t WARP_TOKENS = END_TOKEN + 1;
@@ -124,8 +124,8 @@ CUDA_ON_CPU_UNSANITIZED void block_error(const char* what, const Thread& first, 
   current_thread = nullptr;
   failed = true;
   const Index3 b = launch_state.block_index;
-  error = std::string(what) + " in block (" + std::to_string(b.x) + ", " + std::to_string(b.y) + ", " + std::to_string(b.z) +
-          "): " + describe(first);
+  error = std::string(what) + " in block (" + std::to_string(b.x) + ", " + std::to_string(b.y) + ", " +
+          std::to_string(b.z) + "): " + describe(first);
   if (second) error += "; " + describe(*second);
 }
 
@@ -212,7 +212,8 @@ CUDA_ON_CPU_UNSANITIZED bool run_ready(const std::vector<unsigned>& order, size_
   return ran;
 }
 
-// Random order interleaves single threads. The others give the greatest skew: each warp runs alone to its next block barrier.
+// Random order interleaves single threads. The others give the greatest skew: each warp runs alone to its next block
+// barrier.
 CUDA_ON_CPU_UNSANITIZED bool advance(std::vector<unsigned>& order, Shuffler& shuffler, size_t& left) {
   const size_t count = order.size();
   bool ran = false;
@@ -261,7 +262,8 @@ CUDA_ON_CPU_UNSANITIZED void start_threads() {
 }
 
 #if defined(__SANITIZE_THREAD__)
-// A destroyed fiber's number is used again, which would hide races between blocks: they are kept until there are too many.
+// A destroyed fiber's number is used again, which would hide races between blocks: they are kept until there are too
+// many.
 constexpr size_t MOST_TSAN_FIBERS = 7000;
 std::vector<void*> ended_fibers;
 CUDA_ON_CPU_UNSANITIZED void destroy_ended_fibers() {
@@ -303,8 +305,9 @@ CUDA_ON_CPU_UNSANITIZED void run_block(std::vector<unsigned>& order, Shuffler& s
 }
 
 #if defined(__SANITIZE_THREAD__)
-// Each block gets an operating-system thread of its own, so that __shared__ variables can be thread_local: ThreadSanitizer then
-// never confuses the shared memory of two blocks. The wait must not look like synchronisation to it.
+// Each block gets an operating-system thread of its own, so that __shared__ variables can be thread_local:
+// ThreadSanitizer then never confuses the shared memory of two blocks. The wait must not look like synchronisation to
+// it.
 struct BlockThread {
   std::vector<unsigned>* order;
   Shuffler* shuffler;
@@ -329,8 +332,8 @@ CUDA_ON_CPU_UNSANITIZED bool run(Launch launch) {
   if (!threads || threads > MOST_THREADS || block.z > 64 || !blocks || grid.y > 65535 || grid.z > 65535 ||
       launch_state.shared_bytes > MOST_SHARED) {
     char text[256];
-    snprintf(text, sizeof text, "invalid launch: grid (%u, %u, %u), block (%u, %u, %u), %u bytes of shared memory", grid.x,
-             grid.y, grid.z, block.x, block.y, block.z, launch_state.shared_bytes);
+    snprintf(text, sizeof text, "invalid launch: grid (%u, %u, %u), block (%u, %u, %u), %u bytes of shared memory",
+             grid.x, grid.y, grid.z, block.x, block.y, block.z, launch_state.shared_bytes);
     error = text;
     return false;
   }
@@ -357,7 +360,8 @@ CUDA_ON_CPU_UNSANITIZED bool run(Launch launch) {
     if (failed) break;
   }
 #if defined(__SANITIZE_THREAD__)
-  for (pthread_t thread : operating_system_threads) pthread_join(thread, nullptr);  // the kernel has ended: the host may read
+  for (pthread_t thread : operating_system_threads)
+    pthread_join(thread, nullptr);  // the kernel has ended: the host may read
   destroy_ended_fibers();
 #endif
   current_thread = nullptr;
@@ -402,7 +406,8 @@ CUDA_ON_CPU_UNSANITIZED void block_barrier(unsigned id, unsigned count, Site sit
   ++thread.barriers_passed;
 }
 
-CUDA_ON_CPU_UNSANITIZED void meet(unsigned mask, const uint32_t* words, unsigned count, const char* operation, Site site) {
+CUDA_ON_CPU_UNSANITIZED void meet(unsigned mask, const uint32_t* words, unsigned count, const char* operation,
+                                  Site site) {
   Thread& thread = *current_thread;
   if (!(mask >> thread.lane & 1)) fail(site, "%s: lane %u is not in its own mask 0x%08x", operation, thread.lane, mask);
   for (unsigned i = 0; i < count; ++i) thread.published[thread.operations & 1][i] = words[i];

@@ -1,4 +1,5 @@
-// One fiber per CUDA thread, one block at a time: barriers, warp operations, and what the kernel sees of its place in the grid.
+// One fiber per CUDA thread, one block at a time: barriers, warp operations, and what the kernel sees of its place in
+// the grid.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -10,10 +11,10 @@ namespace cuda_on_cpu {
 
 constexpr unsigned WARP_SIZE = 32;
 constexpr unsigned FULL_WARP = 0xffffffffu;
-constexpr unsigned MOST_THREADS = 1024;        // of a block
-constexpr unsigned MOST_SHARED = 227 * 1024;   // bytes of a block, static and dynamic together
-constexpr unsigned BARRIERS = 16;              // bar.sync 0 to 15
-constexpr unsigned WORDS_PUBLISHED = 24;       // by one lane in one warp operation; mma.sync of float64 needs the most
+constexpr unsigned MOST_THREADS = 1024;       // of a block
+constexpr unsigned MOST_SHARED = 227 * 1024;  // bytes of a block, static and dynamic together
+constexpr unsigned BARRIERS = 16;             // bar.sync 0 to 15
+constexpr unsigned WORDS_PUBLISHED = 24;      // by one lane in one warp operation; mma.sync of float64 needs the most
 
 struct Index3 {
   unsigned x = 1, y = 1, z = 1;
@@ -41,7 +42,7 @@ struct Thread {
   Index3 index;
   unsigned linear = 0, lane = 0, warp = 0;
   State state = State::ready;
-  Site site;              // of the operation it waits in
+  Site site;               // of the operation it waits in
   const char* doing = "";  // name of that operation
   unsigned barrier = 0, barrier_count = 0;
   unsigned barriers_passed = 0, warp_syncs_passed = 0;

@@ -8,8 +8,8 @@
 
 namespace cuda_on_cpu {
 
-// Approximate functions (ex2.approx and its like) give the correctly rounded value, or with this set, one that is wrong by as much
-// as the PTX manual admits, up or down as a hash of the value says.
+// Approximate functions (ex2.approx and its like) give the correctly rounded value, or with this set, one that is wrong
+// by as much as the PTX manual admits, up or down as a hash of the value says.
 extern bool worst_approximations;
 
 template <typename To, typename From>
@@ -25,7 +25,8 @@ inline double as_f64(uint64_t bits) { return bits_as<double>(bits); }
 inline uint32_t f32_bits(float value) { return bits_as<uint32_t>(value); }
 inline uint64_t f64_bits(double value) { return bits_as<uint64_t>(value); }
 
-// ---- float16, bfloat16, tf32 ------------------------------------------------------------------------------------------------
+// ---- float16, bfloat16, tf32
+// ------------------------------------------------------------------------------------------------
 
 inline float as_f16(uint16_t bits) { return static_cast<float>(bits_as<_Float16>(bits)); }
 // From double at once, so that values are rounded a single time.
@@ -64,7 +65,8 @@ inline uint32_t tf32_bits_nearest_even(float value) {
   return std::isfinite(value) ? (bits + 0xfff + (bits >> 13 & 1)) & TF32_BITS : bits;
 }
 
-// ---- float32 and float64 ----------------------------------------------------------------------------------------------------
+// ---- float32 and float64
+// ----------------------------------------------------------------------------------------------------
 
 inline float flush(float value) { return std::fabs(value) < 0x1p-126f ? std::copysign(0.f, value) : value; }
 inline double flush(double value) { return value; }  // .ftz has no effect on float64
@@ -74,7 +76,6 @@ inline T saturate(T value) {  // NaN becomes 0
 }
 inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
-
 
 template <typename T>
 inline T smaller(T a, T b) {
@@ -97,14 +98,16 @@ inline T larger_or_nan(T a, T b) {
   return std::isnan(a) || std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : larger(a, b);
 }
 
-// Rounding to float32 towards -infinity ('m'), +infinity ('p') or zero ('z'): the nearest float is moved if it lies on the wrong
-// side of the exact value, `value + rest`.
+// Rounding to float32 towards -infinity ('m'), +infinity ('p') or zero ('z'): the nearest float is moved if it lies on
+// the wrong side of the exact value, `value + rest`.
 inline float towards(char direction, long double value, long double rest = 0) {
   const float nearest = static_cast<float>(value);
   const long double above = (nearest - value) - rest;
   const bool exact_is_negative = value < 0;
-  if (above > 0 && (direction == 'm' || (direction == 'z' && !exact_is_negative))) return std::nextafterf(nearest, -INFINITY);
-  if (above < 0 && (direction == 'p' || (direction == 'z' && exact_is_negative))) return std::nextafterf(nearest, INFINITY);
+  if (above > 0 && (direction == 'm' || (direction == 'z' && !exact_is_negative)))
+    return std::nextafterf(nearest, -INFINITY);
+  if (above < 0 && (direction == 'p' || (direction == 'z' && exact_is_negative)))
+    return std::nextafterf(nearest, INFINITY);
   return nearest;
 }
 // a b + c; the product of two float32 is exact in float64, and what the sum loses is recovered (Knuth's two-sum).
@@ -114,7 +117,8 @@ inline float fused_towards(char direction, float a, float b, float c) {
   return towards(direction, sum, (product - (sum - addend)) + (c - addend));
 }
 
-// ---- approximations ---------------------------------------------------------------------------------------------------------
+// ---- approximations
+// ---------------------------------------------------------------------------------------------------------
 
 inline bool pushed_up(uint64_t bits) { return (bits * 0x9e3779b97f4a7c15ull) >> 63; }
 inline float off_by(float value, int units) {  // of the last place
@@ -137,7 +141,9 @@ inline float approximate_lg2(float x) {
 }
 inline float approximate_rcp(float x) { return off_by(1 / x, 1); }
 inline float approximate_sqrt(float x) { return off_by_relative(std::sqrt(x), 0x1p-23f); }
-inline float approximate_rsqrt(float x) { return off_by_relative(static_cast<float>(1 / std::sqrt(double(x))), 1.28e-7f); }
+inline float approximate_rsqrt(float x) {
+  return off_by_relative(static_cast<float>(1 / std::sqrt(double(x))), 1.28e-7f);
+}
 inline float approximate_div(float a, float b) { return off_by(a / b, 2); }
 inline float approximate_sin(float x) { return off_by_absolute(static_cast<float>(std::sin(double(x))), 6.7e-7f); }
 inline float approximate_cos(float x) { return off_by_absolute(static_cast<float>(std::cos(double(x))), 6.7e-7f); }
@@ -148,7 +154,8 @@ inline double flush_f64(double x) { return std::fabs(x) < 0x1p-1022 ? std::copys
 inline double approximate_rcp_f64(double x) { return upper_half(flush_f64(1 / flush_f64(upper_half(x)))); }
 inline double approximate_rsqrt_f64(double x) { return upper_half(1 / std::sqrt(flush_f64(upper_half(x)))); }
 
-// ---- integers ---------------------------------------------------------------------------------------------------------------
+// ---- integers
+// ---------------------------------------------------------------------------------------------------------------
 
 template <typename T>
 inline T absolute(T a) {
@@ -252,7 +259,8 @@ inline T reversed_bits(T a) {
   return result;
 }
 
-// ---- conversions to integers ------------------------------------------------------------------------------------------------
+// ---- conversions to integers
+// ------------------------------------------------------------------------------------------------
 
 // Of a float that is a whole number already: saturates; NaN gives 0.
 template <typename T, typename F>

@@ -15,15 +15,16 @@ std::string LaunchMemory::nearest(uint64_t address) const {
   const Range* best = nullptr;
   uint64_t best_distance = ~0ull;
   for (const Range& range : ranges) {
-    const uint64_t distance = address < range.begin ? range.begin - address : address - std::min(address, range.end - 1);
+    const uint64_t distance =
+        address < range.begin ? range.begin - address : address - std::min(address, range.end - 1);
     if (distance < best_distance) {
       best = &range;
       best_distance = distance;
     }
   }
   if (!best) return "and the launch has no buffers";
-  return "at offset " + std::to_string(static_cast<int64_t>(address - best->begin)) + " of the nearest buffer, which has " +
-         std::to_string(best->end - best->begin) + " bytes";
+  return "at offset " + std::to_string(static_cast<int64_t>(address - best->begin)) +
+         " of the nearest buffer, which has " + std::to_string(best->end - best->begin) + " bytes";
 }
 
 namespace {

@@ -47,10 +47,10 @@ const char* cuda_on_cpu_error();
 // One row for each load or store instruction that ran in the last traced launch.
 struct SiteTrace {
   int32_t site, line;
-  uint32_t space, kind, bytes;                  // bytes: of one lane
-  uint64_t requests, lanes;                     // warp-wide accesses, and lanes that took part
-  uint64_t sectors, fewest_sectors;             // of 32 bytes in global memory; the fewest that hold the bytes asked for
-  uint64_t wavefronts, fewest_wavefronts;       // passes through shared memory; without bank conflicts
+  uint32_t space, kind, bytes;             // bytes: of one lane
+  uint64_t requests, lanes;                // warp-wide accesses, and lanes that took part
+  uint64_t sectors, fewest_sectors;        // of 32 bytes in global memory; the fewest that hold the bytes asked for
+  uint64_t wavefronts, fewest_wavefronts;  // passes through shared memory; without bank conflicts
 };
 uint32_t cuda_on_cpu_trace(const SiteTrace** rows);
 }

@@ -64,14 +64,19 @@ char* check_local(uint64_t address, unsigned bytes, const Access& access) {
   if (address % bytes) misaligned("local", address, bytes, access);
   const uint64_t stack = reinterpret_cast<uint64_t>(current_thread->stack);
   if (address < stack || address + bytes > stack + STACK_BYTES) {
-    fail({nullptr, access.line}, "%s of %u bytes at local address 0x%llx, outside the thread's stack", name_of(access.kind),
-         bytes, static_cast<unsigned long long>(address));
+    fail({nullptr, access.line}, "%s of %u bytes at local address 0x%llx, outside the thread's stack",
+         name_of(access.kind), bytes, static_cast<unsigned long long>(address));
   }
   if (accesses_observed && trace.active) trace.access(Space::local, address, bytes, access);
   return reinterpret_cast<char*>(address);
 }
 
-void copy_async(uint32_t to, uint64_t from, unsigned bytes, unsigned from_bytes, const Access& read, const Access& write) {
+void store_observed(const char* pointer, const void* value, unsigned bytes) {
+  if (race_detector.active) race_detector.store(pointer, value, bytes);
+}
+
+void copy_async(uint32_t to, uint64_t from, unsigned bytes, unsigned from_bytes, const Access& read,
+                const Access& write) {
   const Site site = {nullptr, read.line};
   if (from_bytes > bytes) fail(site, "cp.async of %u bytes from %u", bytes, from_bytes);
   if (from % bytes) misaligned("global", from, bytes, read);

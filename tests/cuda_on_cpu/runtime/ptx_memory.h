@@ -26,7 +26,7 @@ struct Range {
   bool writable;
 };
 
-extern Range likely_range;     // the last one hit
+extern Range likely_range;      // the last one hit
 extern bool accesses_observed;  // by the race detector or the trace
 
 // The checks that the fast paths below leave: they find the range, fail, or report to the observers.
@@ -35,8 +35,8 @@ char* check_shared(uint32_t offset, unsigned bytes, const Access& access);
 char* check_local(uint64_t address, unsigned bytes, const Access& access);
 
 inline char* global_pointer(uint64_t address, unsigned bytes, const Access& access) {
-  if (address >= likely_range.begin && address + bytes <= likely_range.end && address % bytes == 0 && !accesses_observed &&
-      (likely_range.writable || access.kind == Kind::load)) {
+  if (address >= likely_range.begin && address + bytes <= likely_range.end && address % bytes == 0 &&
+      !accesses_observed && (likely_range.writable || access.kind == Kind::load)) {
     return reinterpret_cast<char*>(address);
   }
   return check_global(address, bytes, access);
@@ -64,8 +64,12 @@ T load(const char* pointer) {
   return value;
 }
 
+// Tells the race detector the bytes that a store puts where its pointer was checked.
+void store_observed(const char* pointer, const void* value, unsigned bytes);
+
 template <typename T>
 void store(char* pointer, T value) {
+  if (accesses_observed) store_observed(pointer, &value, sizeof value);
   memcpy(pointer, &value, sizeof value);
 }
 
@@ -78,6 +82,7 @@ T atomic(char* pointer, Change change) {
 }
 
 // cp.async of PTX; `from_bytes` below `bytes` fills the rest with zeros.
-void copy_async(uint32_t to, uint64_t from, unsigned bytes, unsigned from_bytes, const Access& read, const Access& write);
+void copy_async(uint32_t to, uint64_t from, unsigned bytes, unsigned from_bytes, const Access& read,
+                const Access& write);
 
 }  // namespace cuda_on_cpu

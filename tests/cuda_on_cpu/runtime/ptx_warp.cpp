@@ -8,8 +8,9 @@ namespace {
 
 constexpr unsigned MOST_DEPTH = 16;  // of a product of matrices
 
-// Fragments of mma.sync: lane 4 g + t holds rows g and g + 8 of A and column g of B. Register i of A holds row g + 8 (i % 2), and
-// there the columns from (4 (i / 2) + t) * (elements a register); register i of B the rows from (4 i + t) * (elements a register).
+// Fragments of mma.sync: lane 4 g + t holds rows g and g + 8 of A and column g of B. Register i of A holds row g + 8 (i
+// % 2), and there the columns from (4 (i / 2) + t) * (elements a register); register i of B the rows from (4 i + t) *
+// (elements a register).
 struct Fragment {
   unsigned group = current_thread->lane / 4, member = current_thread->lane % 4;
 };

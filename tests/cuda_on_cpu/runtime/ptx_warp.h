@@ -31,7 +31,8 @@ T reduce(T value, uint32_t mask, int line, Combine combine) {
   return result;
 }
 
-// ldmatrix and stmatrix: `count` 8x8 matrices of 16-bit numbers; lanes 8 i to 8 i + 7 hold the addresses of the rows of matrix i.
+// ldmatrix and stmatrix: `count` 8x8 matrices of 16-bit numbers; lanes 8 i to 8 i + 7 hold the addresses of the rows of
+// matrix i.
 void load_matrix(uint32_t offset, unsigned count, bool transposed, uint32_t* registers, const Access& access);
 void store_matrix(uint32_t offset, unsigned count, bool transposed, const uint32_t* registers, const Access& access);
 

@@ -30,10 +30,15 @@ bool RaceDetector::ordered(const Event& earlier, const Event& now) {
   return earlier.barriers < now.barriers || (same_warp(earlier, now) && earlier.warp_syncs < now.warp_syncs);
 }
 
-void RaceDetector::check(const Event& earlier, bool earlier_writes, const Event& now, bool writes, const char* where) {
-  if (!earlier.block || (earlier.strong && now.strong) || ordered(earlier, now)) return;
-  fail({nullptr, now.line}, "race in %s memory: a %s without order against the %s at line %d by thread %u of block number %u",
-       where, writes ? "write" : "read", earlier_writes ? "write" : "read", earlier.line, earlier.thread, earlier.block - 1);
+bool RaceDetector::conflict(const Event& earlier, const Event& now) {
+  return earlier.block && !(earlier.strong && now.strong) && !ordered(earlier, now);
+}
+
+void RaceDetector::report(const Event& earlier, bool earlier_writes, const Event& now, bool writes, Space space) {
+  fail({nullptr, now.line},
+       "race in %s memory: a %s without order against the %s at line %d by thread %u of block number %u",
+       space == Space::shared ? "shared" : "global", writes ? "write" : "read", earlier_writes ? "write" : "read",
+       earlier.line, earlier.thread, earlier.block - 1);
 }
 
 void RaceDetector::remember_read(Byte& byte, const Event& now) {
@@ -45,31 +50,41 @@ void RaceDetector::remember_read(Byte& byte, const Event& now) {
 
 void RaceDetector::access(Space space, uint64_t address, unsigned bytes, const Access& access) {
   const Thread& thread = *current_thread;
-  const Event now = {block_,
-                     static_cast<uint16_t>(thread.linear),
-                     access.strong,
-                     thread.barriers_passed,
-                     thread.warp_syncs_passed,
-                     access.line};
+  const Event now = {
+      block_,     static_cast<uint16_t>(thread.linear), access.strong, thread.barriers_passed, thread.warp_syncs_passed,
+      access.line};
   const bool writes = access.kind != Kind::load;
-  const char* where = space == Space::shared ? "shared" : "global";
+  pending_.is = false;
   for (unsigned i = 0; i < bytes; ++i) {
     Byte& memory = byte(space, address + i);
-    check(memory.write, true, now, writes, where);
+    if (conflict(memory.write, now)) {
+      if (access.kind != Kind::store) report(memory.write, true, now, writes, space);
+      pending_ = {true, memory.write, now, space};
+    }
     if (!writes) {
       remember_read(memory, now);
       continue;
     }
-    for (const Event& read : memory.reads) check(read, false, now, true, where);
+    for (const Event& read : memory.reads) {
+      if (conflict(read, now)) report(read, false, now, true, space);
+    }
     memory.write = now;
     memory.reads = {};
   }
 }
 
+void RaceDetector::store(const char* pointer, const void* value, unsigned bytes) {
+  if (pending_.is && memcmp(pointer, value, bytes)) report(pending_.earlier, true, pending_.now, true, pending_.space);
+}
+
 void RaceDetector::copy(const AsyncCopy& copy) {
   const Access read = {copy.site.line, 0, Kind::load, false}, write = {copy.site.line, 0, Kind::store, false};
-  access(Space::shared, static_cast<uint64_t>(static_cast<char*>(copy.to) - shared_memory), copy.bytes, write);
+  const auto* to = static_cast<const char*>(copy.to);
   if (copy.from_bytes) access(Space::global, reinterpret_cast<uint64_t>(copy.from), copy.from_bytes, read);
+  access(Space::shared, static_cast<uint64_t>(to - shared_memory), copy.bytes, write);
+  store(to, copy.from, copy.from_bytes);
+  const std::vector<char> zeros(copy.bytes - copy.from_bytes);
+  store(to + copy.from_bytes, zeros.data(), static_cast<unsigned>(zeros.size()));
 }
 
 }  // namespace cuda_on_cpu

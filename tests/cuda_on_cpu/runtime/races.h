@@ -1,8 +1,10 @@
 // A happens-before race detector for translated PTX.
 //
-// Two accesses of the same byte by different threads, one of them a write and not both strong (atomic, volatile, relaxed), are a
-// race unless a block barrier lies between them, or, within a warp, a bar.warp.sync. Shuffles and votes order nothing. Threads of
-// different blocks are never ordered: fences and flags between blocks are beyond it and are reported as races.
+// Two accesses of the same byte by different threads, one of them a write and not both strong (atomic, volatile,
+// relaxed), are a race unless a block barrier lies between them, or, within a warp, a bar.warp.sync. Shuffles and votes
+// order nothing. Threads of different blocks are never ordered: fences and flags between blocks are beyond it and are
+// reported as races. Two writes of the same value are let pass: Triton stores what several threads hold from all of
+// them.
 #pragma once
 #include <array>
 #include <unordered_map>
@@ -19,7 +21,8 @@ class RaceDetector {
   void start(bool activate);
   void block_starts();
   void access(Space space, uint64_t address, unsigned bytes, const Access& access);
-  void copy(const AsyncCopy& copy);  // a cp.async that lands
+  void store(const char* pointer, const void* value, unsigned bytes);  // follows the access of a store
+  void copy(const AsyncCopy& copy);                                    // a cp.async that lands
 
  private:
   struct Event {
@@ -29,7 +32,8 @@ class RaceDetector {
     uint32_t barriers = 0, warp_syncs = 0;  // passed by the thread before it
     int line = 0;
   };
-  // Of the reads since the last write, three are enough: the last one, the last by another thread, the last by another warp.
+  // Of the reads since the last write, three are enough: the last one, the last by another thread, the last by another
+  // warp.
   struct Byte {
     Event write;
     std::array<Event, 3> reads;
@@ -41,10 +45,20 @@ class RaceDetector {
   static bool ordered(const Event& earlier, const Event& now);
   static bool same_thread(const Event& a, const Event& b) { return a.block == b.block && a.thread == b.thread; }
   static bool same_warp(const Event& a, const Event& b);
-  static void check(const Event& earlier, bool earlier_writes, const Event& now, bool writes, const char* where);
+  static bool conflict(const Event& earlier, const Event& now);
+  [[noreturn]] static void report(const Event& earlier, bool earlier_writes, const Event& now, bool writes,
+                                  Space space);
   static void remember_read(Byte& byte, const Event& now);
 
+  // A store in conflict with an earlier one: a race if it changes the memory.
+  struct Pending {
+    bool is = false;
+    Event earlier, now;
+    Space space = Space::global;
+  };
+
   uint32_t block_ = 0;
+  Pending pending_;
   std::vector<Byte> shared_;
   std::unordered_map<uint64_t, Page> global_;
 };

@@ -9,8 +9,8 @@ Trace trace;
 
 namespace {
 
-constexpr uint64_t SECTOR = 32;     // bytes of global memory
-constexpr unsigned BANKS = 32;      // of shared memory, of 4 bytes each
+constexpr uint64_t SECTOR = 32;  // bytes of global memory
+constexpr unsigned BANKS = 32;   // of shared memory, of 4 bytes each
 constexpr unsigned BANK_BYTES = 4;
 
 // Lanes that go through shared memory together: wide accesses take half or quarter warps.

@@ -1,7 +1,9 @@
-// What the memory accesses of a launch would cost a GPU: sectors of global memory, passes through the banks of shared memory.
+// What the memory accesses of a launch would cost a GPU: sectors of global memory, passes through the banks of shared
+// memory.
 //
-// Lanes of a warp are taken to execute an instruction together when it is for each of them the same execution of it, counted
-// from the start of the block. That is exact unless lanes of a warp run through a loop a different number of times and meet again.
+// Lanes of a warp are taken to execute an instruction together when it is for each of them the same execution of it,
+// counted from the start of the block. That is exact unless lanes of a warp run through a loop a different number of
+// times and meet again.
 #pragma once
 #include <array>
 #include <map>
@@ -27,8 +29,8 @@ class Trace {
   };
   struct Site {
     SiteTrace totals{};
-    std::vector<unsigned> executions;                              // by each thread of the block
-    std::map<std::pair<unsigned, unsigned>, Request> requests;     // by (execution, warp)
+    std::vector<unsigned> executions;                           // by each thread of the block
+    std::map<std::pair<unsigned, unsigned>, Request> requests;  // by (execution, warp)
   };
 
   static void count_global(SiteTrace& totals, const Request& request);
