@@ -1,4 +1,5 @@
-// One kernel for each feature of CUDA that nvcc turns into PTX of its own kind. Each writes what test_ptx_nvcc.py computes again.
+// One kernel for each feature of CUDA that nvcc turns into PTX of its own kind. Each writes what test_ptx_nvcc.py
+// computes again.
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cuda_bf16.h>
@@ -57,9 +58,10 @@ extern "C" __global__ void warp_operations(const float* x, float* out) {
   const unsigned full = 0xffffffffu;
   const int i = threadIdx.x;
   const float value = x[i];
-  out[i] = __popc(__ballot_sync(full, value > 0)) + __shfl_xor_sync(full, value, 3) + __shfl_up_sync(full, value, 2, 16) +
-           __shfl_sync(full, value, 7, 8) + (__any_sync(full, value > 2) ? 1 : 0) + (__all_sync(full, value > -9) ? 2 : 0) +
-           (i * 7919) / (int(blockDim.x) - 3) % 11 + __clz(i + 1) + __ffs(i + 1);
+  out[i] = __popc(__ballot_sync(full, value > 0)) + __shfl_xor_sync(full, value, 3) +
+           __shfl_up_sync(full, value, 2, 16) + __shfl_sync(full, value, 7, 8) + (__any_sync(full, value > 2) ? 1 : 0) +
+           (__all_sync(full, value > -9) ? 2 : 0) + (i * 7919) / (int(blockDim.x) - 3) % 11 + __clz(i + 1) +
+           __ffs(i + 1);
 #if __CUDA_ARCH__ >= 800
   out[i] += __reduce_add_sync(full, i);
 #else
@@ -100,12 +102,24 @@ extern "C" __global__ void branches(const float* x, int* out, int n) {
   if (i >= n) return;
   const int value = int(x[i] * 1000);
   switch (i % 6) {
-    case 0: atomicMax(&out[0], value); break;
-    case 1: atomicMin(&out[1], value); break;
-    case 2: atomicAdd(&out[2], value); break;
-    case 3: atomicOr(&out[3], 1 << (i % 31)); break;
-    case 4: atomicXor(&out[4], value); break;
-    default: atomicCAS(&out[5], 0, i); break;
+    case 0:
+      atomicMax(&out[0], value);
+      break;
+    case 1:
+      atomicMin(&out[1], value);
+      break;
+    case 2:
+      atomicAdd(&out[2], value);
+      break;
+    case 3:
+      atomicOr(&out[3], 1 << (i % 31));
+      break;
+    case 4:
+      atomicXor(&out[4], value);
+      break;
+    default:
+      atomicCAS(&out[5], 0, i);
+      break;
   }
 }
 
@@ -140,11 +154,15 @@ extern "C" __global__ void tensor_core(const __half* a, const __half* b, float* 
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(l[0]), "=r"(l[1]), "=r"(l[2]), "=r"(l[3])
                : "r"(left_row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(right_row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(right_row));
   float c[4] = {0.f, 0.f, 0.f, 0.f};
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(l[0]), "r"(l[1]), "r"(l[2]), "r"(l[3]), "r"(r[0]), "r"(r[1]));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(l[0]), "r"(l[1]), "r"(l[2]), "r"(l[3]), "r"(r[0]), "r"(r[1]));
   const int row = lane / 4, column = 2 * (lane % 4);
   out[row * 8 + column] = c[0];
   out[row * 8 + column + 1] = c[1];

@@ -27,6 +27,7 @@ from .ptx_translate import TranslatedKernel, translate
 __all__ = ["KernelError", "MemorySite", "PtxError", "PtxModule", "Trace", "ptx_module"]
 
 MOST_SHARED_BYTES = 227 * 1024
+_RUNTIME_SOURCES = ("fibers", "ptx_launch", "ptx_memory", "ptx_warp", "races", "trace")
 _ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 _SCALARS = {"f32": "f", "f64": "d", "8": "b", "16": "h", "32": "i", "64": "q"}
 # The state of a launch is global in the runtime.
@@ -105,7 +106,7 @@ class _SiteTrace(ctypes.Structure):
 
 @functools.cache
 def _runtime(cache: Path | None) -> ctypes.CDLL:
-    sources = sorted(build.RUNTIME.glob("*.cpp"))
+    sources = [build.RUNTIME / f"{name}.cpp" for name in _RUNTIME_SOURCES]
     library = build.compile_cached("runtime.so", {}, sources, ("-O2", "-shared"), cache)
     # global, so that translated modules find its functions
     runtime = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

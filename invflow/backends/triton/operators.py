@@ -141,7 +141,8 @@ def flow_step_backward(
     batch, channels, height, width = x.shape
     grad_x = _empty_like(x)
     grad_coupling, grad_injector = (
-        x.new_empty(0) if h is None else _empty_gradient(x, h) for h in (step.coupling, step.injector)
+        torch.empty(0, dtype=x.dtype, device=x.device) if h is None else _empty_gradient(x, h)
+        for h in (step.coupling, step.injector)
     )
     follows = step.injector is not None and not step.inverse
     # of the affine map's result; where nothing follows it that is grad_y

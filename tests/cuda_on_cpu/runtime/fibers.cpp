@@ -37,13 +37,12 @@ namespace cuda_on_cpu {
 Launch launch_state;
 Thread* current_thread = nullptr;
 std::vector<Thread> block_threads;
-char* shared_memory = nullptr;
+char* block_shared_memory = nullptr;
 std::function<void(const AsyncCopy&)> copy_lands;
 
 namespace {
 
 constexpr unsigned char POISON = 0xff;  // reads as NaN or -1
-constexpr int EXIT_AFTER_ERROR = 86;    // of a sanitized program
 
 Context scheduler;
 std::string error;
@@ -264,11 +263,12 @@ CUDA_ON_CPU_UNSANITIZED void start_threads() {
 #if defined(__SANITIZE_THREAD__)
 // A destroyed fiber's number is used again, which would hide races between blocks: they are kept until there are too
 // many.
+// An array, because the functions of a vector would be instrumented.
 constexpr size_t MOST_TSAN_FIBERS = 7000;
-std::vector<void*> ended_fibers;
+void* ended_fibers[MOST_TSAN_FIBERS];
+size_t ended_count = 0;
 CUDA_ON_CPU_UNSANITIZED void destroy_ended_fibers() {
-  for (void* fiber : ended_fibers) __tsan_destroy_fiber(fiber);
-  ended_fibers.clear();
+  while (ended_count) __tsan_destroy_fiber(ended_fibers[--ended_count]);
 }
 #endif
 
@@ -279,10 +279,10 @@ CUDA_ON_CPU_UNSANITIZED void run_block(std::vector<unsigned>& order, Shuffler& s
   // A heap block of exactly the bytes asked for, so that a sanitizer sees overruns.
   void* memory = nullptr;
   if (posix_memalign(&memory, 128, std::max(1u, launch_state.shared_bytes))) abort();
-  shared_memory = static_cast<char*>(memory);
-  memset(shared_memory, POISON, launch_state.shared_bytes);
-  start_threads();
+  block_shared_memory = static_cast<char*>(memory);
+  memset(block_shared_memory, POISON, launch_state.shared_bytes);
   if (launch_state.block_starts) launch_state.block_starts();
+  start_threads();
   size_t left = block_threads.size();
   while (left && !failed) {
     const bool ran = advance(order, shuffler, left);
@@ -297,11 +297,11 @@ CUDA_ON_CPU_UNSANITIZED void run_block(std::vector<unsigned>& order, Shuffler& s
   if (launch_state.block_ends && !failed) launch_state.block_ends();
   order_after(tokens + END_TOKEN);
 #if defined(__SANITIZE_THREAD__)
-  for (Thread& thread : block_threads) ended_fibers.push_back(thread.context.tsan);
-  if (ended_fibers.size() > MOST_TSAN_FIBERS) destroy_ended_fibers();
+  if (ended_count + block_threads.size() > MOST_TSAN_FIBERS) destroy_ended_fibers();
+  for (Thread& thread : block_threads) ended_fibers[ended_count++] = thread.context.tsan;
 #endif
-  free(shared_memory);
-  shared_memory = nullptr;
+  free(block_shared_memory);
+  block_shared_memory = nullptr;
 }
 
 #if defined(__SANITIZE_THREAD__)
@@ -381,10 +381,6 @@ CUDA_ON_CPU_UNSANITIZED void fail(Site site, const char* format, ...) {
   snprintf(place, sizeof place, " at %s%sline %d in thread %u of block (%u, %u, %u)", site.file ? site.file : "",
            site.file ? " " : "", site.line, current_thread->linear, b.x, b.y, b.z);
   error = std::string(text) + place;
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  fprintf(stderr, "CUDA_ON_CPU ERROR: %s\n", error.c_str());
-  _exit(EXIT_AFTER_ERROR);
-#endif
   failed = true;
   to_scheduler(true);  // the fibers of the block are abandoned where they stand
   abort();

@@ -67,15 +67,14 @@ struct Launch {
   std::function<void()> kernel;
   unsigned shared_bytes = 0;
   Schedule schedule;
-  // hooks of the memory checker
-  std::function<void()> block_starts, block_ends;
+  std::function<void()> block_starts, block_ends;  // called in the scheduler; may be empty
 };
 
 // The state of the launch in progress; there is one at a time.
 extern Launch launch_state;
 extern Thread* current_thread;
 extern std::vector<Thread> block_threads;
-extern char* shared_memory;  // exactly Launch::shared_bytes bytes, fresh and poisoned for each block
+extern char* block_shared_memory;  // exactly Launch::shared_bytes bytes, fresh and poisoned for each block
 
 // Runs all blocks. Returns false after an error in the kernel, which last_error() then describes.
 bool run(Launch launch);

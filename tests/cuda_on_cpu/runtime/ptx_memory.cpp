@@ -57,7 +57,7 @@ char* check_shared(uint32_t offset, unsigned bytes, const Access& access) {
          name_of(access.kind), bytes, offset, launch_memory.shared_layout.c_str());
   }
   if (accesses_observed) observe(Space::shared, offset, bytes, access);
-  return shared_memory + offset;
+  return block_shared_memory + offset;
 }
 
 char* check_local(uint64_t address, unsigned bytes, const Access& access) {

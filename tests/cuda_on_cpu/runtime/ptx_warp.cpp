@@ -73,7 +73,7 @@ void load_matrix(uint32_t offset, unsigned count, bool transposed, uint32_t* reg
   if (lane < 8 * count) check_shared(offset, 16, access);
   meet(FULL_WARP, &offset, 1, "ldmatrix", {nullptr, access.line});
   auto number = [](unsigned matrix, unsigned row, unsigned column) {
-    return static_cast<uint32_t>(load<uint16_t>(shared_memory + published_by(8 * matrix + row) + 2 * column));
+    return static_cast<uint32_t>(load<uint16_t>(block_shared_memory + published_by(8 * matrix + row) + 2 * column));
   };
   const unsigned group = lane / 4, first = 2 * (lane % 4);
   for (unsigned i = 0; i < count; ++i) {

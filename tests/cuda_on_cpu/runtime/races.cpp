@@ -81,7 +81,7 @@ void RaceDetector::copy(const AsyncCopy& copy) {
   const Access read = {copy.site.line, 0, Kind::load, false}, write = {copy.site.line, 0, Kind::store, false};
   const auto* to = static_cast<const char*>(copy.to);
   if (copy.from_bytes) access(Space::global, reinterpret_cast<uint64_t>(copy.from), copy.from_bytes, read);
-  access(Space::shared, static_cast<uint64_t>(to - shared_memory), copy.bytes, write);
+  access(Space::shared, static_cast<uint64_t>(to - block_shared_memory), copy.bytes, write);
   store(to, copy.from, copy.from_bytes);
   const std::vector<char> zeros(copy.bytes - copy.from_bytes);
   store(to + copy.from_bytes, zeros.data(), static_cast<unsigned>(zeros.size()));

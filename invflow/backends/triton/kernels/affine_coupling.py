@@ -24,24 +24,24 @@ def _place(pixels, BLOCK: tl.constexpr):
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks
     p = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return sample, tl.program_id(1), block, p, p < pixels
+    return sample, tl.program_id(1).to(tl.int64), block, p, p < pixels
 
 
 @triton.jit
 def affine_coupling_fwd_kernel(
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,  # its strides: samples, channels, pixels
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,  # its strides: samples, channels, pixels
+    x_c,
+    x_p,
     h_ptr,  # raw network output (B / repeat, 2 COUNT, P)
-    h_b: tl.int64,
-    h_c: tl.int64,
-    h_p: tl.int64,
+    h_b,
+    h_c,
+    h_p,
     repeat,  # samples of x that share a sample of h
     y_ptr,  # result (B, C, P)
-    y_b: tl.int64,
-    y_c: tl.int64,
-    y_p: tl.int64,
+    y_b,
+    y_c,
+    y_p,
     log_det_ptr,  # its parts (B, COUNT, cdiv(P, GRAIN)), contiguous; their dtype is that of all arithmetic
     pixels,  # P
     size,  # see tuning.py
@@ -60,7 +60,7 @@ def affine_coupling_fwd_kernel(
     j = channel - START
     if (j >= 0) & (j < COUNT):
         h_sample = h_ptr + (sample // repeat) * h_b
-        shift, raw = load_shift_and_raw(h_sample, h_c, j.to(tl.int64), p * h_p, inside, COUNT, FORM, dtype)
+        shift, raw = load_shift_and_raw(h_sample, h_c, j, p * h_p, inside, COUNT, FORM, dtype)
         y, log_det = transform(x.to(dtype), shift, raw, FORM, INVERSE)
         tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=inside)
         parts = tl.cdiv(pixels, GRAIN)
@@ -73,27 +73,27 @@ def affine_coupling_fwd_kernel(
 @triton.jit
 def affine_coupling_bwd_kernel(
     grad_y_ptr,  # (B, C, P)
-    gy_b: tl.int64,
-    gy_c: tl.int64,
-    gy_p: tl.int64,
+    gy_b,
+    gy_c,
+    gy_p,
     grad_log_det_ptr,  # (B,), contiguous; its dtype is that of all arithmetic
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,
+    x_c,
+    x_p,
     h_ptr,  # raw network output (B / repeat, 2 COUNT, P)
-    h_b: tl.int64,
-    h_c: tl.int64,
-    h_p: tl.int64,
+    h_b,
+    h_c,
+    h_p,
     repeat,
     grad_x_ptr,  # result (B, C, P)
-    gx_b: tl.int64,
-    gx_c: tl.int64,
-    gx_p: tl.int64,
+    gx_b,
+    gx_c,
+    gx_p,
     grad_h_ptr,  # result (B, 2 COUNT, P): a sample for each of x, whatever ``repeat`` is
-    gh_b: tl.int64,
-    gh_c: tl.int64,
-    gh_p: tl.int64,
+    gh_b,
+    gh_c,
+    gh_p,
     pixels,
     size,
     START: tl.constexpr,
@@ -111,12 +111,10 @@ def affine_coupling_bwd_kernel(
     if (j >= 0) & (j < COUNT):
         x = tl.load(x_ptr + sample * x_b + channel * x_c + p * x_p, mask=inside, other=0.0)
         h_sample = h_ptr + (sample // repeat) * h_b
-        shift, raw = load_shift_and_raw(h_sample, h_c, j.to(tl.int64), p * h_p, inside, COUNT, FORM, dtype)
+        shift, raw = load_shift_and_raw(h_sample, h_c, j, p * h_p, inside, COUNT, FORM, dtype)
         grad_log_det = tl.load(grad_log_det_ptr + sample)
         grad_x, grad_shift, grad_raw = gradients(grad_y.to(dtype), grad_log_det, x.to(dtype), shift, raw, FORM, INVERSE)
         tl.store(grad_x_ptrs, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
-        store_shift_and_raw(
-            grad_h_ptr + sample * gh_b, gh_c, j.to(tl.int64), p * gh_p, inside, grad_shift, grad_raw, COUNT, FORM
-        )
+        store_shift_and_raw(grad_h_ptr + sample * gh_b, gh_c, j, p * gh_p, inside, grad_shift, grad_raw, COUNT, FORM)
     else:
         tl.store(grad_x_ptrs, grad_y.to(grad_x_ptr.dtype.element_ty), mask=inside)

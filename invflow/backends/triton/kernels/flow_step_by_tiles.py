@@ -65,27 +65,27 @@ def _affine_map(
 @triton.jit
 def flow_step_tiled_fwd_kernel(
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,  # its strides: samples, channels, pixels
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,  # its strides: samples, channels, pixels
+    x_c,
+    x_p,
     matrix_ptr,  # M (C, C); its dtype is that of all arithmetic
-    m_o: tl.int64,  # its strides: rows, columns
-    m_i: tl.int64,
+    m_o,  # its strides: rows, columns
+    m_i,
     shift_ptr,  # v (C,), contiguous, or None for zero
     coupling_ptr,  # h of the coupling (B / coupling_repeat, 2 COUNT, P), or None
-    c_b: tl.int64,
-    c_c: tl.int64,
-    c_p: tl.int64,
+    c_b,
+    c_c,
+    c_p,
     coupling_repeat,  # samples of x that share a sample of it
     injector_ptr,  # h of the injector (B / injector_repeat, 2 C, P), or None
-    i_b: tl.int64,
-    i_c: tl.int64,
-    i_p: tl.int64,
+    i_b,
+    i_c,
+    i_p,
     injector_repeat,
     y_ptr,  # result (B, C, P)
-    y_b: tl.int64,
-    y_c: tl.int64,
-    y_p: tl.int64,
+    y_b,
+    y_c,
+    y_p,
     log_det_ptr,  # its parts (B, cdiv(C, BLOCK_C), cdiv(P, GRAIN)), contiguous, or None
     pixels,  # P
     size,  # see tuning.py
@@ -129,30 +129,30 @@ def flow_step_tiled_fwd_kernel(
 @triton.jit
 def flow_step_output_bwd_kernel(
     grad_y_ptr,  # (B, C, P)
-    gy_b: tl.int64,
-    gy_c: tl.int64,
-    gy_p: tl.int64,
+    gy_b,
+    gy_c,
+    gy_p,
     grad_log_det_ptr,  # (B,), contiguous
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,
+    x_c,
+    x_p,
     matrix_ptr,  # M (C, C), contiguous; its dtype is that of all arithmetic
     shift_ptr,  # v (C,), contiguous
     coupling_ptr,  # h of the coupling, or None
-    c_b: tl.int64,
-    c_c: tl.int64,
-    c_p: tl.int64,
+    c_b,
+    c_c,
+    c_p,
     coupling_repeat,
     injector_ptr,  # h of the injector
-    i_b: tl.int64,
-    i_c: tl.int64,
-    i_p: tl.int64,
+    i_b,
+    i_c,
+    i_p,
     injector_repeat,
     grad_injector_ptr,  # result (B, 2 C, P): a sample for each of x
-    gi_b: tl.int64,
-    gi_c: tl.int64,
-    gi_p: tl.int64,
+    gi_b,
+    gi_c,
+    gi_p,
     grad_affine_ptr,  # result (B, C, P), contiguous: gradient of M x + v
     pixels,
     size,
@@ -188,37 +188,37 @@ def flow_step_output_bwd_kernel(
 @triton.jit
 def flow_step_input_bwd_kernel(
     grad_affine_ptr,  # gradient of the affine map's result (B, C, P)
-    ga_b: tl.int64,
-    ga_c: tl.int64,
-    ga_p: tl.int64,
+    ga_b,
+    ga_c,
+    ga_p,
     grad_log_det_ptr,  # (B,), contiguous
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,
+    x_c,
+    x_p,
     matrix_ptr,  # M (C, C), contiguous; its dtype is that of all arithmetic
     coupling_ptr,  # h of the coupling, or None
-    c_b: tl.int64,
-    c_c: tl.int64,
-    c_p: tl.int64,
+    c_b,
+    c_c,
+    c_p,
     coupling_repeat,
     injector_ptr,  # h of the injector, decoding; or None
-    i_b: tl.int64,
-    i_c: tl.int64,
-    i_p: tl.int64,
+    i_b,
+    i_c,
+    i_p,
     injector_repeat,
     grad_x_ptr,  # result (B, C, P)
-    gx_b: tl.int64,
-    gx_c: tl.int64,
-    gx_p: tl.int64,
+    gx_b,
+    gx_c,
+    gx_p,
     grad_coupling_ptr,  # result (B, 2 COUNT, P): a sample for each of x
-    gc_b: tl.int64,
-    gc_c: tl.int64,
-    gc_p: tl.int64,
+    gc_b,
+    gc_c,
+    gc_p,
     grad_injector_ptr,  # result (B, 2 C, P): a sample for each of x
-    gi_b: tl.int64,
-    gi_c: tl.int64,
-    gi_p: tl.int64,
+    gi_b,
+    gi_c,
+    gi_p,
     pixels,
     size,
     C: tl.constexpr,

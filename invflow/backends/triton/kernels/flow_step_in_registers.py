@@ -4,6 +4,10 @@ A program owns ``BLOCK`` pixels of one sample. Each thread loads its pixels of e
 and multiplies them by the matrix, whose elements are read from the cache. Nothing goes through shared memory. Floor of
 the forward kernel: read x and h, write y, and C^2 multiply-adds a pixel.
 
+Strides of channels are declared as int64, because the number of a channel is a constant. Other strides multiply int64
+numbers and are not declared: Triton makes a constant of a stride of 1, without which it would load one number at a
+time, only where there is no declaration.
+
 ``channel_affine`` is the forward kernel without maps; its gradient with respect to x as well, by the transposed matrix.
 """
 
@@ -24,27 +28,27 @@ from invflow.backends.triton.kernels.elementwise import (
 @triton.jit
 def flow_step_fwd_kernel(
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,  # its strides: samples, channels, pixels
+    x_b,  # its strides: samples, channels, pixels
     x_c: tl.int64,
-    x_p: tl.int64,
+    x_p,
     matrix_ptr,  # M (C, C); its dtype is that of all arithmetic
-    m_o: tl.int64,  # its strides: rows, columns
-    m_i: tl.int64,
+    m_o,  # its strides: rows, columns
+    m_i,
     shift_ptr,  # v (C,), contiguous, or None for zero
     coupling_ptr,  # h of the coupling (B / coupling_repeat, 2 COUNT, P), or None
-    c_b: tl.int64,
+    c_b,
     c_c: tl.int64,
-    c_p: tl.int64,
+    c_p,
     coupling_repeat,  # samples of x that share a sample of it
     injector_ptr,  # h of the injector (B / injector_repeat, 2 C, P), or None
-    i_b: tl.int64,
+    i_b,
     i_c: tl.int64,
-    i_p: tl.int64,
+    i_p,
     injector_repeat,
     y_ptr,  # result (B, C, P)
-    y_b: tl.int64,
+    y_b,
     y_c: tl.int64,
-    y_p: tl.int64,
+    y_p,
     log_det_ptr,  # its parts (B, cdiv(P, GRAIN)), contiguous, or None
     pixels,  # P
     size,  # see tuning.py
@@ -100,38 +104,38 @@ def flow_step_fwd_kernel(
 @triton.jit
 def flow_step_bwd_kernel(
     grad_y_ptr,  # (B, C, P)
-    gy_b: tl.int64,
+    gy_b,
     gy_c: tl.int64,
-    gy_p: tl.int64,
+    gy_p,
     grad_log_det_ptr,  # (B,), contiguous
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,
+    x_b,
     x_c: tl.int64,
-    x_p: tl.int64,
+    x_p,
     matrix_ptr,  # M (C, C), contiguous; its dtype is that of all arithmetic
     shift_ptr,  # v (C,), contiguous
     coupling_ptr,  # h of the coupling, or None
-    c_b: tl.int64,
+    c_b,
     c_c: tl.int64,
-    c_p: tl.int64,
+    c_p,
     coupling_repeat,
     injector_ptr,  # h of the injector, or None
-    i_b: tl.int64,
+    i_b,
     i_c: tl.int64,
-    i_p: tl.int64,
+    i_p,
     injector_repeat,
     grad_x_ptr,  # result (B, C, P)
-    gx_b: tl.int64,
+    gx_b,
     gx_c: tl.int64,
-    gx_p: tl.int64,
+    gx_p,
     grad_coupling_ptr,  # result (B, 2 COUNT, P): a sample for each of x
-    gc_b: tl.int64,
+    gc_b,
     gc_c: tl.int64,
-    gc_p: tl.int64,
+    gc_p,
     grad_injector_ptr,  # result (B, 2 C, P): a sample for each of x
-    gi_b: tl.int64,
+    gi_b,
     gi_c: tl.int64,
-    gi_p: tl.int64,
+    gi_p,
     grad_affine_ptr,  # result (B, C, P), contiguous: gradient of M x + v, where an injector follows it; else None
     pixels,
     size,

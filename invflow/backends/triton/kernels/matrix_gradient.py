@@ -15,22 +15,22 @@ from invflow.backends.triton.kernels.elementwise import transform_before_matrix
 @triton.jit
 def matrix_gradient_kernel(
     grad_ptr,  # gradient of the affine map's result (B, C, P)
-    g_b: tl.int64,  # its strides: samples, channels, pixels
-    g_c: tl.int64,
-    g_p: tl.int64,
+    g_b,  # its strides: samples, channels, pixels
+    g_c,
+    g_p,
     x_ptr,  # state (B, C, P)
-    x_b: tl.int64,
-    x_c: tl.int64,
-    x_p: tl.int64,
+    x_b,
+    x_c,
+    x_p,
     coupling_ptr,  # h of the coupling that precedes the matrix, or None
-    c_b: tl.int64,
-    c_c: tl.int64,
-    c_p: tl.int64,
+    c_b,
+    c_c,
+    c_p,
     coupling_repeat,  # samples of x that share a sample of it
     injector_ptr,  # h of the injector that precedes the matrix, decoding, or None
-    i_b: tl.int64,
-    i_c: tl.int64,
-    i_p: tl.int64,
+    i_b,
+    i_c,
+    i_p,
     injector_repeat,
     grad_matrix_ptr,  # parts (SPLITS, C, C), contiguous; their dtype is that of all arithmetic
     grad_shift_ptr,  # parts (SPLITS, C), contiguous
