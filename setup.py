@@ -1,8 +1,9 @@
 """Builds the native extension with CMake. torch is not needed, and never imported, at build time.
 
 Environment: ``MAX_JOBS`` limits parallel compilation; ``CXX`` chooses the compiler; ``CMAKE_ARGS`` is passed on.
-``INVFLOW_CUDA`` is ``auto`` (the default: the CUDA kernels are built where nvcc works), ``on`` (that they cannot be built
-is an error) or ``off``; ``CUDACXX`` names nvcc; ``INVFLOW_CUDA_ARCHS`` lists architectures as CMake does: ``"80;90"``.
+``INVFLOW_CUDA`` is ``auto`` (the default: the CUDA kernels are built where nvcc works), ``on`` (that they cannot be
+built is an error) or ``off``; ``CUDACXX`` names nvcc; ``INVFLOW_CUDA_ARCHS`` lists architectures, as ``80;90`` or in
+any other way that CMake knows.
 """
 
 import os
@@ -27,6 +28,8 @@ class CMakeBuild(build_ext):
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
+        for stale in (build / "with_cuda", *destination.glob("_CUDA.*")):
+            stale.unlink(missing_ok=True)
         configure = [
             "cmake",
             "-S",
@@ -51,8 +54,8 @@ class CMakeBuild(build_ext):
         try:
             subprocess.run(configure, check=True)
             subprocess.run([*make, "_C"], check=True)
-            if (build / "with_cuda").exists():
-                subprocess.run([*make, "_CUDA"], check=cuda == "on")
+            if (build / "with_cuda").exists() and subprocess.run([*make, "_CUDA"], check=cuda == "on").returncode:
+                print("invflow: the CUDA kernels could not be built, see the output above; going on without them")
         except subprocess.CalledProcessError as error:
             raise SystemExit(
                 f"invflow: building the native extension failed (exit code {error.returncode}): see the output above. "

@@ -18,6 +18,7 @@ pybind11_add_module(_CUDA MODULE
   csrc/cuda/matrix_gradient.cu
   csrc/cuda/sums.cu)
 target_include_directories(_CUDA PRIVATE csrc/include)
+target_compile_options(_CUDA PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all>)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 target_compile_definitions(_CUDA PRIVATE
   INVFLOW_VERSION="${INVFLOW_VERSION}"

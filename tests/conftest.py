@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from accuracy import ROUND_TRIP
+from under_test import INTERPRETED
 
-from invflow.backends import _fused, cpu
+from invflow.backends import _fused, cpu, cuda, triton
 
 
 def pytest_report_header() -> str:
@@ -18,7 +19,12 @@ def pytest_report_header() -> str:
     return f"invflow: torch {torch.__version__}, {torch.get_num_threads()} threads, CPU kernels {kernels}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if INTERPRETED:
+        # nothing else is to run with kernels that are a thousand times too slow
+        others = [item for item in items if "kernels" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     if torch.cuda.is_available():
         return
     for item in items:
@@ -44,7 +50,8 @@ class _PoisonedTorch:
 
     @staticmethod
     def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.empty(*args, **kwargs).fill_(math.nan)
+        memory = torch.empty(*args, **kwargs)
+        return memory.fill_(math.nan if memory.is_floating_point() else 255)  # as bytes, a NaN too
 
     @staticmethod
     def empty_like(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -55,7 +62,10 @@ class _PoisonedTorch:
 def poisoned_kernel_outputs() -> Any:
     """Every buffer that a kernel writes holds NaN before: an element it leaves out cannot look right by accident."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fused, "torch", _PoisonedTorch())
+        for module in (_fused, cuda):
+            patch.setattr(module, "torch", _PoisonedTorch())
+        if not triton.unavailable():
+            patch.setattr("invflow.backends.triton.operators.torch", _PoisonedTorch())
         yield
 
 

@@ -61,6 +61,7 @@ PYBIND11_MODULE(_CUDA, m) {
            Address grad_matrix, Address grad_shift) {
           return workspace(step_of(step), gradients_of(grad_y, grad_log_det, grad_x, grad_matrix, grad_shift));
         });
+  m.def("why_not", &invflow::cuda::why_not);
   m.attr("compiler") = INVFLOW_COMPILER;
   m.attr("architectures") = INVFLOW_CUDA_ARCHITECTURES;
   m.attr("version") = INVFLOW_VERSION;

@@ -54,6 +54,11 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
 
 inline int64_t largest_shared_bytes(const Place&) { return cuda_on_cpu::largest_shared_bytes(); }
 
+template <class Kernel>
+const char* why_not_on(int, Kernel*) {
+  return "";
+}
+
 struct DeviceGuard {
   explicit DeviceGuard(const Site&) {}
 };
@@ -101,6 +106,19 @@ class DeviceGuard {
   int former_ = 0;
   bool changed_ = false;
 };
+
+// Why a device cannot run a kernel; empty if it can.
+template <class Kernel>
+const char* why_not_on(int device, Kernel* kernel) {
+  int former = 0;
+  cudaError_t error = cudaGetDevice(&former);
+  if (error == cudaSuccess) error = cudaSetDevice(device);
+  cudaFuncAttributes attributes;
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  cudaGetLastError();  // what it returned is not the error of a later launch
+  cudaSetDevice(former);
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
 
 #endif
 

@@ -27,6 +27,8 @@ void add_partial_sums(const Site& site, const PartialSums& sums) {
          (sums.count + kTotals - 1) / kTotals, kTotals * kTerms, 0, sums);
 }
 
+const char* why_not(int device) { return why_not_on(device, add_partial_sums_kernel<float>); }
+
 template void add_partial_sums<float>(const Site&, const PartialSums&);
 template void add_partial_sums<double>(const Site&, const PartialSums&);
 

@@ -1,4 +1,5 @@
-"""Which implementation of an operator runs: ``reference`` (plain PyTorch) or ``cpu`` (the compiled extension).
+"""Which implementation of an operator runs: ``reference`` (plain PyTorch), ``cpu`` and ``cuda`` (compiled
+extensions) or ``triton`` (kernels for GPUs).
 
 ``backend="auto"`` takes the fastest one that can run the given tensors. An explicit choice never falls back: it
 raises and says why. The one exception is mathematical, not a matter of speed: under ``torch.func`` transforms and
@@ -15,17 +16,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invflow.backends import cpu
+from invflow.backends import cpu, cuda, triton
 
 __all__ = ["BACKENDS", "can_run", "current_backend", "select_backend", "use_backend"]
 
-BackendName = Literal["auto", "reference", "cpu"]
+BackendName = Literal["auto", "reference", "cpu", "cuda", "triton"]
 
 #: Every implementation, in the order in which ``auto`` tries them; ``reference`` runs everything.
-BACKENDS: tuple[str, ...] = ("cpu", "reference")
+BACKENDS: tuple[str, ...] = ("cpu", "cuda", "triton", "reference")
 
 #: The backends that are made of registered kernels, by name.
-KERNELS: dict[str, ModuleType] = {"cpu": cpu}
+KERNELS: dict[str, ModuleType] = {"cpu": cpu, "cuda": cuda, "triton": triton}
 
 _logger = logging.getLogger("invflow")
 _logged: set[tuple[str, str, str]] = set()
@@ -52,7 +53,7 @@ class use_backend:
     'reference'
 
     Args:
-        name: ``"auto"``, ``"reference"`` or ``"cpu"``.
+        name: ``"auto"``, ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
 
     Raises:
         ValueError: for another name.
@@ -86,7 +87,7 @@ def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> b
     """Whether a backend can run an operator on tensors like ``x``.
 
     Args:
-        backend: ``"reference"`` or ``"cpu"``.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
         op: the operator's name, ``"channel_affine"`` for one.
         x: the state, of which dtype and device count.
         raise_error: raise instead of returning ``False``.

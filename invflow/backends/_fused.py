@@ -46,7 +46,7 @@ class FusedOperators:
         return self._backward(step, grad_y, no_grad)
 
     def affine_coupling(self, x: Tensor, h: Tensor, start: int, *form: Any) -> tuple[Tensor, Tensor]:
-        """The transformed state and the log-determinant of every sample; ``form`` is that of the registered operator."""
+        """The transformed state and the log-determinant of every sample; ``form`` is the registered operator's."""
         step = Step(x)
         step.before.append(step.map(h, None, start, form[:4], form[4]))
         return self._forward(step)

@@ -1,7 +1,7 @@
 """The CUDA C++ backend: calls the compiled extension ``invflow._CUDA`` with addresses, sizes, strides and a stream.
 
-The kernels run on the device of the state and its current stream. Nothing waits for them, and what they need beside their
-results is allocated by PyTorch, so that they can be captured in a CUDA graph.
+The kernels run on the device of the state and its current stream. Nothing waits for them, and what they need beside
+their results is allocated by PyTorch, so that they can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -22,25 +22,33 @@ else:
     _import_error = ""
 
 
-def unavailable() -> str:
-    """Why this backend cannot run here at all; empty if it can."""
+_refusals: dict[int, str] = {}  # by device: why it cannot run the kernels, empty if it can
+
+
+def _not_usable() -> str:
     if _CUDA is None:
         return f"the extension invflow._CUDA could not be imported ({_import_error})"
-    if torch.version.cuda is None:
-        return "this PyTorch was built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return ""
+    return "" if torch.version.cuda else "this PyTorch was not built with CUDA"
+
+
+def unavailable() -> str:
+    """Why this backend cannot run here at all; empty if it can. Initialises CUDA."""
+    return _not_usable() or ("" if torch.cuda.is_available() else "torch finds no CUDA device")
 
 
 def why_not(op: str, x: Tensor) -> str:
     """Why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
-    if reason := unavailable():
+    if reason := _not_usable():
         return reason
     if x.device.type != "cuda":
         return f"it needs tensors on a CUDA device, got {x.device}"
     if x.dtype not in DTYPES:
         return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
+    device = x.device.index or 0
+    if device not in _refusals and not torch.compiler.is_compiling():
+        _refusals[device] = _CUDA.why_not(device)
+    if reason := _refusals.get(device, ""):
+        return f"{x.device} cannot run kernels for {_CUDA.architectures} made by {_CUDA.compiler}: {reason}"
     return ""
 
 
@@ -56,7 +64,7 @@ def _stream(device: torch.device) -> int:
 def _run(kernel: Any, workspace: Any, step: Step, *results: Any) -> None:
     arguments, device = step.arguments(), step.x.device
     memory = torch.empty(workspace(arguments, *results), dtype=torch.uint8, device=device)
-    # freed at the end, and given to work that comes later on the same stream
+    # freed at the end, and then given to later work on the same stream only
     kernel((device.index or 0, _stream(device), memory.data_ptr()), arguments, *results)
 
 

@@ -3,28 +3,26 @@
 import pytest
 import torch
 from accuracy import assert_kernel_is_accurate, log_det_magnitude
-from hypothesis import given, settings
+from hypothesis import given
 from op_cases import drawn_steps, step_of
+from under_test import each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 
-# The same examples in every run.
-fuzz = settings(max_examples=120, deadline=None, derandomize=True)
-fewer = settings(fuzz, max_examples=60)
 
-
-def tensors_of(drawn, dtype=torch.float32):
+def tensors_of(drawn, dtype=torch.float32, device="cpu"):
     """x, matrix, shift and, where there is one, h of coupling and injector."""
     generator = torch.Generator().manual_seed(drawn.seed)
     channels = drawn.channels
     # about orthogonal, as in a flow: the result is as large as the state
     matrix = torch.randn(channels, channels, generator=generator) / channels**0.5
     shift = torch.randn(channels, generator=generator)
-    tensors = [drawn.random(0, channels), matrix.t() if drawn.seed % 2 else matrix, shift]
+    matrix, shift = matrix.to(device), shift.to(device)
+    tensors = [drawn.random(0, channels, device=device), matrix.t() if drawn.seed % 2 else matrix, shift]
     if drawn.count:
-        tensors.append(drawn.random(1, 2 * drawn.count, drawn.shared[0]))
+        tensors.append(drawn.random(1, 2 * drawn.count, drawn.shared[0], device))
     if drawn.injector_form is not None:
-        tensors.append(drawn.random(2, 2 * channels, drawn.shared[1]))
+        tensors.append(drawn.random(2, 2 * channels, drawn.shared[1], device))
     return [tensor.to(dtype) for tensor in tensors]
 
 
@@ -80,26 +78,29 @@ def magnitudes(drawn, tensors, grads):
     }
 
 
-@fuzz
-@given(drawn_steps())
-def test_kernel_is_as_accurate_as_plain_pytorch(drawn):
-    tensors, step = tensors_of(drawn), step_as_drawn(drawn)
+@each_kernels
+@fuzz(120)
+@given(drawn=drawn_steps())
+def test_kernel_is_as_accurate_as_plain_pytorch(kernels, drawn):
+    tensors, step = tensors_of(drawn, device=kernels.device), step_as_drawn(drawn)
     # without coupling and injector the log-determinant is a constant
     names = ["y", "log_det"] if forms_of(drawn) else ["y"]
-    grads = [drawn.random(3, drawn.channels), torch.linspace(0.5, 1.5, 2 * drawn.batch)[::2]][: len(names)]
+    grad_y = drawn.random(3, drawn.channels, device=kernels.device)
+    grads = [grad_y, torch.linspace(0.5, 1.5, 2 * drawn.batch, device=kernels.device)[::2]][: len(names)]
 
     def call(*tensors, backend):
         return dict(zip(names, step(*tensors, backend=backend), strict=False))
 
-    assert_kernel_is_accurate(call, tensors, grads, magnitudes(drawn, tensors, grads))
+    assert_kernel_is_accurate(kernels.backend, call, tensors, grads, magnitudes(drawn, tensors, grads))
 
 
-@fewer
-@given(drawn_steps())
-def test_one_pass_equals_the_operators_one_after_the_other(drawn):
-    tensors = tensors_of(drawn, torch.float64)
-    y, log_det = step_as_drawn(drawn)(*tensors, backend="cpu")
-    expected, expected_log_det, *_ = one_after_the_other(drawn, *tensors, backend="cpu")
+@each_kernels
+@fuzz(60)
+@given(drawn=drawn_steps())
+def test_one_pass_equals_the_operators_one_after_the_other(kernels, drawn):
+    tensors = tensors_of(drawn, torch.float64, kernels.device)
+    y, log_det = step_as_drawn(drawn)(*tensors, backend=kernels.backend)
+    expected, expected_log_det, *_ = one_after_the_other(drawn, *tensors, backend=kernels.backend)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-11)
     torch.testing.assert_close(log_det, expected_log_det, rtol=1e-12, atol=1e-12)
 
@@ -123,64 +124,72 @@ def test_large_states_are_as_accurate_as_plain_pytorch(inverse, batches, width):
 
     terms = batch * size[0] * width
     magnitudes = dict.fromkeys(("log_det", "gradient of input 1", "gradient of input 2"), 4 * terms**0.5)
-    assert_kernel_is_accurate(call, [x, matrix, shift, coupling], grads, magnitudes)
+    assert_kernel_is_accurate("cpu", call, [x, matrix, shift, coupling], grads, magnitudes)
     y, _ = flow_step(x, matrix, shift, backend="cpu")
     torch.testing.assert_close(y, channel_affine(x, matrix, shift, backend="reference"), rtol=1e-5, atol=1e-5)
 
 
-def test_long_sums_round_as_little_as_plain_pytorch():
+@each_kernels
+def test_long_sums_round_as_little_as_plain_pytorch(kernels):
     """Over 192 channels, a sum from first to last has one and a half times the error of one of sums."""
     channels = 192
-    x, matrix = torch.randn(4, channels, 20, 20), torch.linalg.qr(torch.randn(channels, channels))[0]
-    exact = channel_affine(x.double(), matrix.double(), torch.zeros(channels).double(), backend="reference")
+    x, shift = torch.randn(4, channels, 20, 20, device=kernels.device), torch.zeros(channels, device=kernels.device)
+    matrix = torch.linalg.qr(torch.randn(channels, channels, device=kernels.device))[0]
+    exact = channel_affine(x.double(), matrix.double(), shift.double(), backend="reference")
 
     def error(backend):
-        return (channel_affine(x, matrix, torch.zeros(channels), backend=backend) - exact).norm().item()
+        return (channel_affine(x, matrix, shift, backend=backend) - exact).norm().item()
 
-    assert error("cpu") <= 1.2 * error("reference")
+    assert error(kernels.backend) <= 1.2 * error("reference")
 
 
-@pytest.mark.parametrize("channels", [2, 3, 7, 12, 24, 25, 48, 96, 192])
+@each_kernels
+@pytest.mark.parametrize("channels", [2, 3, 7, 12, 24, 25, 48, 96, 192, 260])
 @pytest.mark.parametrize("start", [0, None], ids=["first half", "last half"])
-def test_inverse_step_undoes_a_step(channels, start):
+def test_inverse_step_undoes_a_step(channels, start, kernels):
     """coupling, M x + v, injector; then inverse injector and M^-1, then the inverse coupling."""
-    x, injector = torch.randn(2, channels, 5, 9), torch.randn(2, 2 * channels, 5, 9)
-    coupling = torch.randn(2, 2 * (channels // 2), 5, 9)
-    matrix, shift = torch.linalg.qr(torch.randn(channels, channels))[0], torch.randn(channels)
+    x, injector, coupling = (
+        torch.randn(2, count, 5, 9, device=kernels.device) for count in (channels, 2 * channels, 2 * (channels // 2))
+    )
+    matrix = torch.linalg.qr(torch.randn(channels, channels, device=kernels.device))[0]
+    shift, backend = torch.randn(channels, device=kernels.device), kernels.backend
     forms = {"coupling_form": AffineForm("bounded_exp"), "injector_form": AffineForm("exp", packing="split")}
-    z, log_det = flow_step(x, matrix, shift, coupling, injector, start=start, backend="cpu", **forms)
+    z, log_det = flow_step(x, matrix, shift, coupling, injector, start=start, backend=backend, **forms)
     assert not torch.equal(z, x)
     back, inverse_log_det = flow_step(
-        z, matrix.t(), -matrix.t() @ shift, None, injector, inverse=True, backend="cpu", **forms
+        z, matrix.t(), -matrix.t() @ shift, None, injector, inverse=True, backend=backend, **forms
     )
     back, coupling_log_det = flow_step(
-        back, torch.eye(channels), torch.zeros(channels), coupling, start=start, inverse=True, backend="cpu", **forms
+        back, torch.eye(channels).to(x), 0 * shift, coupling, start=start, inverse=True, backend=backend, **forms
     )
     torch.testing.assert_close(back, x, rtol=1e-5, atol=3e-5)
     torch.testing.assert_close(inverse_log_det + coupling_log_det, -log_det, rtol=1e-5, atol=1e-5)
 
 
+@each_kernels
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("inputs", ["both", "coupling", "injector", "none"])
-def test_log_det_is_that_of_the_jacobian(inverse, inputs):
+def test_log_det_is_that_of_the_jacobian(inverse, inputs, kernels):
     """slogdet of the whole Jacobian, less the affine map's, which is the caller's."""
-    x, matrix, shift = torch.randn(1, 3, 2, 2).double(), torch.randn(3, 3).double(), torch.randn(3).double()
-    coupling = torch.randn(1, 4, 2, 2).double() if inputs in ("both", "coupling") else None
-    injector = torch.randn(1, 6, 2, 2).double() if inputs in ("both", "injector") else None
+    like = {"dtype": torch.float64, "device": kernels.device}
+    x, matrix, shift = torch.randn(1, 3, 2, 2, **like), torch.randn(3, 3, **like), torch.randn(3, **like)
+    coupling = torch.randn(1, 4, 2, 2, **like) if inputs in ("both", "coupling") else None
+    injector = torch.randn(1, 6, 2, 2, **like) if inputs in ("both", "injector") else None
 
     def step(x, backend="reference"):
         return flow_step(x, matrix, shift, coupling, injector, inverse=inverse, backend=backend)
 
     jacobian = torch.autograd.functional.jacobian(lambda x: step(x)[0], x).reshape(12, 12)
     expected = torch.linalg.slogdet(jacobian).logabsdet - 4 * torch.linalg.slogdet(matrix).logabsdet
-    for backend in ("cpu", "reference"):
+    for backend in (kernels.backend, "reference"):
         torch.testing.assert_close(step(x, backend)[1], expected[None], rtol=1e-12, atol=1e-12)
 
 
-def test_round_trip_of_64_steps_is_as_good_as_plain_pytorch():
+@each_kernels
+def test_round_trip_of_64_steps_is_as_good_as_plain_pytorch(kernels):
     channels = 48
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, channels, 10, 10, generator=generator)
+    x = torch.randn(2, channels, 10, 10, generator=generator).to(kernels.device)
     steps = []
     for _ in range(64):
         matrix = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
@@ -188,7 +197,8 @@ def test_round_trip_of_64_steps_is_as_good_as_plain_pytorch():
         inverse = torch.linalg.inv(matrix.double())
         shift = torch.randn(channels, generator=generator)
         h = torch.randn(2, channels, 10, 10, generator=generator)
-        steps.append((matrix, shift, inverse.float(), -(inverse @ shift.double()).float(), h))
+        step = (matrix, shift, inverse.float(), -(inverse @ shift.double()).float(), h)
+        steps.append([tensor.to(kernels.device) for tensor in step])
 
     def round_trip(backend):
         z = x
@@ -199,4 +209,4 @@ def test_round_trip_of_64_steps_is_as_good_as_plain_pytorch():
             z, _ = affine_coupling(z, h, inverse=True, backend=backend)
         return (z - x).abs().max().item()
 
-    assert round_trip("cpu") <= 2 * round_trip("reference")
+    assert round_trip(kernels.backend) <= 2 * round_trip("reference")

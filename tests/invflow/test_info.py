@@ -8,7 +8,7 @@ import torch
 from processes import run_python
 
 import invflow
-from invflow.backends import cpu
+from invflow.backends import KERNELS, cpu
 from invflow.info import info
 
 # Stops the import of the extension before invflow is imported.
@@ -31,8 +31,11 @@ def test_as_a_command():
     assert not done.stderr
     assert row(done.stdout, "invflow").startswith(invflow.__version__)
     assert torch.__version__ in row(done.stdout, "torch")
-    for name in invflow.BACKENDS:
+    for name in ("cpu", "reference"):
         assert row(done.stdout, f"backend {name}").startswith("can run")
+    for name, kernels in KERNELS.items():
+        reason = kernels.unavailable()
+        assert row(done.stdout, f"backend {name}").startswith(f"cannot run: {reason}" if reason else "can run (")
     assert f"instruction set {cpu.build_facts()['instruction set']}" in row(done.stdout, "backend cpu")
     assert row(done.stdout, "nvcc")
     assert row(done.stdout, "GPU")

@@ -5,13 +5,11 @@ import math
 import pytest
 import torch
 from accuracy import assert_as_accurate, assert_kernel_is_accurate, log_det_magnitude
-from hypothesis import given, settings
+from hypothesis import given
 from op_cases import drawn_affines, drawn_couplings
+from under_test import INTERPRETED, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine
-
-# The same examples in every run: a failure here is a failure everywhere.
-fuzz = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 def affine_magnitudes(x, matrix, shift, grad_y):
@@ -30,26 +28,30 @@ def affine_magnitudes(x, matrix, shift, grad_y):
     return {name: values.max().sqrt().item() for name, values in squares.items() if values.numel()}
 
 
-@fuzz
-@given(drawn_affines())
-def test_channel_affine(drawn):
+@each_kernels
+@fuzz(100)
+@given(drawn=drawn_affines())
+def test_channel_affine(kernels, drawn):
     generator = torch.Generator().manual_seed(drawn.seed)
-    matrix = torch.randn(drawn.channels, drawn.channels, generator=generator)
+    matrix = torch.randn(drawn.channels, drawn.channels, generator=generator).to(kernels.device)
     matrix = matrix.t() if drawn.seed % 2 else matrix
-    shift = torch.randn(2 * drawn.channels, generator=generator)[::2]
-    x, grad_y = drawn.random(0, drawn.channels), drawn.random(1, drawn.channels)
+    shift = torch.randn(2 * drawn.channels, generator=generator).to(kernels.device)[::2]
+    x, grad_y = (drawn.random(i, drawn.channels, device=kernels.device) for i in range(2))
 
     def call(*inputs, backend):
         return {"y": channel_affine(*inputs, backend=backend)}
 
-    assert_kernel_is_accurate(call, (x, matrix, shift), (grad_y,), affine_magnitudes(x, matrix, shift, grad_y))
+    magnitudes = affine_magnitudes(x, matrix, shift, grad_y)
+    assert_kernel_is_accurate(kernels.backend, call, (x, matrix, shift), (grad_y,), magnitudes)
 
 
-@fuzz
-@given(drawn_couplings())
-def test_affine_coupling(drawn):
-    x, h, grad_y = (drawn.random(i, c) for i, c in enumerate((drawn.channels, 2 * drawn.count, drawn.channels)))
-    grad_log_det = torch.arange(1.0, 2 * drawn.batch + 1)[::2]
+@each_kernels
+@fuzz(100)
+@given(drawn=drawn_couplings())
+def test_affine_coupling(kernels, drawn):
+    counts = (drawn.channels, 2 * drawn.count, drawn.channels)
+    x, h, grad_y = (drawn.random(i, count, device=kernels.device) for i, count in enumerate(counts))
+    grad_log_det = torch.arange(1.0, 2 * drawn.batch + 1, device=kernels.device)[::2]
     grad_log_det = grad_log_det[:1].expand(drawn.batch) if drawn.layouts[2] == "expanded" else grad_log_det
 
     def call(x, h, backend):
@@ -57,24 +59,27 @@ def test_affine_coupling(drawn):
         return {"y": y, "log_det": log_det}
 
     magnitudes = {"log_det": log_det_magnitude(drawn.form, h)}
-    assert_kernel_is_accurate(call, (x, h), (grad_y, grad_log_det), magnitudes)
+    assert_kernel_is_accurate(kernels.backend, call, (x, h), (grad_y, grad_log_det), magnitudes)
 
 
+@each_kernels
 @pytest.mark.parametrize("used", ["y", "log_det"])
-def test_gradient_of_only_one_result(used):
+def test_gradient_of_only_one_result(used, kernels):
     def call(x, h, backend):
         y, log_det = affine_coupling(x, h, backend=backend)
         return {"y": y} if used == "y" else {"log_det": log_det}
 
-    x, h = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
-    assert_kernel_is_accurate(call, (x, h), (torch.randn_like(x),) if used == "y" else (torch.ones(()).expand(2),))
+    x, h = (torch.randn(2, channels, 4, 5, device=kernels.device) for channels in (3, 6))
+    grad = torch.randn_like(x) if used == "y" else torch.ones((), device=kernels.device).expand(2)
+    assert_kernel_is_accurate(kernels.backend, call, (x, h), (grad,))
 
 
+@each_kernels
 @pytest.mark.parametrize("wanted", [0, 1])
-def test_gradient_of_only_one_input_of_the_coupling(wanted):
-    inputs = [torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)]
+def test_gradient_of_only_one_input_of_the_coupling(wanted, kernels):
+    inputs = [torch.randn(2, channels, 4, 5, device=kernels.device) for channels in (3, 6)]
     found = []
-    for backend in ("cpu", "reference"):
+    for backend in (kernels.backend, "reference"):
         leaves = [tensor.clone().requires_grad_(i == wanted) for i, tensor in enumerate(inputs)]
         y, log_det = affine_coupling(*leaves, backend=backend)
         (y.sin().sum() + log_det.sum()).backward()
@@ -103,14 +108,16 @@ def of_every_raw(form, raw, backend, inverse=False):
     return {"y": y.flatten(), "log_det": log_det, "slope": slope.flatten(), "gradient": gradient.flatten()}
 
 
+@each_kernels
 @each_scale
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("largest", [2.0, 12.0, 80.0, 300.0])
-def test_scales_are_accurate_element_by_element(form, inverse, largest):
-    raw = torch.linspace(-largest, largest, 4001)
+def test_scales_are_accurate_element_by_element(form, inverse, largest, kernels):
+    # in the interpreter every sample is a program
+    raw = torch.linspace(-largest, largest, 301 if INTERPRETED else 4001, device=kernels.device)
     exact = of_every_raw(form, raw.double(), "reference", inverse)
     plain = of_every_raw(form, raw.clone(), "reference", inverse)
-    actual = of_every_raw(form, raw.clone(), "cpu", inverse)
+    actual = of_every_raw(form, raw.clone(), kernels.backend, inverse)
     for name, expected in exact.items():
         # relative to each element, for values that float32 represents with all its digits; no gradient of an infinite y
         normal = plain[name].isfinite() & plain["y"].isfinite() & (expected.abs() > torch.finfo(torch.float32).tiny)
@@ -121,24 +128,26 @@ def test_scales_are_accurate_element_by_element(form, inverse, largest):
         assert_as_accurate(*ratios, ones, f"{name}, relative")
 
 
+@each_kernels
 @each_scale
-def test_infinite_raw_scales_give_the_limits_of_plain_pytorch(form):
-    raw = torch.tensor([-math.inf, math.inf])
+def test_infinite_raw_scales_give_the_limits_of_plain_pytorch(form, kernels):
+    raw = torch.tensor([-math.inf, math.inf], device=kernels.device)
     for name in ("y", "log_det"):
-        found = [of_every_raw(form, raw.clone(), backend)[name] for backend in ("cpu", "reference")]
+        found = [of_every_raw(form, raw.clone(), backend)[name] for backend in (kernels.backend, "reference")]
         torch.testing.assert_close(*found, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@each_kernels
 @each_scale
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("poisoned", ["x", "shift", "raw"])
 @pytest.mark.parametrize("pixel", [0, 20], ids=["vector", "rest"])
-def test_nan_propagates_as_in_plain_pytorch(form, inverse, poisoned, pixel):
-    x, h = torch.randn(2, 1, 1, 21), torch.randn(2, 2, 1, 21)
+def test_nan_propagates_as_in_plain_pytorch(form, inverse, poisoned, pixel, kernels):
+    x, h = (torch.randn(2, channels, 1, 21, device=kernels.device) for channels in (1, 2))
     target = x if poisoned == "x" else h[:, int(poisoned == "raw") :]
     target[1, 0, 0, pixel] = math.nan
     found = []
-    for backend in ("cpu", "reference"):
+    for backend in (kernels.backend, "reference"):
         leaves = [tensor.clone().requires_grad_() for tensor in (x, h)]
         y, log_det = affine_coupling(*leaves, form, inverse=inverse, backend=backend)
         gradients = torch.autograd.grad(y.sum() + log_det[0], leaves)
@@ -148,32 +157,40 @@ def test_nan_propagates_as_in_plain_pytorch(form, inverse, poisoned, pixel):
     torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize("channels", [1, 4, 7])
+@each_kernels
+@pytest.mark.parametrize("channels", [1, 4, 7, 40])
 @pytest.mark.parametrize("pixel", [0, 32, 66])
-def test_nan_propagates_through_channel_affine(channels, pixel):
-    x = torch.randn(2, channels, 1, 67)
+def test_nan_propagates_through_channel_affine(channels, pixel, kernels):
+    x = torch.randn(2, channels, 1, 67, device=kernels.device)
     x[1, 0, 0, pixel] = math.nan
-    y = channel_affine(x, torch.randn(channels, channels), torch.randn(channels), backend="cpu")
+    y = channel_affine(x, torch.randn(channels, channels).to(x), torch.randn(channels).to(x), backend=kernels.backend)
     assert torch.equal(y.isnan(), x.isnan()[:, :1].expand_as(y))
 
 
+@each_kernels
 @each_scale
-def test_errors_of_log_scales_do_not_add_up_over_an_image(form):
-    h = torch.randn(1, 2, 1000, 1000)
-    x = torch.zeros(1, 1, 1000, 1000)
+def test_errors_of_log_scales_do_not_add_up_over_an_image(form, kernels):
+    side = 400 if INTERPRETED else 1000
+    h = torch.randn(1, 2, side, side, device=kernels.device)
+    x = torch.zeros(1, 1, side, side, device=kernels.device)
     found = [
         affine_coupling(x.to(dtype), h.to(dtype), form, backend=backend)[1]
-        for backend, dtype in (("cpu", torch.float32), ("reference", torch.float32), ("reference", torch.float64))
+        for backend, dtype in (
+            (kernels.backend, torch.float32),
+            ("reference", torch.float32),
+            ("reference", torch.float64),
+        )
     ]
     assert_as_accurate(*found, magnitude=log_det_magnitude(form, h))
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@each_kernels
 @pytest.mark.parametrize("h_dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("x_dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-def test_h_may_have_another_dtype_than_the_state(x_dtype, h_dtype, backend):
-    x, h = torch.randn(2, 3, 4, 5).to(x_dtype).requires_grad_(), torch.randn(2, 4, 4, 5).to(h_dtype).requires_grad_()
-    y, log_det = affine_coupling(x, h, backend=backend)
+def test_h_may_have_another_dtype_than_the_state(x_dtype, h_dtype, kernels):
+    x = torch.randn(2, 3, 4, 5, device=kernels.device).to(x_dtype).requires_grad_()
+    h = torch.randn(2, 4, 4, 5, device=kernels.device).to(h_dtype).requires_grad_()
+    y, log_det = affine_coupling(x, h, backend=kernels.backend)
     exact_y, exact_log_det = affine_coupling(x.double(), h.double(), backend="reference")
     assert y.dtype == x_dtype
     assert log_det.dtype == (torch.float64 if x_dtype == torch.float64 else torch.float32)
@@ -183,31 +200,33 @@ def test_h_may_have_another_dtype_than_the_state(x_dtype, h_dtype, backend):
     assert (x.grad.dtype, h.grad.dtype) == (x_dtype, h_dtype)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@each_kernels
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-def test_coupling_of_a_state_without_pixels(backend, inverse):
-    x, h = torch.zeros(2, 4, 0, 3, requires_grad=True), torch.zeros(2, 4, 0, 3, requires_grad=True)
-    y, log_det = affine_coupling(x, h, start=1, inverse=inverse, backend=backend)
+def test_coupling_of_a_state_without_pixels(kernels, inverse):
+    x, h = (torch.zeros(2, 4, 0, 3, device=kernels.device, requires_grad=True) for _ in range(2))
+    y, log_det = affine_coupling(x, h, start=1, inverse=inverse, backend=kernels.backend)
     assert y.shape == x.shape
     assert log_det.tolist() == [0.0, 0.0]
     (y.sum() + log_det.sum()).backward()
     assert x.grad.shape == h.grad.shape == x.shape
 
 
-def test_inputs_are_not_written_to():
-    x, h = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    matrix, shift = torch.randn(4, 4), torch.randn(4)
+@each_kernels
+def test_inputs_are_not_written_to(kernels):
+    x, h = (torch.randn(2, 4, 3, 3, device=kernels.device) for _ in range(2))
+    matrix, shift = torch.randn(4, 4, device=kernels.device), torch.randn(4, device=kernels.device)
     before = [tensor.clone() for tensor in (x, h, matrix, shift)]
-    channel_affine(x, matrix, shift, backend="cpu")
-    affine_coupling(x, h, backend="cpu")
-    affine_coupling(x, h, inverse=True, backend="cpu")
+    channel_affine(x, matrix, shift, backend=kernels.backend)
+    affine_coupling(x, h, backend=kernels.backend)
+    affine_coupling(x, h, inverse=True, backend=kernels.backend)
     torch.testing.assert_close([x, h, matrix, shift], before, rtol=0, atol=0)
 
 
-def test_saved_inputs_changed_in_place_are_noticed():
-    x, h = torch.randn(1, 2, 2, 2, requires_grad=True), torch.randn(1, 4, 2, 2, requires_grad=True)
+@each_kernels
+def test_saved_inputs_changed_in_place_are_noticed(kernels):
+    x, h = (torch.randn(1, channels, 2, 2, device=kernels.device, requires_grad=True) for channels in (2, 4))
     base = x * 1
-    y, _ = affine_coupling(base, h, backend="cpu")
+    y, _ = affine_coupling(base, h, backend=kernels.backend)
     base.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()

@@ -53,23 +53,23 @@ def assert_all_as_accurate(
         assert_as_accurate(actual[name], plain[name], exact[name], name, (magnitudes or {}).get(name, 0.0))
 
 
-_RUNS = {"exact": ("reference", torch.float64), "plain": ("reference", torch.float32), "actual": ("cpu", torch.float32)}
-
-
 def assert_kernel_is_accurate(
+    backend: str,
     call: Callable[..., dict[str, Tensor]],
     inputs: Sequence[Tensor],
     grads: Sequence[Tensor],
     magnitudes: Mapping[str, float] | None = None,
 ) -> None:
-    """Compare values and gradients of ``call(*inputs, backend=...)``; ``grads`` are those of its results.
+    """Compare values and gradients of ``call(*inputs, backend=backend)`` with the reference's; ``grads`` are those of
+    its results.
 
     Inputs and gradients keep the layout they come in.
     """
     found = {}
-    for run, (backend, dtype) in _RUNS.items():
+    runs = {"exact": ("reference", torch.float64), "plain": ("reference", torch.float32)}
+    for run, (name, dtype) in (runs | {"actual": (backend, torch.float32)}).items():
         leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs]
-        results = call(*leaves, backend=backend)
+        results = call(*leaves, backend=name)
         gradients = torch.autograd.grad(
             list(results.values()), leaves, [grad.to(dtype) for grad in grads], materialize_grads=True
         )

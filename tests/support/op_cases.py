@@ -23,9 +23,9 @@ class OpCase:
     call: Callable[..., Results]
     shapes: tuple[tuple[int, ...], ...]
 
-    def inputs(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Results:
+    def inputs(self, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu") -> Results:
         generator = torch.Generator().manual_seed(seed)
-        return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in self.shapes)
+        return tuple(torch.randn(shape, generator=generator).to(device, dtype) for shape in self.shapes)
 
     def on(self, backend: str) -> Callable[..., Results]:
         return lambda *inputs: self.call(*inputs, backend=backend)
@@ -144,11 +144,11 @@ class Drawn:
     injector_form: AffineForm | None = None
     shared: tuple[int, int] = (1, 1)
 
-    def random(self, which: int, channels: int, shared: int = 1) -> Tensor:
+    def random(self, which: int, channels: int, shared: int = 1, device: str = "cpu") -> Tensor:
         """(batch / shared, channels, height, width) in the layout number ``which``."""
         generator = torch.Generator().manual_seed(8 * self.seed + which)
         values = torch.randn(self.batch // shared, channels, self.height, self.width, generator=generator)
-        return laid_out(self.layouts[which], values)
+        return laid_out(self.layouts[which], values.to(device))
 
 
 @st.composite

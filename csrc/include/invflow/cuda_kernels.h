@@ -22,4 +22,8 @@ void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients
 int64_t workspace(const FlowStep& step);
 int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients);
 
+// CUDA's reason why a device cannot run these kernels: its driver or the device is too old for this build, for one. Empty
+// if it can.
+const char* why_not(int device);
+
 }  // namespace invflow::cuda

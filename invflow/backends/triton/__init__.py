@@ -1,0 +1,110 @@
+"""The Triton backend: kernels for NVIDIA and AMD GPUs that need no compiler at installation.
+
+Importing this package imports neither Triton nor the kernels; the first call does. With ``TRITON_INTERPRET=1`` in the
+environment from the start, the kernels run on CPU tensors in Triton's interpreter, slowly: for tests and debugging.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def is_interpreting() -> bool:
+    """Whether Triton's interpreter is asked for, by its own environment variable."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def unavailable() -> str:
+    """Why this backend cannot run here at all; empty if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed (pip install triton)"
+    if not is_interpreting() and not torch.cuda.is_available():
+        return (
+            "torch finds no CUDA or ROCm device, and Triton's interpreter, which runs on the CPU, was not asked for "
+            "(set TRITON_INTERPRET=1 before Python starts)"
+        )
+    return ""
+
+
+def why_not(op: str, x: Tensor) -> str:
+    """Why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
+    if reason := unavailable():
+        return reason
+    if x.dtype not in _DTYPES:
+        return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
+    wanted = "cpu" if is_interpreting() else "cuda"
+    if x.device.type == wanted:
+        return ""
+    if wanted == "cpu":
+        return f"under TRITON_INTERPRET=1 it needs tensors on the CPU, got {x.device}"
+    return f"it needs tensors on a CUDA or ROCm device, got {x.device}"
+
+
+def build_facts() -> dict[str, str]:
+    """What runs the kernels here, for ``python -m invflow.info``."""
+    return {
+        "triton": importlib.import_module("triton").__version__,
+        "runs on": "the CPU, interpreted" if is_interpreting() else torch.cuda.get_device_name(),
+    }
+
+
+def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """``y[b, o, p] = shift[o] + sum_i matrix[o, i] x[b, i, p]``."""
+    operators = _operators()
+    return operators.flow_step(x, matrix, shift, operators.Step())[0]
+
+
+def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, matrix and shift: ``M^T g``, ``sum_bp g x^T`` and ``sum_bp g``."""
+    return _operators().channel_affine_backward(grad_y, x, matrix)
+
+
+def affine_coupling(x: Tensor, h: Tensor, start: int, *form: Any) -> tuple[Tensor, Tensor]:
+    """The transformed state and the log-determinant of every sample; ``form`` is that of the registered operator."""
+    return _operators().affine_coupling(x, h, start, form[:4], form[4])
+
+
+def affine_coupling_backward(
+    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, *form: Any
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and h."""
+    return _operators().affine_coupling_backward(grad_y, grad_log_det, x, h, start, form[:4], form[4])
+
+
+def flow_step(
+    x: Tensor, matrix: Tensor, shift: Tensor, coupling: Tensor | None, injector: Tensor | None, *settings: Any
+) -> tuple[Tensor, Tensor]:
+    """The transformed state and the log-determinant of every sample; ``settings`` are the registered operator's."""
+    operators = _operators()
+    return operators.flow_step(x, matrix, shift, operators.step_of(coupling, injector, settings))
+
+
+def flow_step_backward(
+    grad_y: Tensor,
+    grad_log_det: Tensor,
+    x: Tensor,
+    matrix: Tensor,
+    shift: Tensor,
+    coupling: Tensor | None,
+    injector: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, matrix, shift, coupling and injector, the last two empty where there is none."""
+    operators = _operators()
+    step = operators.step_of(coupling, injector, settings)
+    grads = operators.flow_step_backward(grad_y, grad_log_det, x, matrix, shift, step)
+    if coupling is not None and step.coupling is None:
+        return *grads[:3], torch.empty_like(coupling), grads[4]
+    return grads
+
+
+def _operators() -> Any:
+    return importlib.import_module("invflow.backends.triton.operators")

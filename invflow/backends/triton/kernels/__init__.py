@@ -1,0 +1,1 @@
+"""The kernels in the Triton language, and the functions that they share."""

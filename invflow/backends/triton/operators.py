@@ -1,0 +1,354 @@
+"""The operators on tensors: which kernels they take, with which arguments.
+
+Nothing here reads a tensor on the host, and all memory comes from PyTorch's allocator, so that calls can be captured in
+a CUDA graph once each kernel has run (its configuration is timed at the first run).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from invflow.backends.triton import tuning
+from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
+from invflow.backends.triton.kernels.flow_step_by_tiles import (
+    flow_step_input_bwd_kernel,
+    flow_step_output_bwd_kernel,
+    flow_step_tiled_fwd_kernel,
+)
+from invflow.backends.triton.kernels.flow_step_in_registers import flow_step_bwd_kernel, flow_step_fwd_kernel
+from invflow.backends.triton.kernels.matrix_gradient import matrix_gradient_kernel
+from invflow.backends.triton.tuning import launch
+
+_Form = tuple[str, float, str, str]  # scale, parameter, order, packing
+_IDENTITY: _Form = ("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
+
+#: Bytes of all channels of a pixel with which a thread, which has four, does without tiles: more spill.
+REGISTERS_FORWARD, REGISTERS_BACKWARD = 96, 48
+#: Programs that the gradient of the matrix is shared between.
+_MATRIX_PROGRAMS = 512
+
+
+class Step(NamedTuple):
+    """What precedes and follows the matrix: the h of the coupling and of the injector, or None, and what they mean."""
+
+    coupling: Tensor | None = None
+    injector: Tensor | None = None
+    start: int = 0
+    coupling_form: _Form = _IDENTITY
+    injector_form: _Form = _IDENTITY
+    inverse: bool = False
+
+
+def step_of(coupling: Tensor | None, injector: Tensor | None, settings: tuple[Any, ...]) -> Step:
+    """From the arguments of the registered operator; a coupling of no channels is none."""
+    start, inverse = settings[0], settings[9]
+    if coupling is not None and coupling.shape[1] == 0:
+        coupling = None
+    return Step(coupling, injector, start, settings[1:5], settings[5:9], inverse)
+
+
+def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool) -> tuple[Tensor, Tensor]:
+    y, count, pixels = _empty_like(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
+    parts = torch.empty(x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=_dtype(x), device=x.device)
+    if x.numel():
+        with _device_of(x):
+            launch(
+                affine_coupling_fwd_kernel,
+                lambda meta: (x.shape[0] * _cdiv(pixels, meta["BLOCK"]), x.shape[1]),
+                **_view("x", "x", x),
+                **_view("h", "h", h),
+                repeat=_repeat(x, h),
+                **_view("y", "y", y),
+                log_det_ptr=parts,
+                **_sizes(x),
+                START=start,
+                COUNT=count,
+                FORM=form,
+                INVERSE=inverse,
+                GRAIN=tuning.GRAIN_OF_ROWS,
+            )
+    return y, parts.sum((1, 2))
+
+
+def affine_coupling_backward(
+    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_h = _empty_like(x), _empty_gradient(x, h)
+    if x.numel():
+        with _device_of(x):
+            launch(
+                affine_coupling_bwd_kernel,
+                lambda meta: (x.shape[0] * _cdiv(x.shape[2] * x.shape[3], meta["BLOCK"]), x.shape[1]),
+                **_view("grad_y", "gy", grad_y),
+                grad_log_det_ptr=grad_log_det.contiguous(),
+                **_view("x", "x", x),
+                **_view("h", "h", h),
+                repeat=_repeat(x, h),
+                **_view("grad_x", "gx", grad_x),
+                **_view("grad_h", "gh", grad_h),
+                **_sizes(x),
+                START=start,
+                COUNT=h.shape[1] // 2,
+                FORM=form,
+                INVERSE=inverse,
+            )
+    return grad_x, _shared_gradient(grad_h, h)
+
+
+def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
+    """y and log_det; ``shift`` None is zero, and ``matrix`` may have any strides."""
+    y, (batch, channels, height, width) = _empty_like(x), x.shape
+    pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
+    in_registers = channels * matrix.element_size() <= REGISTERS_FORWARD
+    block_c, tiles = _tiles(channels)
+    grain = tuning.GRAIN_OF_ROWS if in_registers else tuning.GRAIN_OF_TILES
+    parts = None
+    if has_maps:
+        rows = 1 if in_registers else tiles
+        parts = torch.empty(batch, rows, _cdiv(pixels, grain), dtype=matrix.dtype, device=x.device)
+    if x.numel():
+        arguments = {
+            **_view("x", "x", x),
+            "matrix_ptr": matrix,
+            "m_o": matrix.stride(0),
+            "m_i": matrix.stride(1),
+            "shift_ptr": None if shift is None else shift.contiguous(),
+            **_maps(x, step),
+            **_view("y", "y", y),
+            "log_det_ptr": parts,
+            **_sizes(x),
+            **_constants(step, channels),
+            "INVERSE": step.inverse,
+            "GRAIN": grain,
+        }
+        with _device_of(x):
+            if in_registers:
+                launch(flow_step_fwd_kernel, lambda meta: (batch * _cdiv(pixels, meta["BLOCK"]),), **arguments)
+            else:
+                launch(flow_step_tiled_fwd_kernel, _grid_of_tiles(x, tiles), **arguments, **_product(x, block_c))
+    return y, matrix.new_zeros(batch) if parts is None else parts.sum((1, 2))
+
+
+def flow_step_backward(
+    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, matrix: Tensor, shift: Tensor, step: Step
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, M, v, coupling and injector, the last two empty where there is none."""
+    batch, channels, height, width = x.shape
+    grad_x = _empty_like(x)
+    grad_coupling, grad_injector = (
+        torch.empty(0, dtype=x.dtype, device=x.device) if h is None else _empty_gradient(x, h)
+        for h in (step.coupling, step.injector)
+    )
+    follows = step.injector is not None and not step.inverse
+    # of the affine map's result; where nothing follows it that is grad_y
+    grad_affine = torch.empty(x.shape, dtype=matrix.dtype, device=x.device) if follows else grad_y
+    if x.numel():
+        matrix, shift, grad_log_det = matrix.contiguous(), shift.contiguous(), grad_log_det.contiguous()
+        before = {
+            "grad_log_det_ptr": grad_log_det,
+            **_view("x", "x", x),
+            "matrix_ptr": matrix,
+            "shift_ptr": shift,
+            **_maps(x, step),
+        }
+        gradients = {
+            **_view("grad_x", "gx", grad_x),
+            **_view("grad_coupling", "gc", grad_coupling if grad_coupling.dim() == 4 else None),
+            **_view("grad_injector", "gi", grad_injector if grad_injector.dim() == 4 else None),
+        }
+        rest = {**_sizes(x), **_constants(step, channels)}
+        with _device_of(x):
+            if channels * matrix.element_size() <= REGISTERS_BACKWARD:
+                launch(
+                    flow_step_bwd_kernel,
+                    lambda meta: (batch * _cdiv(height * width, meta["BLOCK"]),),
+                    **_view("grad_y", "gy", grad_y),
+                    **before,
+                    **gradients,
+                    grad_affine_ptr=grad_affine if follows else None,
+                    **rest,
+                    INVERSE=step.inverse,
+                )
+            else:
+                _backward_by_tiles(grad_y, grad_affine, x, follows, before, gradients, rest, step)
+    grad_matrix, grad_shift = _matrix_gradient(grad_affine, x, step, matrix)
+    found = [
+        grad if h is None else _shared_gradient(grad, h)
+        for grad, h in ((grad_coupling, step.coupling), (grad_injector, step.injector))
+    ]
+    return grad_x, grad_matrix, grad_shift, found[0], found[1]
+
+
+def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, M and v."""
+    # dtype and memory format of a state are those of x, whatever the gradient's are
+    grad_x, _ = flow_step(grad_y, matrix.t(), None, Step())
+    grad_x = _empty_like(x).copy_(grad_x) if grad_x.stride() != _empty_like(x).stride() else grad_x
+    return grad_x, *_matrix_gradient(grad_y, x, Step(), matrix)
+
+
+def _backward_by_tiles(
+    grad_y: Tensor,
+    grad_affine: Tensor,
+    x: Tensor,
+    follows: bool,
+    before: dict[str, Any],
+    gradients: dict[str, Any],
+    rest: dict[str, Any],
+    step: Step,
+) -> None:
+    block_c, tiles = _tiles(x.shape[1])
+    injector = [name for name in before if name.startswith(("injector", "i_"))]
+    grads_of_injector = ["grad_injector_ptr", "gi_b", "gi_c", "gi_p"]
+    if follows:
+        launch(
+            flow_step_output_bwd_kernel,
+            _grid_of_tiles(x, tiles),
+            **_view("grad_y", "gy", grad_y),
+            **before,
+            **{name: gradients[name] for name in grads_of_injector},
+            grad_affine_ptr=grad_affine,
+            **rest,
+            **_product(x, block_c),
+        )
+        before = before | dict.fromkeys(injector, 0) | {"injector_ptr": None}
+        gradients = gradients | dict.fromkeys(grads_of_injector, 0) | {"grad_injector_ptr": None}
+    del before["shift_ptr"]
+    launch(
+        flow_step_input_bwd_kernel,
+        _grid_of_tiles(x, tiles),
+        **_view("grad_affine", "ga", grad_affine),
+        **before,
+        **gradients,
+        **rest,
+        INVERSE=step.inverse,
+        **_product(x, block_c),
+    )
+
+
+def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of M and v, from that of the affine map's result."""
+    batch, channels, height, width = x.shape
+    block_c = min(tuning.BLOCK_OF_MATRIX, max(16, triton.next_power_of_2(channels)))
+    tiles = _cdiv(channels, block_c)
+    # one block of the smallest size at least for each part
+    splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles))
+    grad_matrix = torch.empty(splits, channels, channels, dtype=matrix.dtype, device=x.device)
+    grad_shift = torch.empty(splits, channels, dtype=matrix.dtype, device=x.device)
+    if splits:
+        if not step.inverse:
+            step = step._replace(injector=None)
+        with _device_of(x):
+            launch(
+                matrix_gradient_kernel,
+                lambda meta: (splits, tiles, tiles),
+                **_view("grad", "g", grad),
+                **_view("x", "x", x),
+                **_maps(x, step),
+                grad_matrix_ptr=grad_matrix,
+                grad_shift_ptr=grad_shift,
+                samples=batch,
+                **_sizes(x),
+                **_constants(step, channels),
+                INVERSE=step.inverse,
+                PRECISION=_precision(),
+                BLOCK_C=block_c,
+            )
+    return grad_matrix.sum(0), grad_shift.sum(0)
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _precision() -> str:
+    """Of products of float32: IEEE unless ``torch.set_float32_matmul_precision`` was told otherwise."""
+    chosen = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[torch.get_float32_matmul_precision()]
+    return "ieee" if torch.version.hip else chosen
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
+    """For the gradient of h before samples that share it are summed: then in the dtype of the arithmetic."""
+    if h.shape[0] == x.shape[0]:
+        return _empty_like(h)
+    return torch.empty(x.shape[0], *h.shape[1:], dtype=_dtype(x), device=x.device)
+
+
+def _shared_gradient(grad_h: Tensor, h: Tensor) -> Tensor:
+    if grad_h.shape[0] == h.shape[0]:
+        return grad_h
+    return _empty_like(h).copy_(grad_h.view(h.shape[0], -1, *h.shape[1:]).sum(1))
+
+
+def _repeat(x: Tensor, h: Tensor) -> int:
+    return x.shape[0] // h.shape[0] if h.shape[0] else 1
+
+
+def _view(name: str, short: str, tensor: Tensor | None) -> dict[str, Any]:
+    """A tensor and its strides of samples, channels and pixels; a copy, if rows of pixels do not line up."""
+    if tensor is None:
+        return {f"{name}_ptr": None, f"{short}_b": 0, f"{short}_c": 0, f"{short}_p": 0}
+    samples, channels, rows, columns = tensor.stride()
+    _, _, height, width = tensor.shape
+    if width == 1:
+        columns = rows
+    elif height != 1 and rows != width * columns:
+        tensor = tensor.contiguous()
+        samples, channels, _, columns = tensor.stride()
+    if height * width == 1:
+        columns = 1
+    return {f"{name}_ptr": tensor, f"{short}_b": samples, f"{short}_c": channels, f"{short}_p": columns}
+
+
+def _maps(x: Tensor, step: Step) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, short, h in (("coupling", "c", step.coupling), ("injector", "i", step.injector)):
+        arguments |= _view(name, short, h) | {f"{name}_repeat": 1 if h is None else _repeat(x, h)}
+    return arguments
+
+
+def _sizes(x: Tensor) -> dict[str, int]:
+    pixels = x.shape[2] * x.shape[3]
+    return {"pixels": pixels, "size": tuning.size_of(x.shape[0] * pixels)}
+
+
+def _constants(step: Step, channels: int) -> dict[str, Any]:
+    return {
+        "C": channels,
+        "START": step.start if step.coupling is not None else 0,
+        "COUNT": 0 if step.coupling is None else step.coupling.shape[1] // 2,
+        "COUPLING": step.coupling_form if step.coupling is not None else _IDENTITY,
+        "INJECTOR": step.injector_form if step.injector is not None else _IDENTITY,
+    }
+
+
+def _tiles(channels: int) -> tuple[int, int]:
+    """Channels of a tile of the result, and how many tiles there are."""
+    block_c = min(256, max(16, triton.next_power_of_2(channels)))
+    return block_c, _cdiv(channels, block_c)
+
+
+def _product(x: Tensor, block_c: int) -> dict[str, Any]:
+    return {"PRECISION": _precision(), "BLOCK_C": block_c, "BLOCK_K": tuning.BLOCK_K}
+
+
+def _grid_of_tiles(x: Tensor, tiles: int) -> Any:
+    return lambda meta: (x.shape[0] * _cdiv(x.shape[2] * x.shape[3], meta["BLOCK_P"]), tiles)

@@ -1,0 +1,76 @@
+"""Compiles C++ into shared objects and programs, kept in a build folder under the hash of all that went into them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+RUNTIME = Path(__file__).parent / "runtime"
+DEFAULT_CACHE = Path(__file__).parents[2] / "build" / "cuda_on_cpu"
+# Contraction would round differently from the PTX; aliasing is what kernels do to their registers and buffers.
+FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", f"-I{RUNTIME}")
+
+
+def unavailable() -> str | None:
+    """Why nothing can be compiled and run here, or None."""
+    if shutil.which("g++") is None:
+        return "g++ is not installed"
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return f"the fibers are written for x86-64, not for {machine}"
+    flags = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    missing = sorted({"avx2", "fma", "f16c"} - flags)
+    return f"the processor lacks {', '.join(missing)}" if missing else None
+
+
+def digest(*parts: str | bytes) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()[:24]
+
+
+def runtime_digest() -> str:
+    return digest(*(path.read_bytes() for path in sorted(RUNTIME.iterdir()) if path.is_file()))
+
+
+@functools.cache
+def compiler_version() -> str:
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def compile_cached(
+    name: str, sources: dict[str, str], extra: Sequence[Path], flags: Sequence[str], cache: Path | None = None
+) -> Path:
+    """Compiles the texts ``sources`` (file name -> content) and the files ``extra`` together; returns the output.
+
+    It is made anew when they, ``flags``, the runtime or the compiler change. Raises ``RuntimeError`` with what the
+    compiler says.
+    """
+    cache = cache or DEFAULT_CACHE
+    texts = [text for item in sorted(sources.items()) for text in item] + [path.read_text() for path in extra]
+    key = digest(*texts, *flags, runtime_digest(), compiler_version())
+    output = cache / f"{name}-{key}"
+    if output.exists():
+        return output
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        files = [str(path) for path in extra]
+        for file_name, text in sources.items():
+            path = Path(folder) / file_name
+            path.write_text(text)
+            files.append(str(path))
+        built = Path(folder) / "output"
+        command = ["g++", *FLAGS, *flags, *files, "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
+        built.replace(output)
+    return output
