@@ -1,3 +1,4 @@
+#include <dlfcn.h>
 #include <link.h>
 
 #include <cstdlib>
@@ -5,6 +6,15 @@
 #include "cuda_on_cpu.h"
 
 namespace cuda_on_cpu {
+
+extern "C" Redirect cuda_on_cpu_redirect = nullptr;
+
+const char* redirected(void* kernel, const Launch& launch, const char* parameters, uint64_t parameter_bytes) {
+  Dl_info symbol;
+  if (!dladdr(kernel, &symbol) || !symbol.dli_sname) return "the kernel has no symbol: its namespace must have a name";
+  return cuda_on_cpu_redirect(symbol.dli_sname, launch.grid, launch.block, launch.shared_bytes, parameters,
+                              parameter_bytes);
+}
 
 Schedule schedule_of_environment() {
   const char* text = getenv("CUDA_ON_CPU_ORDER");
