@@ -56,8 +56,12 @@ def host_library(
         *flags,
         *("-x", "c++"),
     ]
-    runtime = [build.RUNTIME / f"{part}.cpp" for part in _RUNTIME_SOURCES]
-    return build.compile_cached(f"{name}.so", {}, [*sources, *runtime], all_flags, cache_dir)
+    runtime = {part: build.RUNTIME / f"{part}.cpp" for part in ("shared_begin", "shared_end", *_RUNTIME_SOURCES)}
+    kernels = [source for source in sources if source.suffix == ".cu"]
+    others = [source for source in sources if source.suffix != ".cu"]
+    # the order matters, see shared_begin.cpp
+    files = [runtime.pop("shared_begin"), *kernels, runtime.pop("shared_end"), *others, *runtime.values()]
+    return build.compile_cached(f"{name}.so", {}, files, all_flags, cache_dir)
 
 
 def load_extension(name: str, library: Path) -> ModuleType:
