@@ -37,6 +37,12 @@ def digest(*parts: str | bytes) -> str:
     return state.hexdigest()[:24]
 
 
+def headers_of(folders: Sequence[Path]) -> list[bytes]:
+    """The content of all headers below the folders."""
+    suffixes = (".h", ".inc", ".cuh")
+    return [path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in suffixes]
+
+
 def runtime_digest() -> str:
     return digest(*(path.read_bytes() for path in sorted(RUNTIME.iterdir()) if path.is_file()))
 

@@ -1,9 +1,7 @@
 // Kernels, and mistakes in them, for test_source.py. Each function returns null or what went wrong.
 #include "cuda_on_cpu.h"
 
-#define EXPORTED extern "C" __attribute__((visibility("default")))
-
-namespace {
+namespace kernels {
 
 enum Mistake { NONE, NO_BARRIER, NO_ATOMIC, PAST_SHARED, PAST_GLOBAL, MISALIGNED, DIVERGENT, EARLY_EXIT, WRONG_MASK };
 
@@ -68,9 +66,11 @@ __global__ void warp_kernel(const float* x, float* out) {
                      static_cast<float>(__shfl_down_sync(all, static_cast<double>(value), 1));
 }
 
-}  // namespace
+}  // namespace kernels
 
-EXPORTED const char* sum(int mistake, const float* x, float* out, int n) {
+using namespace kernels;
+
+extern "C" const char* sum(int mistake, const float* x, float* out, int n) {
   switch (mistake) {
     case NO_BARRIER:
       return launch_sum<NO_BARRIER>(x, out, n);
@@ -92,8 +92,8 @@ EXPORTED const char* sum(int mistake, const float* x, float* out, int n) {
       return launch_sum<NONE>(x, out, n);
   }
 }
-EXPORTED const char* unwritten(float* out) {
+extern "C" const char* unwritten(float* out) {
   return cuda_on_cpu::launch(unwritten_kernel, 2, 32, 32 * sizeof(float), out);
 }
-EXPORTED const char* order(int* out, int* count) { return cuda_on_cpu::launch(order_kernel, 3, 64, 0, out, count); }
-EXPORTED const char* warp(const float* x, float* out) { return cuda_on_cpu::launch(warp_kernel, 1, 64, 0, x, out); }
+extern "C" const char* order(int* out, int* count) { return cuda_on_cpu::launch(order_kernel, 3, 64, 0, out, count); }
+extern "C" const char* warp(const float* x, float* out) { return cuda_on_cpu::launch(warp_kernel, 1, 64, 0, x, out); }

@@ -27,7 +27,7 @@ from .ptx_translate import TranslatedKernel, translate
 __all__ = ["KernelError", "MemorySite", "PtxError", "PtxModule", "Trace", "ptx_module"]
 
 MOST_SHARED_BYTES = 227 * 1024
-_RUNTIME_SOURCES = ("fibers", "ptx_launch", "ptx_memory", "ptx_warp", "races", "trace")
+_RUNTIME_SOURCES = ("fibers", "scheduler", "ptx_launch", "ptx_memory", "ptx_warp", "races", "trace")
 _ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 _SCALARS = {"f32": "f", "f64": "d", "8": "b", "16": "h", "32": "i", "64": "q"}
 # The state of a launch is global in the runtime.
@@ -115,19 +115,17 @@ def _runtime(cache: Path | None) -> ctypes.CDLL:
     return runtime
 
 
-def ptx_module(ptx: str, cache_dir: Path | None = None) -> PtxModule:
-    """Translates and compiles ``ptx``; compiled modules are kept in ``cache_dir`` (default: ``build/cuda_on_cpu``).
-
-    Raises ``PtxError``, with the line, where the PTX is not understood.
-    """
-    return PtxModule(ptx, cache_dir)
+def ptx_module(ptx: str, cache_dir: Path | None = None, kernels: Sequence[str] | None = None) -> PtxModule:
+    """Translates and compiles the ``kernels`` of ``ptx``, or all of them; raises ``PtxError``, with the line, where it
+    is not understood. Compiled modules are kept in ``cache_dir`` (default: ``build/cuda_on_cpu``)."""
+    return PtxModule(ptx, cache_dir, kernels)
 
 
 class PtxModule:
     """The kernels of a PTX text, ready to run. ``kernels`` maps their names to what is known of them."""
 
-    def __init__(self, ptx: str, cache_dir: Path | None = None) -> None:
-        translated = translate(ptx)
+    def __init__(self, ptx: str, cache_dir: Path | None = None, kernels: Sequence[str] | None = None) -> None:
+        translated = translate(ptx, kernels)
         self.lines = ptx.split("\n")
         self.kernels: dict[str, TranslatedKernel] = translated.kernels
         self._mixes = translated.mixes
@@ -150,11 +148,7 @@ class PtxModule:
         arguments: Sequence[Any],
         *,
         buffers: Sequence[torch.Tensor] = (),
-        order: str = "ascending",
-        seed: int = 0,
-        check_races: bool = False,
-        worst_approximations: bool = False,
-        trace: bool = False,
+        **options: Any,
     ) -> Trace | None:
         """Runs kernel ``name`` on ``grid`` blocks of ``block`` threads (one to three sizes each).
 
@@ -162,15 +156,39 @@ class PtxModule:
         ``bytes`` (a structure passed by value). The kernel may touch exactly the memory that these tensors span, and
         that of the tensors ``buffers``, whose addresses it gets in other ways. ``dynamic_shared`` is in bytes.
 
-        ``order`` of threads and blocks between barriers: "ascending", "descending" or "random" (with ``seed``).
-        ``check_races`` reports memory that two threads use without order, one of them writing. With
-        ``worst_approximations`` the approximate functions (``ex2.approx`` and its like) are wrong by as much as the PTX
-        manual allows, instead of exact. ``trace`` returns what the launch would cost a GPU.
+        ``options`` are the keyword arguments of ``launch_packed``.
 
         Raises ``KernelError`` for an error in the kernel, ``ValueError`` or ``TypeError`` for unfit arguments.
         """
         if name not in self.kernels:
             raise ValueError(f"name: the PTX has no kernel {name!r}; it has {', '.join(self.kernels)}")
+        parameters = _pack(self.kernels[name], arguments)
+        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+        memory = [_span(tensor) for tensor in (*tensors, *buffers)]
+        return self.launch_packed(name, grid, block, dynamic_shared, parameters, memory, **options)
+
+    def launch_packed(
+        self,
+        name: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        dynamic_shared: int,
+        parameters: bytes,
+        memory: Sequence[tuple[int, int]],
+        *,
+        order: str = "ascending",
+        seed: int = 0,
+        check_races: bool = False,
+        worst_approximations: bool = False,
+        trace: bool = False,
+    ) -> Trace | None:
+        """As ``launch``, with the parameters as CUDA packs them, and ``memory`` (address, bytes) that may be touched.
+
+        ``order`` of threads and blocks between barriers: "ascending", "descending" or "random" (with ``seed``).
+        ``check_races`` reports memory that two threads use without order, one of them writing. With
+        ``worst_approximations`` the approximate functions (``ex2.approx`` and its like) are wrong by as much as the PTX
+        manual allows, instead of exact. ``trace`` returns what the launch would cost a GPU.
+        """
         kernel = self.kernels[name]
         if order not in _ORDERS:
             raise ValueError(f"order: {order!r} is none of {', '.join(_ORDERS)}")
@@ -183,21 +201,18 @@ class PtxModule:
             raise ValueError(
                 f"dynamic_shared: {static} static and {dynamic_shared} dynamic bytes exceed {MOST_SHARED_BYTES}"
             )
-        parameters = _pack(kernel, arguments)
-        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-        spans = [(*_span(tensor), True) for tensor in (*tensors, *buffers)]
         shared = [*kernel.static_shared, (kernel.dynamic_shared_offset, dynamic_shared)]
         shared = [variable for variable in shared if variable[1]]
-        memory = [span for span in (*spans, *self._variables) if span[1]]
+        ranges = [span for span in (*((*span, True) for span in memory), *self._variables) if span[1]]
         request = _Request(
             kernel=ctypes.cast(getattr(self._library, kernel.symbol), ctypes.c_void_p),
             parameters=ctypes.cast(ctypes.create_string_buffer(parameters, len(parameters)), ctypes.c_void_p),
             grid=(ctypes.c_uint32 * 3)(*grid_sizes),
             block=(ctypes.c_uint32 * 3)(*block_sizes),
             variables=(_SharedVariable * len(shared))(*shared),
-            buffers=(_Buffer * len(memory))(*memory),
+            buffers=(_Buffer * len(ranges))(*ranges),
             variable_count=len(shared),
-            buffer_count=len(memory),
+            buffer_count=len(ranges),
             order=_ORDERS[order],
             worst_approximations=worst_approximations,
             check_races=check_races,

@@ -6,6 +6,7 @@ Grammar: NVIDIA, "Parallel Thread Execution ISA". What nvcc and Triton emit is u
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 
@@ -80,6 +81,7 @@ _VARIABLE = re.compile(
     r"(?P<dimensions>(?:\[\d+\])*)\s*(?:=\s*(?P<values>.*))?$",
     re.S,
 )
+_NAME = re.compile(r"\.entry\s+([\w$]+)")
 _DYNAMIC = re.compile(r"\.extern\s+\.shared\s+(?:\.align\s+\d+\s+)?\.\w+\s+([\w$]+)\[\]\s*;")
 _INSTRUCTION = re.compile(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.S)
 
@@ -110,24 +112,31 @@ def vector_items(operand: str) -> list[str]:
     return split_list(operand[1:-1]) if operand.startswith("{") else [operand]
 
 
-def parse(text: str) -> Module:
-    """Raises ``PtxError`` with the line at fault."""
+def kernel_names(text: str) -> list[str]:
+    """The kernels of a PTX text."""
+    return _NAME.findall(text)
+
+
+def parse(text: str, kernels: Container[str] | None = None) -> Module:
+    """The module with all kernels, or those named. Raises ``PtxError`` with the line at fault."""
     text = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment.group().count("\n"), text, flags=re.S)
     text = re.sub(r"//[^\n]*", "", text)
     entries = list(_ENTRY.finditer(text))
     if not entries:
         raise PtxError("no .entry in the PTX")
-    kernels = []
+    parsed = []
     for entry in entries:
+        if kernels is not None and entry.group(1) not in kernels:
+            continue
         end = _closing_brace(text, entry.end())
         kernel = Kernel(entry.group(1), _parse_parameters(entry.group(2)), _max_threads(entry.group(3)))
         _Body(kernel, text.count("\n", 0, entry.end()) + 1).parse(text[entry.end() : end])
-        kernels.append(kernel)
+        parsed.append(kernel)
     head = text[: entries[0].start()]
     statements = [statement.strip() for statement in head.split(";")]
     found = [_VARIABLE.search(statement) for statement in statements if ".extern" not in statement]
     variables = [_variable(match) for match in found if match]
-    return Module(kernels, variables, set(_DYNAMIC.findall(text)))
+    return Module(parsed, variables, set(_DYNAMIC.findall(text)))
 
 
 def _closing_brace(text: str, start: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 
 # the first three fill the table of instructions
@@ -35,20 +36,20 @@ class TranslatedModule:
     mixes: list[Counter[str]]
 
 
-def translate(ptx: str) -> TranslatedModule:
-    """Raises ``PtxError``, with the line, where the PTX is not understood."""
-    module = parse(ptx)
+def translate(ptx: str, kernels: Container[str] | None = None) -> TranslatedModule:
+    """All kernels, or those named. Raises ``PtxError``, with the line, where the PTX is not understood."""
+    module = parse(ptx, kernels)
     variables = {f"global_{cpp_name(v.name)}": v for v in module.variables if v.space in ("global", "const")}
     mixes: list[Counter[str]] = []
     memory_sites = itertools.count()
-    kernels, functions = {}, []
+    translated, functions = {}, []
     for number, kernel in enumerate(module.kernels):
         operands = Operands(module, kernel, memory_sites)
         first_block = len(mixes)
         body = _body(kernel, operands, mixes)
         symbol = f"kernel_{number}"
         functions.append(_function(symbol, kernel, operands, body))
-        kernels[kernel.name] = TranslatedKernel(
+        translated[kernel.name] = TranslatedKernel(
             kernel.name,
             symbol,
             kernel.parameters,
@@ -60,7 +61,7 @@ def translate(ptx: str) -> TranslatedModule:
     declarations = [_global(symbol, variable) for symbol, variable in variables.items()]
     counts = f'extern "C" {{ uint64_t block_counts[{max(1, len(mixes))}]; }}\n'
     source = '#include "ptx.h"\n\n' + "".join(declarations) + counts + "".join(functions)
-    return TranslatedModule(source, kernels, variables, mixes)
+    return TranslatedModule(source, translated, variables, mixes)
 
 
 def _body(kernel: Kernel, operands: Operands, mixes: list[Counter[str]]) -> list[str]:

@@ -21,7 +21,7 @@ from types import ModuleType
 from . import build
 from .ptx import KernelError
 
-_RUNTIME_SOURCES = ("fibers", "host_launch")
+_RUNTIME_SOURCES = ("fibers", "scheduler", "host_launch")
 _FLAGS = {
     None: ("-O1",),
     "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -47,18 +47,21 @@ def host_library(
     """
     if sanitize not in _FLAGS:
         raise ValueError(f"sanitize: {sanitize!r} is none of None, 'address', 'thread'")
-    headers = [path for folder in include for path in sorted(folder.rglob("*")) if path.suffix in (".h", ".inc")]
-    key = build.digest(*(path.read_bytes() for path in headers))
+    key = build.digest(*build.headers_of(include))
     all_flags = [
         *_FLAGS[sanitize],
-        *("-shared", "-DINVFLOW_CUDA_ON_CPU", f"-DHEADERS_{key}", "-fvisibility=hidden", "-fno-gnu-unique"),
+        *("-shared", "-DINVFLOW_CUDA_ON_CPU", f"-DHEADERS_{key}", "-fno-gnu-unique"),
         *("-Wl,-Bsymbolic", "-Wno-unknown-pragmas", "-Wno-attributes"),
         *(f"-I{folder}" for folder in include),
         *flags,
         *("-x", "c++"),
     ]
-    runtime = [build.RUNTIME / f"{part}.cpp" for part in _RUNTIME_SOURCES]
-    return build.compile_cached(f"{name}.so", {}, [*sources, *runtime], all_flags, cache_dir)
+    runtime = {part: build.RUNTIME / f"{part}.cpp" for part in ("shared_begin", "shared_end", *_RUNTIME_SOURCES)}
+    kernels = [source for source in sources if source.suffix == ".cu"]
+    others = [source for source in sources if source.suffix != ".cu"]
+    # the order matters, see shared_begin.cpp
+    files = [runtime.pop("shared_begin"), *kernels, runtime.pop("shared_end"), *others, *runtime.values()]
+    return build.compile_cached(f"{name}.so", {}, files, all_flags, cache_dir)
 
 
 def load_extension(name: str, library: Path) -> ModuleType:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.cuda_on_cpu import build
+from tests.cuda_on_cpu import nvcc
 from tests.cuda_on_cpu.ptx import PtxModule, ptx_module
 
-ARCHITECTURES = ("75", "80", "90", "120")
+ARCHITECTURES = (75, 80, 90, 120)
 SOURCE = Path(__file__).parent / "features.cu"
-NVCC = shutil.which("nvcc", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
 
-pytestmark = [
-    pytest.mark.skipif(build.unavailable() is not None, reason=str(build.unavailable())),
-    pytest.mark.skipif(NVCC is None, reason="nvcc is not installed"),
-]
+pytestmark = pytest.mark.skipif(nvcc.unavailable() is not None, reason=str(nvcc.unavailable()))
 
 
 @functools.cache
-def features(architecture: str) -> PtxModule:
-    command = [str(NVCC), "-std=c++17", "-O3", "-ptx", f"-arch=compute_{architecture}", "-o", "-", str(SOURCE)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return ptx_module(result.stdout)
+def features(architecture: int) -> PtxModule:
+    return ptx_module(nvcc.compile_ptx(SOURCE, architecture))
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -111,7 +101,7 @@ def test_structures_and_vectors(module: PtxModule) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
-def test_matrix_instructions(architecture: str) -> None:
+def test_matrix_instructions(architecture: int) -> None:
     a, b, out = torch.randn(16, 16).half(), torch.randn(16, 8).half(), torch.full((16, 8), torch.nan)
     features(architecture).launch("tensor_core", (1,), (32,), 0, [a, b, out], check_races=True)
     torch.testing.assert_close(out.double(), a.double() @ b.double(), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,55 @@
+"""PTX from nvcc, where it is installed, kept in the build folder like everything compiled."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import build
+
+
+@functools.cache
+def nvcc() -> str | None:
+    """Path of nvcc, or None."""
+    return shutil.which("nvcc", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
+
+
+def unavailable() -> str | None:
+    """Why nvcc's PTX cannot be run here, or None."""
+    return build.unavailable() or (None if nvcc() else "nvcc is not installed")
+
+
+def compile_ptx(
+    source: Path,
+    architecture: int,
+    *,
+    include: Sequence[Path] = (),
+    flags: Sequence[str] = ("-std=c++17", "-O3"),
+    cache_dir: Path | None = None,
+) -> str:
+    """The PTX of ``source`` for a compute capability such as 80. ``include``: folders of headers, which count among the
+    sources. Raises ``RuntimeError`` with what nvcc says."""
+    cache = cache_dir or build.DEFAULT_CACHE
+    key = build.digest(source.read_bytes(), *build.headers_of(include), str(architecture), *flags, _version())
+    output = cache / f"{source.stem}-{architecture}-{key}.ptx"
+    if not output.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            built = Path(folder) / "output.ptx"
+            options = ["-ptx", f"-arch=compute_{architecture}", *flags, *(f"-I{path}" for path in include)]
+            command = [str(nvcc()), *options, "-o", str(built), str(source)]
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
+            built.replace(output)
+    return output.read_text()
+
+
+@functools.cache
+def _version() -> str:
+    return subprocess.run([str(nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
