@@ -45,11 +45,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int pass = 0; pass < geometry.passes(); ++pass) {
     const int first = geometry.first_row(pass), end = geometry.end_row(pass);
     T sum[G::kRows][G::kPixels];
-#pragma unroll
-    for (int r = 0; r < G::kRows; ++r)
-#pragma unroll
-      for (int j = 0; j < G::kPixels; ++j)
-        sum[r][j] = G::kFixed || first + r < end ? static_cast<const T*>(step.shift)[first + r] : T(0);
+    start_with_shift(geometry, static_cast<const T*>(step.shift), pass, sum);
     add_product<false>(geometry, static_cast<const T*>(step.matrix), weights, state, pass, sum);
     if (step.has_after) {
       T* const own = products + (first - pass * geometry.rows_of_pass()) * stride;

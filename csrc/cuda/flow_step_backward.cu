@@ -11,8 +11,10 @@
 namespace invflow::cuda {
 
 constexpr int kOwned = 24;
-// Tiles of a block, as long as there are enough blocks for every device: few, so that its sums are short.
-constexpr int64_t kTilesOfBlock = 16, kLeastBlocks = 264;
+// A block has so many tiles at most, so that its sums are short, and fewer where there would be few blocks.
+constexpr int64_t kTilesOfBlock = 16, kFewBlocks = 264;
+// Shared memory of a block in which it keeps what it would have to read again: two blocks are to run at once.
+constexpr int64_t kMostShared = 64 * 1024;
 
 template <int kChannels>
 constexpr int kThreads = kChannels == 96 ? 256 : 128;
@@ -133,11 +135,7 @@ __global__ void __launch_bounds__(kThreads<kChannels>, kChannels == 96 ? 1 : 2)
         for (int pass = 0; pass < geometry.passes(); ++pass) {
           const int first = geometry.first_row(pass), end = geometry.end_row(pass);
           T sum[G::kRows][G::kPixels];
-#pragma unroll
-          for (int r = 0; r < G::kRows; ++r)
-#pragma unroll
-            for (int j = 0; j < G::kPixels; ++j)
-              sum[r][j] = G::kFixed || first + r < end ? static_cast<const T*>(step.shift)[first + r] : T(0);
+          start_with_shift(geometry, static_cast<const T*>(step.shift), pass, sum);
           add_product<false>(geometry, matrix, weights, inner, pass, sum);
 #pragma unroll
           for (int r = 0; r < G::kRows; ++r)
@@ -212,8 +210,8 @@ struct Plan {
     if (step.has_after) sums.after = workspace.sums_of<T>(step, step.after);
     blocks = items;
     if constexpr (kSumsInBlock<kChannels>) {
-      const int64_t wanted = (items + kTilesOfBlock - 1) / kTilesOfBlock;
-      blocks = wanted > kLeastBlocks ? wanted : items < kLeastBlocks ? items : kLeastBlocks;
+      const int64_t share = (items + kFewBlocks - 1) / kFewBlocks, most = share < kTilesOfBlock ? share : kTilesOfBlock;
+      blocks = items == 0 ? 0 : (items + most - 1) / most;
       out.matrix = workspace.take<T>(blocks * kChannels * kChannels);
       out.shift = workspace.take<T>(blocks * kChannels);
       out.splits = blocks;
@@ -238,7 +236,7 @@ void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gr
   const auto& geometry = plan.geometry;
   const int64_t bytes = (2 * geometry.tile_size() + geometry.weights_size()) * static_cast<int64_t>(sizeof(T));
   const int64_t kept = 2 * step.before[0].count * geometry.pixels() * static_cast<int64_t>(sizeof(T));
-  const bool keeps = step.before_count == 1 && bytes + kept <= largest_shared_bytes(place);
+  const bool keeps = step.before_count == 1 && bytes + kept <= kMostShared;
   const Division division{plan.tiles, static_cast<int>(plan.group), static_cast<unsigned>(plan.items), keeps};
   if (plan.blocks > 0)
     launch(site, flow_step_backward_kernel<Access, kChannels>, plan.blocks, kThreads<kChannels>,

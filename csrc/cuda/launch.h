@@ -52,8 +52,6 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
   check(cuda_on_cpu::launch(kernel, blocks, threads, shared_bytes, static_cast<Parameters>(arguments)...), site);
 }
 
-inline int64_t largest_shared_bytes(const Place&) { return cuda_on_cpu::largest_shared_bytes(); }
-
 template <class Kernel>
 const char* why_not_on(int, Kernel*) {
   return "";
@@ -78,13 +76,6 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(site.place.stream)>>>(
       static_cast<Parameters>(arguments)...);
   check(text_of(cudaGetLastError()), site);
-}
-
-// That a block may have on this device.
-inline int64_t largest_shared_bytes(const Place& place) {
-  int bytes = 0;
-  return cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device) == cudaSuccess ? bytes
-                                                                                                              : 48 * 1024;
 }
 
 // Makes the device of a call the current one of this thread, and the former one again at the end.

@@ -11,6 +11,9 @@ template <int kChannels, int kThreads, class T>
 struct OuterProduct {
   static constexpr int kOwned = 6, kSide = kChannels / kOwned, kSlices = kThreads / (kSide * kSide);
   static constexpr int kWarps = kThreads / 32, kRowsOfWarp = kChannels / kWarps;
+  // The scratch memory of `store`: neighbouring threads write to different banks.
+  static constexpr int kScratchRow = kSide < 8 ? kChannels : kChannels + 8;
+  static constexpr int kScratchSlice = kChannels * kScratchRow + (kSide < 8 ? 32 / kSlices : 0);
   static_assert(kSide * kOwned == kChannels && kSlices * kSide * kSide == kThreads && kRowsOfWarp * kWarps == kChannels);
 
   // Neighbouring threads read neighbouring rows or, where those are few, neighbouring pixels: see Geometry.
@@ -49,7 +52,7 @@ struct OuterProduct {
   }
 
   // Writes the sums: product (o, i) to matrix[o * matrix_stride + i], for o and i less than the limits, and row o to
-  // shift[o] if that is not null. `scratch` has room for kSlices * kChannels^2 numbers.
+  // shift[o] if that is not null. `scratch` has room for kSlices * kScratchSlice numbers.
   INVFLOW_DEVICE void store(T* scratch, T* matrix, int64_t matrix_stride, T* shift, int rows_limit, int columns_limit) {
     if constexpr (kSlices > 1) __syncthreads();
 #pragma unroll
@@ -58,16 +61,17 @@ struct OuterProduct {
       for (int i = 0; i < kOwned; ++i) {
         const int at_row = row() + kSide * o, at_column = column() + kSide * i;
         if constexpr (kSlices > 1)
-          scratch[(slice() * kChannels + at_row) * kChannels + at_column] = products[o][i];
+          scratch[slice() * kScratchSlice + at_row * kScratchRow + at_column] = products[o][i];
         else if (at_row < rows_limit && at_column < columns_limit)
           matrix[at_row * matrix_stride + at_column] = products[o][i];
       }
     if constexpr (kSlices > 1) {
       __syncthreads();
       for (int i = threadIdx.x; i < kChannels * kChannels; i += kThreads) {
-        T sum = 0;
-        for (int part = 0; part < kSlices; ++part) sum += scratch[part * kChannels * kChannels + i];
         const int at_row = i / kChannels, at_column = i % kChannels;
+        T sum = 0;
+        for (int part = 0; part < kSlices; ++part)
+          sum += scratch[part * kScratchSlice + at_row * kScratchRow + at_column];
         if (at_row < rows_limit && at_column < columns_limit) matrix[at_row * matrix_stride + at_column] = sum;
       }
     }

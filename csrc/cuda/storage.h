@@ -198,7 +198,7 @@ void with_access(const FlowStep& step, const FlowStepGradients* gradients, const
   else
     runs = runs && has_runs(gradients->grad_y, pixels) && has_runs(gradients->grad_x, pixels) &&
            gradients->grad_y.dtype == step.x.dtype && gradients->grad_x.dtype == step.x.dtype;
-  runs = runs && reinterpret_cast<intptr_t>(step.matrix) % 16 == 0;
+  runs = runs && reinterpret_cast<intptr_t>(step.matrix) % 16 == 0 && reinterpret_cast<intptr_t>(step.shift) % 16 == 0;
   if (!runs) return visit(Elements<float>{});
   if (step.x.dtype == Dtype::kFloat32) return visit(Vectors<4>{});
   visit(Vectors<2>{});

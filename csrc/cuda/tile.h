@@ -6,7 +6,7 @@
 
 namespace invflow::cuda {
 
-constexpr int kWeights = 48 * 48;         // numbers of the matrix that a block holds at once
+constexpr int kWeights = 48 * 48;         // numbers of the matrix that a block holds at once, about
 constexpr int kGeneralChunk = 16;         // columns of it, where the number of channels is not known to the compiler
 constexpr int kGeneralBytes = 24 * 1024;  // of a tile, there
 constexpr int kResidentChannels = 48;     // up to so many channels the whole matrix is held at once
@@ -39,15 +39,14 @@ struct Geometry {
   INVFLOW_BOTH int bands() const { return kThreads / columns(); }
   INVFLOW_BOTH int rows_of_pass() const { return kFixed ? kChannels : bands() * kRows; }
   INVFLOW_BOTH int passes() const { return kFixed ? 1 : (channels() + rows_of_pass() - 1) / rows_of_pass(); }
-  INVFLOW_BOTH int stride() const { return pixels() + 4; }
+  INVFLOW_BOTH int stride() const { return pixels() + (kFixed && columns() < 8 ? 8 : 4); }
   INVFLOW_BOTH int tile_size() const { return channels() * stride(); }
   INVFLOW_BOTH int chunk() const {
-    return !kFixed ? kGeneralChunk : kResident ? kChannels : kWeights / (kFixed ? kChannels : 1);
+    return !kFixed ? kGeneralChunk : kResident ? kChannels : (kWeights / (kFixed ? kChannels : 1) + 7) / 8 * 8;
   }
-  INVFLOW_BOTH int weights_size() const {
-    const int wanted = rows_of_pass() * (kFixed ? chunk() : chunk() + 1);
-    return (wanted + 3) / 4 * 4;
-  }
+  // Numbers between a row of the matrix and the next in shared memory: bands read different banks.
+  INVFLOW_BOTH int weights_stride() const { return kResident ? chunk() : chunk() + (kFixed ? 4 : 1); }
+  INVFLOW_BOTH int weights_size() const { return (rows_of_pass() * weights_stride() + 3) / 4 * 4; }
 
   INVFLOW_DEVICE int column() const { return threadIdx.x % columns(); }
   INVFLOW_DEVICE int first_row(int pass) const {
@@ -83,7 +82,7 @@ struct Geometry {
   int channels_, columns_;
 };
 
-// n successive numbers of shared memory of which the first stands at a multiple of n, or at any place if n is odd.
+// n successive numbers, of which the first stands at a multiple of n, or at any place if n is odd.
 template <int n, class T>
 INVFLOW_DEVICE void get_numbers(const T* from, T (&values)[n]) {
   constexpr int step = n % 4 == 0 && sizeof(T) == 4 ? 4 : n % 2 == 0 ? 2 : 1;
@@ -94,6 +93,23 @@ INVFLOW_DEVICE void get_numbers(const T* from, T (&values)[n]) {
 #pragma unroll
     for (int j = 0; j < step; ++j) values[i + j] = part[j];
   }
+}
+
+// The shift of the thread's rows of a pass, for all its pixels.
+template <class G, class T>
+INVFLOW_DEVICE void start_with_shift(const G& geometry, const T* shift, int pass, T (&sum)[G::kRows][G::kPixels]) {
+  const int first = geometry.first_row(pass), end = geometry.end_row(pass);
+  T values[G::kRows];
+  if constexpr (G::kFixed) {
+    get_numbers<G::kRows>(shift + first, values);
+  } else {
+#pragma unroll
+    for (int r = 0; r < G::kRows; ++r) values[r] = first + r < end ? shift[first + r] : T(0);
+  }
+#pragma unroll
+  for (int r = 0; r < G::kRows; ++r)
+#pragma unroll
+    for (int j = 0; j < G::kPixels; ++j) sum[r][j] = values[r];
 }
 
 // The whole matrix, where it fits.
@@ -111,23 +127,22 @@ INVFLOW_DEVICE void load_resident(const G& geometry, const T* matrix, T* weights
 template <bool transposed, class G, class T>
 INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int pass, int first, T* weights) {
   const int channels = geometry.channels(), chunk = geometry.chunk(), rows = geometry.rows_of_pass();
+  const int length = transposed ? rows : chunk, stride = transposed ? rows : geometry.weights_stride();
   if constexpr (G::kFixed) {
-    const int length = transposed ? rows : chunk;
     for (int i = 4 * threadIdx.x; i < rows * chunk; i += 4 * G::kThreads) {
       const int row = i / length, column = i % length;
       T part[4];
       load_run<T>(matrix, transposed ? (first + row) * channels + column : row * channels + first + column, part);
-      store_run<T>(weights, i, part);
+      store_run<T>(weights, row * stride + column, part);
     }
   } else {
-    const int length = transposed ? rows : chunk;
     for (int i = threadIdx.x; i < rows * chunk; i += G::kThreads) {
       const int outer = i / length, inner = i % length;
       const int row = pass * rows + (transposed ? inner : outer), column = first + (transposed ? outer : inner);
       const bool valid = row < channels && column < channels;
       const int64_t at = transposed ? static_cast<int64_t>(column) * channels + row
                                     : static_cast<int64_t>(row) * channels + column;
-      weights[outer * (transposed ? rows : chunk + 1) + inner] = valid ? matrix[at] : T(0);
+      weights[outer * stride + inner] = valid ? matrix[at] : T(0);
     }
   }
 }
@@ -141,7 +156,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
   constexpr int kStep = G::kFixed && !transposed ? 16 / G::kPixels : 1;
   const int channels = geometry.channels(), chunk = geometry.chunk();
   const int row = geometry.first_row(pass) - pass * geometry.rows_of_pass();
-  const int length = transposed ? geometry.rows_of_pass() : G::kFixed ? chunk : chunk + 1;
+  const int length = transposed ? geometry.rows_of_pass() : geometry.weights_stride();
   for (int first = 0; first < channels; first += chunk) {
     __syncthreads();
     if constexpr (!G::kResident) {
