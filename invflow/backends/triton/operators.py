@@ -27,8 +27,8 @@ from invflow.backends.triton.tuning import launch
 _Form = tuple[str, float, str, str]  # scale, parameter, order, packing
 _IDENTITY: _Form = ("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
 
-#: Bytes of all channels of a pixel with which a thread, which has four, does without tiles: more spill.
-REGISTERS_FORWARD, REGISTERS_BACKWARD = 96, 48
+#: Bytes of all channels of a pixel with which a thread, which has four pixels, does without tiles: more spill.
+REGISTERS_FORWARD, REGISTERS_BACKWARD = 64, 48
 #: Programs that the gradient of the matrix is shared between.
 _MATRIX_PROGRAMS = 512
 
@@ -342,7 +342,10 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
 
 def _tiles(channels: int) -> tuple[int, int]:
     """Channels of a tile of the result, and how many tiles there are."""
-    block_c = min(256, max(16, triton.next_power_of_2(channels)))
+    block_c = max(16, triton.next_power_of_2(channels))
+    if channels > 128:
+        # several tiles: of 64 where that computes fewer channels that are not there
+        block_c = min((128, 64), key=lambda block: _cdiv(channels, block) * block)
     return block_c, _cdiv(channels, block_c)
 
 
