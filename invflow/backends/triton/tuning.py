@@ -28,8 +28,8 @@ BLOCK_K = 16
 #: Channels of a tile of the matrix's gradient.
 BLOCK_OF_MATRIX = 64
 
-# Pixels of a block and threads of a program. A thread has at least four numbers of a row, because 128 bits are read at a
-# time from a state that lies in memory in order.
+# Pixels of a block and threads of a program. A thread has at least four numbers of a row, because 128 bits are read at
+# a time from a state that lies in memory in order.
 _ROWS = [(512, 128), (128, 32), (256, 64), (1024, 256)]
 _TILES = [(32, 128), (64, 128), (128, 256)]
 
@@ -54,8 +54,8 @@ def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[
 
     Args:
         kernel: a key of :data:`CONFIGS`.
-        arguments: of the launch, by name. Of a kernel of tiles, the channels of a tile and the dtype of a number decide:
-            a thread must be able to hold its share of the result, and have four numbers of what it loads.
+        arguments: of the launch, by name. Of a kernel of tiles, the channels of a tile and the dtype of a number
+            decide: a thread must be able to hold its share of the result, and have four numbers of what it loads.
         lanes: threads of a warp.
     """
     block_c = arguments.get("BLOCK_C")
@@ -64,7 +64,7 @@ def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[
         if threads < lanes:
             continue
         if block_c is not None:
-            numbers = arguments.get("matrix_ptr", arguments.get("grad_matrix_ptr"))
+            numbers: Any = arguments.get("matrix_ptr", arguments.get("grad_matrix_ptr"))
             rows = arguments.get("BLOCK_K", block_c)
             if block * rows < 4 * threads or block_c * block * numbers.element_size() > _TILE_BYTES * threads:
                 continue
