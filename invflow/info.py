@@ -42,20 +42,20 @@ def info() -> str:
 def _nvcc() -> str:
     path = shutil.which("nvcc")
     if path is None:
-        return "not on PATH; this version has no CUDA kernels that would need it"
+        return "not on PATH; this version has no CUDA C++ kernels that would need it"
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return f"{path} does not work: {error}"
     release = next((line.strip() for line in output.splitlines() if "release" in line), "unknown release")
-    return f"{path}: {release}; this version has no CUDA kernels yet"
+    return f"{path}: {release}; this version has no CUDA C++ kernels yet"
 
 
 def _gpu() -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{', '.join(names)}; operators run there as plain PyTorch"
+    return ", ".join(names)
 
 
 if __name__ == "__main__":

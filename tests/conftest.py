@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import pytest
 import torch
 from accuracy import ROUND_TRIP
-from under_test import INTERPRETED
+from under_test import INTERPRETED, PTX, ptx_on_cpu
 
 from invflow.backends import cpu, triton
 
@@ -20,7 +21,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if INTERPRETED:
+    if INTERPRETED or PTX:
         # nothing else is to run with kernels that are a thousand times too slow
         others = [item for item in items if "kernels" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
@@ -62,8 +63,14 @@ def poisoned_kernel_outputs() -> Any:
     """Every buffer that a kernel writes holds NaN before: an element it leaves out cannot look right by accident."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "torch", _PoisonedTorch())
-        if not triton.unavailable():
+        if PTX or not triton.unavailable():
             patch.setattr("invflow.backends.triton.operators.torch", _PoisonedTorch())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_through_ptx() -> Any:
+    with ptx_on_cpu(PTX) if PTX else contextlib.nullcontext():
         yield
 
 

