@@ -200,7 +200,7 @@ CUDA_ON_CPU_UNSANITIZED void start_threads() {
 // A destroyed fiber's number is used again, which would hide races between blocks: they are kept until there are too
 // many.
 // An array, because the functions of a vector would be instrumented.
-constexpr size_t MOST_TSAN_FIBERS = 7000;
+constexpr size_t MOST_TSAN_FIBERS = 4000;
 void* ended_fibers[MOST_TSAN_FIBERS];
 size_t ended_count = 0;
 CUDA_ON_CPU_UNSANITIZED void destroy_ended_fibers() {
