@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -17,13 +17,16 @@ DEFAULT_CACHE = Path(__file__).parents[2] / "build" / "cuda_on_cpu"
 FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", f"-I{RUNTIME}")
 
 
+@functools.cache
 def unavailable() -> str | None:
     """Why nothing can be compiled and run here, or None."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return f"the fibers are written for Linux on x86-64, not for {platform.system()} on {platform.machine()}"
     if shutil.which("g++") is None:
         return "g++ is not installed"
-    machine = os.uname().machine
-    if machine != "x86_64":
-        return f"the fibers are written for x86-64, not for {machine}"
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.split(".")[0]) < 12:
+        return f"g++ 12 or newer is needed, for _Float16; this is {version}"
     flags = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
     missing = sorted({"avx2", "fma", "f16c"} - flags)
     return f"the processor lacks {', '.join(missing)}" if missing else None

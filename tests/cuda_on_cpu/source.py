@@ -87,6 +87,7 @@ def run_sanitized(code: str, sanitize: str, *, order: str = "ascending") -> str:
     return result.stdout
 
 
+@functools.cache
 def sanitizer_unavailable(sanitize: str) -> str | None:
     """Why code cannot run under a sanitizer here, or None."""
     if reason := build.unavailable():
