@@ -234,7 +234,8 @@ def _backward_by_tiles(
 def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of M and v, from that of the affine map's result."""
     batch, channels, height, width = x.shape
-    block_c = min(tuning.BLOCK_OF_MATRIX, max(16, triton.next_power_of_2(channels)))
+    # a thread holds its share of a square tile, of 64 float32 or 32 float64 numbers a side
+    block_c = min(256 // matrix.element_size(), max(16, triton.next_power_of_2(channels)))
     tiles = _cdiv(channels, block_c)
     # one block of the smallest size at least for each part
     splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles))

@@ -25,8 +25,6 @@ LANES = 64 if torch.version.hip else 32
 GRAIN_OF_ROWS, GRAIN_OF_TILES = 128, 32
 #: Channels that a step of a product sums.
 BLOCK_K = 16
-#: Channels of a tile of the matrix's gradient.
-BLOCK_OF_MATRIX = 64
 
 # Pixels of a block and threads of a program. A thread has at least four numbers of a row, because 128 bits are read at
 # a time from a state that lies in memory in order.
