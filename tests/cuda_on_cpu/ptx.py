@@ -107,7 +107,7 @@ class _SiteTrace(ctypes.Structure):
 @functools.cache
 def _runtime(cache: Path | None) -> ctypes.CDLL:
     sources = [build.RUNTIME / f"{name}.cpp" for name in _RUNTIME_SOURCES]
-    library = build.compile_cached("runtime.so", {}, sources, ("-O2", "-shared"), cache)
+    library = build.compile_cached("runtime.so", sources, ("-O2", "-shared"), cache=cache)
     # global, so that translated modules find its functions
     runtime = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     runtime.cuda_on_cpu_error.restype = ctypes.c_char_p
@@ -132,9 +132,8 @@ class PtxModule:
         self._runtime = _runtime(cache_dir)
         # -Og compiles in half the time of -O1, which most tests spend more of than on running
         flags = ("-Og", "-shared", "-w", "-Wl,-Bsymbolic")
-        self._library = ctypes.CDLL(
-            str(build.compile_cached("module.so", {"module.cpp": translated.source}, (), flags, cache_dir))
-        )
+        library = build.compile_cached("module.so", (), flags, text=translated.source, cache=cache_dir)
+        self._library = ctypes.CDLL(str(library))
         self._variables = [
             (ctypes.addressof(ctypes.c_char.in_dll(self._library, symbol)), variable.bytes, variable.space == "global")
             for symbol, variable in translated.variables.items()
