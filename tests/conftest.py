@@ -20,6 +20,10 @@ def pytest_report_header() -> str:
     return f"invflow: torch {torch.__version__}, {torch.get_num_threads()} threads, CPU kernels {kernels}"
 
 
+def pytest_configure() -> None:
+    torch.backends.cudnn.allow_tf32 = False  # plain convolutions on a GPU are to be as accurate as they can be
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if INTERPRETED or PTX:
         # nothing else is to run with kernels that are a thousand times too slow

@@ -32,11 +32,11 @@ class Kernels:
     device: str = "cpu"
 
 
-KERNELS = (
-    [Kernels("triton")]
-    if INTERPRETED or PTX
-    else [Kernels("cpu"), pytest.param(Kernels("triton", "cuda"), marks=pytest.mark.gpu)]
-)
+#: Backends with kernels for GPUs.
+GPU_BACKENDS = ("triton",)
+
+_ON_GPU = [pytest.param(Kernels(backend, "cuda"), marks=pytest.mark.gpu) for backend in GPU_BACKENDS]
+KERNELS = [Kernels("triton")] if INTERPRETED or PTX else [Kernels("cpu"), *_ON_GPU]
 
 #: For every test that takes ``kernels``.
 each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: f"{kernels.backend}-{kernels.device}")
