@@ -1,6 +1,7 @@
 # make test   create .venv if needed and run the whole test suite
 # make demo   create .venv if needed, train a small model, write runs/demo/report.html
 # make check  ruff and mypy
+# make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation
 # make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 # make help   what these are as plain commands
 
@@ -13,7 +14,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type 
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: test demo check sanitize clean help
+.PHONY: test demo check triton sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -26,6 +27,13 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Of the tests through PTX those that compile few kernels.
+PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or element_by_element
+triton: $(VENV)/.installed-test
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest
+	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
+	$(BIN)/python -m invflow.backends.triton.compile_report --check
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
@@ -54,6 +62,7 @@ help:
 	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev]' && $(BIN)/python -m pytest"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
+	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m invflow.backends.triton.compile_report --check"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make clean:  remove what the build left behind"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import pytest
 import torch
 from accuracy import ROUND_TRIP
-from under_test import INTERPRETED
+from under_test import INTERPRETED, PTX, ptx_on_cpu
 
 from invflow.backends import _fused, cpu, cuda, triton
 
@@ -19,8 +20,12 @@ def pytest_report_header() -> str:
     return f"invflow: torch {torch.__version__}, {torch.get_num_threads()} threads, CPU kernels {kernels}"
 
 
+def pytest_configure() -> None:
+    torch.backends.cudnn.allow_tf32 = False  # plain convolutions on a GPU are to be as accurate as they can be
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if INTERPRETED:
+    if INTERPRETED or PTX:
         # nothing else is to run with kernels that are a thousand times too slow
         others = [item for item in items if "kernels" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
@@ -64,8 +69,14 @@ def poisoned_kernel_outputs() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for module in (_fused, cuda):
             patch.setattr(module, "torch", _PoisonedTorch())
-        if not triton.unavailable():
+        if PTX or not triton.unavailable():
             patch.setattr("invflow.backends.triton.operators.torch", _PoisonedTorch())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_through_ptx() -> Any:
+    with ptx_on_cpu(PTX) if PTX else contextlib.nullcontext():
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -17,13 +17,16 @@ DEFAULT_CACHE = Path(__file__).parents[2] / "build" / "cuda_on_cpu"
 FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", f"-I{RUNTIME}")
 
 
+@functools.cache
 def unavailable() -> str | None:
     """Why nothing can be compiled and run here, or None."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return f"the fibers are written for Linux on x86-64, not for {platform.system()} on {platform.machine()}"
     if shutil.which("g++") is None:
         return "g++ is not installed"
-    machine = os.uname().machine
-    if machine != "x86_64":
-        return f"the fibers are written for x86-64, not for {machine}"
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.split(".")[0]) < 12:
+        return f"g++ 12 or newer is needed, for _Float16; this is {version}"
     flags = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
     missing = sorted({"avx2", "fma", "f16c"} - flags)
     return f"the processor lacks {', '.join(missing)}" if missing else None
@@ -53,28 +56,30 @@ def compiler_version() -> str:
 
 
 def compile_cached(
-    name: str, sources: dict[str, str], extra: Sequence[Path], flags: Sequence[str], cache: Path | None = None
+    name: str,
+    files: Sequence[Path],
+    flags: Sequence[str],
+    *,
+    text: str = "",
+    depends_on: Sequence[bytes] = (),
+    cache: Path | None = None,
 ) -> Path:
-    """Compiles the texts ``sources`` (file name -> content) and the files ``extra`` together; returns the output.
+    """Compiles ``files``, and ``text`` if there is any, together; returns the output.
 
-    It is made anew when they, ``flags``, the runtime or the compiler change. Raises ``RuntimeError`` with what the
-    compiler says.
+    It is made anew when they, ``depends_on``, ``flags``, the runtime or the compiler change. Raises ``RuntimeError``
+    with what the compiler says.
     """
     cache = cache or DEFAULT_CACHE
-    texts = [text for item in sorted(sources.items()) for text in item] + [path.read_text() for path in extra]
-    key = digest(*texts, *flags, runtime_digest(), compiler_version())
-    output = cache / f"{name}-{key}"
+    contents = [path.read_bytes() for path in files]
+    output = cache / f"{name}-{digest(*contents, text, *depends_on, *flags, runtime_digest(), compiler_version())}"
     if output.exists():
         return output
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        files = [str(path) for path in extra]
-        for file_name, text in sources.items():
-            path = Path(folder) / file_name
-            path.write_text(text)
-            files.append(str(path))
-        built = Path(folder) / "output"
-        command = ["g++", *FLAGS, *flags, *files, "-o", str(built)]
+        built, written = Path(folder) / "output", Path(folder) / "text.cpp"
+        written.write_text(text)
+        sources = [*files, written] if text else files
+        command = ["g++", *FLAGS, *flags, *(str(path) for path in sources), "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")

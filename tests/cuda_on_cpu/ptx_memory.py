@@ -32,8 +32,8 @@ def _load(operands: Operands, instruction: Instruction) -> str:
     targets = vector_items(instruction.operands[0])
     if len(targets) != count:
         raise PtxError(f"{len(targets)} registers for a vector of {count}")
-    if space == "param":
-        name, offset = operands.address(instruction.operands[1])
+    name, offset = operands.address(instruction.operands[1])
+    if space == "param" and name in operands.parameters:
         pointer = f"parameters + {operands.parameters[name].offset + int(offset)}"
     else:
         access = operands.access("load", instruction, _strong(instruction))

@@ -113,7 +113,8 @@ class Operands:
         base, offset = self.address(operand)
         if space == "shared":
             return f"shared_pointer((uint32_t)({self._raw(base, 4)} + {offset}), {size}, {access})"
-        function = {"global": "global", "const": "global", "local": "local", "generic": "generic"}[space]
+        # parameters are addressed through a register when a kernel takes their address
+        function = {"const": "global", "param": "global"}.get(space, space)
         return f"{function}_pointer((uint64_t)({self._raw(base, 8)}) + ({offset}), {size}, {access})"
 
     def access(self, kind: str, instruction: Instruction, strong: bool = False) -> str:
@@ -143,6 +144,8 @@ class Operands:
             return f"(uint64_t)local_{cpp_name(name)}"
         if name in self.globals:
             return f"(uint64_t)global_{cpp_name(name)}"
+        if name in self.parameters:
+            return f"(uint64_t)(parameters + {self.parameters[name].offset})"
         raise PtxError(f"unknown operand {name}")
 
 

@@ -47,10 +47,9 @@ def host_library(
     """
     if sanitize not in _FLAGS:
         raise ValueError(f"sanitize: {sanitize!r} is none of None, 'address', 'thread'")
-    key = build.digest(*build.headers_of(include))
     all_flags = [
         *_FLAGS[sanitize],
-        *("-shared", "-DINVFLOW_CUDA_ON_CPU", f"-DHEADERS_{key}", "-fno-gnu-unique"),
+        *("-shared", "-DINVFLOW_CUDA_ON_CPU", "-fno-gnu-unique"),
         *("-Wl,-Bsymbolic", "-Wno-unknown-pragmas", "-Wno-attributes"),
         *(f"-I{folder}" for folder in include),
         *flags,
@@ -61,7 +60,8 @@ def host_library(
     others = [source for source in sources if source.suffix != ".cu"]
     # the order matters, see shared_begin.cpp
     files = [runtime.pop("shared_begin"), *kernels, runtime.pop("shared_end"), *others, *runtime.values()]
-    return build.compile_cached(f"{name}.so", {}, files, all_flags, cache_dir)
+    headers = build.headers_of(include)
+    return build.compile_cached(f"{name}.so", files, all_flags, depends_on=headers, cache=cache_dir)
 
 
 def load_extension(name: str, library: Path) -> ModuleType:
@@ -87,6 +87,7 @@ def run_sanitized(code: str, sanitize: str, *, order: str = "ascending") -> str:
     return result.stdout
 
 
+@functools.cache
 def sanitizer_unavailable(sanitize: str) -> str | None:
     """Why code cannot run under a sanitizer here, or None."""
     if reason := build.unavailable():

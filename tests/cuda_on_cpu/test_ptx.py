@@ -289,3 +289,21 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         module.launch("k", (1,), (2048,), 0, [x, x])
     with pytest.raises(ValueError, match="0 static and 300000 dynamic bytes exceed"):
         module.launch("k", (1,), (1,), 300000, [x, x])
+
+
+def test_barriers_of_some_threads_confuse_nobody_else() -> None:
+    """Threads that pass named barriers alone are still ordered against the others by the barrier of the block."""
+    body = """
+        .shared .align 4 .b8 s[512];
+        setp.lt.u32 %p1, %r0, 64;
+        @!%p1 bra all;
+        bar.sync 1, 64; bar.sync 1, 64;
+        all: bar.sync 0;
+        shl.b32 %r1, %r0, 2; mov.u32 %r9, s; add.u32 %r1, %r1, %r9; st.shared.u32 [%r1], %r0;
+        {}
+        xor.b32 %r2, %r1, 508; ld.shared.u32 %r3, [%r2]; st.global.u32 [%d4], %r3;
+    """
+    y = run(body.format("bar.sync 0;"), threads=128, check_races=True)
+    assert torch.equal(y.view(torch.int32), torch.arange(128, dtype=torch.int32).flip(0))
+    with pytest.raises(KernelError, match="race in shared memory"):
+        run(body.format(""), threads=128, check_races=True)

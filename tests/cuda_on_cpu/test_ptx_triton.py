@@ -7,7 +7,7 @@ import torch
 
 from tests.cuda_on_cpu import build
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.4")
 tl = pytest.importorskip("triton.language")
 from tests.cuda_on_cpu.ptx import KernelError, PtxError  # noqa: E402
 from tests.cuda_on_cpu.triton_driver import triton_on_cpu  # noqa: E402

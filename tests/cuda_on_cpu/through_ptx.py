@@ -5,15 +5,16 @@
     with through_ptx(library, ptx) as launches:
         load_extension("_CUDA", library).flow_step(...)
 
-The host code, with its choice of kernels, grids and shared memory, is that of the project; every launch runs the PTX of
-the kernel with the same mangled name. Which memory belongs to the tensors is not known here: accesses out of their
-bounds are for the library's own build under AddressSanitizer to find.
+The host code, with its choice of kernels, grids and shared memory, is that of the project; every launch runs the PTX
+of the kernel of the same name and template arguments. Which memory belongs to the tensors is not known here: accesses
+out of their bounds are for the library's own build under AddressSanitizer to find.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _Redirect = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class HostLaunch:
-    """``name`` is mangled; ``trace`` is None unless asked for."""
+    """``name`` is demangled, without parameters; ``trace`` is None unless asked for."""
 
     name: str
     grid: tuple[int, int, int]
@@ -55,16 +56,17 @@ def through_ptx(library: Path, ptx: Sequence[str], **options: Any) -> Iterator[l
 
     ``options`` are those of ``PtxModule.launch_packed``. An error in a kernel is what ``cuda_on_cpu::launch`` returns.
     """
-    texts = {name: text for text in ptx for name in kernel_names(text)}
+    kernels = {plain_name(symbol): (symbol, text) for text in ptx for symbol in kernel_names(text)}
     launches: list[HostLaunch] = []
     messages: list[Any] = []  # keeps alive what the library has a pointer to
 
     def redirect(symbol: bytes, grid: _Index3, block: _Index3, shared: int, parameters: Any, count: int) -> int | None:
-        name = symbol.decode()
         try:
-            sizes = (grid.x, grid.y, grid.z), (block.x, block.y, block.z)
-            module = _module(texts, name)
-            trace = module.launch_packed(name, *sizes, shared, parameters[:count], _ANYWHERE, **options)
+            name, sizes = plain_name(symbol.decode()), ((grid.x, grid.y, grid.z), (block.x, block.y, block.z))
+            if name not in kernels:
+                raise KernelError(f"no PTX has a kernel {name}")
+            module = _module(*kernels[name])
+            trace = module.launch_packed(kernels[name][0], *sizes, shared, parameters[:count], _ANYWHERE, **options)
             launches.append(HostLaunch(name, *sizes, shared, trace))
             return None
         except Exception as error:  # none may pass through the library's frames
@@ -80,10 +82,27 @@ def through_ptx(library: Path, ptx: Sequence[str], **options: Any) -> Iterator[l
         hook.value = None
 
 
-def _module(texts: dict[str, str], name: str) -> PtxModule:
-    if name not in texts:
-        raise KernelError(f"no PTX has a kernel {name}")
-    key = texts[name], name
-    if key not in _modules:
-        _modules[key] = ptx_module(texts[name], kernels=[name])
-    return _modules[key]
+def _module(symbol: str, text: str) -> PtxModule:
+    if (text, symbol) not in _modules:
+        _modules[text, symbol] = ptx_module(text, kernels=[symbol])
+    return _modules[text, symbol]
+
+
+@functools.cache
+def plain_name(symbol: str) -> str:
+    """A demangled name with its template arguments. nvcc and g++ mangle the types of some parameters differently."""
+
+    demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
+    demangle.restype = ctypes.c_void_p
+    status = ctypes.c_int()
+    result = demangle(symbol.encode(), None, None, ctypes.byref(status))
+    if not result:
+        return symbol
+    text = ctypes.string_at(result).decode()
+    ctypes.CDLL(None).free(ctypes.c_void_p(result))
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            return text[:i].removeprefix("void ")
+    return text

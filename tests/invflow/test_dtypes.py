@@ -74,13 +74,13 @@ def test_flow_step_in_float64(kernels, drawn):
 @each_op
 def test_gradients_are_those_of_finite_differences(case, kernels):
     inputs = [tensor.requires_grad_() for tensor in case.inputs(torch.float64, device=kernels.device)]
-    assert torch.autograd.gradcheck(case.on(kernels.backend), inputs)
+    assert torch.autograd.gradcheck(case.on(kernels.backend), inputs, fast_mode=INTERPRETED)
 
 
 @each_kernels
 @pytest.mark.parametrize("form", [AffineForm(eps=0.0), AffineForm(), AffineForm("exp"), AffineForm("bounded_exp")])
 def test_log_det_of_extreme_scales_in_float64(form, kernels):
-    raw = torch.linspace(-600, 600, 501 if INTERPRETED else 5001, dtype=torch.float64, device=kernels.device)
+    raw = torch.linspace(-600, 600, 61 if INTERPRETED else 5001, dtype=torch.float64, device=kernels.device)
     raw = raw.view(-1, 1, 1, 1)
     h = torch.cat([torch.zeros_like(raw), raw], 1)
     for inverse in (False, True):

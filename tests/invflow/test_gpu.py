@@ -1,12 +1,22 @@
-"""The layers on a CUDA device: the same results as on the CPU."""
+"""On a CUDA device: layers give what they give on the CPU, and kernels are accurate at the sizes of real images.
+
+Every test of an operator runs there as well, at small sizes: see tests/support/under_test.py.
+"""
 
 import pytest
 import torch
+from accuracy import assert_as_accurate
 from layer_cases import LAYERS, latents_of
+from under_test import GPU_BACKENDS
 
+from invflow import affine_coupling, flow_step
 from invflow.testing import assert_invertible
 
 pytestmark = pytest.mark.gpu
+each_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
+
+#: The states of SRFlow at 4x and 8x with 160 pixel crops, and one whole HD image.
+SHAPES = [(4, 12, 80, 80), (16, 12, 80, 80), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 960)]
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
@@ -19,3 +29,63 @@ def test_results_are_those_of_the_cpu(case):
     torch.testing.assert_close([latent.cpu() for latent in latents_of(z)], latents_of(expected))
     torch.testing.assert_close(log_det.cpu(), expected_log_det)
     assert_invertible(layer, x, context)
+
+
+def step_on_gpu(shape):
+    """x, matrix, shift, coupling and injector, always the same."""
+    torch.manual_seed(0)
+    batch, channels, height, width = shape
+    sizes = [channels, 2 * (channels // 2), 2 * channels]
+    x, coupling, injector = (torch.randn(batch, c, height, width, device="cuda") for c in sizes)
+    matrix = torch.linalg.qr(torch.randn(channels, channels, device="cuda"))[0]
+    return [x, matrix, torch.randn(channels, device="cuda"), coupling, injector]
+
+
+@each_backend
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_a_step_of_real_size_is_as_accurate_as_plain_pytorch(shape, inverse, backend):
+    tensors = step_on_gpu(shape)
+    found = {}
+    runs = {"actual": (backend, torch.float32), "plain": ("reference", torch.float32)}
+    for run, (name, dtype) in (runs | {"exact": ("reference", torch.float64)}).items():
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+        y, log_det = flow_step(*leaves, inverse=inverse, backend=name)
+        found[run] = [y, log_det, *torch.autograd.grad(y.square().sum() + log_det.sum(), leaves)]
+    terms = shape[0] * shape[2] * shape[3]
+    for actual, plain, exact in zip(found["actual"], found["plain"], found["exact"], strict=True):
+        # independent roundings of sums over pixels add up like a random walk
+        assert_as_accurate(actual, plain, exact, magnitude=10 * terms**0.5 if exact.dim() < 4 else 0.0)
+
+
+@each_backend
+@pytest.mark.parametrize("shape", [(2, 12, 80, 80), (2, 48, 40, 40)], ids=str)
+def test_calls_can_be_captured_in_a_cuda_graph(shape, backend):
+    x, *rest = step_on_gpu(shape)
+    expected = flow_step(x, *rest, backend=backend)  # and the configuration is timed
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, log_det = flow_step(x, *rest, backend=backend)
+    y.zero_()
+    graph.replay()
+    torch.testing.assert_close((y, log_det), expected, rtol=0, atol=0)
+
+
+@each_backend
+def test_a_stream_of_its_own_and_another_device(backend):
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    x, h = torch.randn(2, 4, 64, 64, device=device), torch.randn(2, 8, 64, 64, device=device)
+    expected = affine_coupling(x, h, backend="reference")
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        y, log_det = affine_coupling(x, h, backend=backend)
+    stream.synchronize()
+    assert y.device == device
+    torch.testing.assert_close((y, log_det), expected)
+
+
+@each_backend
+def test_repeated_calls_give_the_same_bits(backend):
+    first, second = (flow_step(*step_on_gpu((4, 12, 80, 80)), backend=backend) for _ in range(2))
+    assert all(map(torch.equal, first, second))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from op_cases import laid_out
 from torch.utils._python_dispatch import TorchDispatchMode
+from under_test import each_kernels
 
 from invflow import affine_coupling, channel_affine, flow_step, gaussian_split
 from invflow.backends import cpu
@@ -41,10 +42,16 @@ def test_only_layouts_whose_rows_do_not_line_up_are_copied_and_once(layout, dire
     assert copies.count == (0 if layout in NATIVE else 3 if direction == "forward" else 4)
 
 
+@each_kernels
+@pytest.mark.parametrize("channels", [6, 40])
 @pytest.mark.parametrize("given", [NCHW, CHANNELS_LAST], ids=str)
-def test_results_and_gradients_keep_the_memory_format(given):
-    x, h, injector = (torch.randn(2, c, 4, 6).to(memory_format=given).requires_grad_() for c in (6, 6, 12))
-    matrix, shift = torch.randn(6, 6), torch.randn(6)
+def test_results_and_gradients_keep_the_memory_format(given, channels, kernels):
+    x, h, injector = (
+        torch.randn(2, count, 4, 6, device=kernels.device).to(memory_format=given).requires_grad_()
+        for count in (channels, channels, 2 * channels)
+    )
+    matrix = torch.randn(channels, channels, device=kernels.device) / channels**0.5
+    shift = torch.randn(channels, device=kernels.device)
     calls = {
         "channel_affine": lambda backend: channel_affine(x, matrix, shift, backend=backend),
         "affine_coupling": lambda backend: affine_coupling(x, h, backend=backend)[0],
@@ -52,7 +59,7 @@ def test_results_and_gradients_keep_the_memory_format(given):
         "gaussian_split": lambda backend: gaussian_split(x, injector, backend=backend)[0],
     }
     for name, call in calls.items():
-        y, expected = call("cpu"), call("reference")
+        y, expected = call(kernels.backend), call("reference")
         assert y.is_contiguous(memory_format=given), name
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
         for leaf in (x, h, injector):
@@ -64,15 +71,16 @@ def test_results_and_gradients_keep_the_memory_format(given):
             assert gradient.is_contiguous(memory_format=given), name
 
 
+@each_kernels
 @pytest.mark.parametrize("inner", ["contiguous", "channels_last", "transposed", "expanded"])
-def test_every_tensor_may_have_a_layout_of_its_own(inner):
-    x, h, grad_y = torch.randn(2, 5, 9, 33), torch.randn(2, 4, 9, 33), torch.randn(2, 5, 9, 33)
-    matrix, shift = torch.randn(5, 5), torch.randn(5)
+def test_every_tensor_may_have_a_layout_of_its_own(inner, kernels):
+    x, h, grad_y = (torch.randn(2, channels, 9, 33, device=kernels.device) for channels in (5, 4, 5))
+    matrix, shift = torch.randn(5, 5, device=kernels.device), torch.randn(5, device=kernels.device)
 
     def run(x, h, grad_y):
         leaves = [x.detach().requires_grad_(), h.detach().requires_grad_()]
-        y, log_det = flow_step(leaves[0], matrix, shift, leaves[1], backend="cpu")
-        return y, log_det, *torch.autograd.grad([y, log_det], leaves, [grad_y, torch.ones(2)])
+        y, log_det = flow_step(leaves[0], matrix, shift, leaves[1], backend=kernels.backend)
+        return y, log_det, *torch.autograd.grad([y, log_det], leaves, [grad_y, torch.ones_like(log_det)])
 
     if inner == "expanded":
         x, h, grad_y = x[:1].repeat(2, 1, 1, 1), h[:1].repeat(2, 1, 1, 1), grad_y[:1].repeat(2, 1, 1, 1)

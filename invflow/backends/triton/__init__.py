@@ -17,14 +17,18 @@ from torch import Tensor
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+_INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
 def is_interpreting() -> bool:
-    """Whether Triton's interpreter is asked for, by its own environment variable."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+    """Whether Triton's interpreter was asked for when this process started."""
+    return _INTERPRETING
 
 
 def unavailable() -> str:
     """Why this backend cannot run here at all; empty if it can."""
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "the package triton is not installed (pip install triton)"
     if not is_interpreting() and not torch.cuda.is_available():
         return (
@@ -36,16 +40,14 @@ def unavailable() -> str:
 
 def why_not(op: str, x: Tensor) -> str:
     """Why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
-    if reason := unavailable():
-        return reason
-    if x.dtype not in _DTYPES:
-        return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
     wanted = "cpu" if is_interpreting() else "cuda"
-    if x.device.type == wanted:
-        return ""
-    if wanted == "cpu":
-        return f"under TRITON_INTERPRET=1 it needs tensors on the CPU, got {x.device}"
-    return f"it needs tensors on a CUDA or ROCm device, got {x.device}"
+    if x.device.type != wanted or not _INSTALLED:
+        if reason := unavailable():
+            return reason
+        if is_interpreting():
+            return f"under TRITON_INTERPRET=1 it needs tensors on the CPU, got {x.device}"
+        return f"it needs tensors on a CUDA or ROCm device, got {x.device}"
+    return "" if x.dtype in _DTYPES else f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
 
 
 def build_facts() -> dict[str, str]:

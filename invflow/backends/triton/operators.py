@@ -27,8 +27,8 @@ from invflow.backends.triton.tuning import launch
 _Form = tuple[str, float, str, str]  # scale, parameter, order, packing
 _IDENTITY: _Form = ("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
 
-#: Bytes of all channels of a pixel with which a thread, which has four, does without tiles: more spill.
-REGISTERS_FORWARD, REGISTERS_BACKWARD = 96, 48
+#: Bytes of all channels of a pixel with which a thread, which has four pixels, does without tiles: more spill.
+REGISTERS_FORWARD, REGISTERS_BACKWARD = 64, 48
 #: Programs that the gradient of the matrix is shared between.
 _MATRIX_PROGRAMS = 512
 
@@ -105,7 +105,7 @@ def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tu
     y, (batch, channels, height, width) = _empty_like(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
     in_registers = channels * matrix.element_size() <= REGISTERS_FORWARD
-    block_c, tiles = _tiles(channels)
+    block_c, tiles = _tiles(channels, matrix.element_size())
     grain = tuning.GRAIN_OF_ROWS if in_registers else tuning.GRAIN_OF_TILES
     parts = None
     if has_maps:
@@ -202,7 +202,7 @@ def _backward_by_tiles(
     rest: dict[str, Any],
     step: Step,
 ) -> None:
-    block_c, tiles = _tiles(x.shape[1])
+    block_c, tiles = _tiles(x.shape[1], before["matrix_ptr"].element_size())
     injector = [name for name in before if name.startswith(("injector", "i_"))]
     grads_of_injector = ["grad_injector_ptr", "gi_b", "gi_c", "gi_p"]
     if follows:
@@ -234,7 +234,8 @@ def _backward_by_tiles(
 def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of M and v, from that of the affine map's result."""
     batch, channels, height, width = x.shape
-    block_c = min(tuning.BLOCK_OF_MATRIX, max(16, triton.next_power_of_2(channels)))
+    # a thread holds its share of a square tile, of 64 float32 or 32 float64 numbers a side
+    block_c = min(256 // matrix.element_size(), max(16, triton.next_power_of_2(channels)))
     tiles = _cdiv(channels, block_c)
     # one block of the smallest size at least for each part
     splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles))
@@ -340,9 +341,13 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
     }
 
 
-def _tiles(channels: int) -> tuple[int, int]:
-    """Channels of a tile of the result, and how many tiles there are."""
-    block_c = min(256, max(16, triton.next_power_of_2(channels)))
+def _tiles(channels: int, itemsize: int) -> tuple[int, int]:
+    """Channels of a tile of the result, of which a thread has to hold its share, and how many tiles there are."""
+    largest = 512 // itemsize
+    block_c = max(16, triton.next_power_of_2(channels))
+    if block_c > largest:
+        # several tiles: the smaller ones where they compute fewer channels that are not there
+        block_c = min((largest, largest // 2), key=lambda block: _cdiv(channels, block) * block)
     return block_c, _cdiv(channels, block_c)
 
 

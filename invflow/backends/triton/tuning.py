@@ -19,50 +19,55 @@ from invflow.backends.triton.kernels import affine_coupling, flow_step_by_tiles,
 
 Config = Any  # triton.Config, which has no types
 
+#: Threads that run in step: a warp, or a wavefront of AMD's compute processors.
+LANES = 64 if torch.version.hip else 32
 #: Pixels of a part of log_det, at most the smallest block.
 GRAIN_OF_ROWS, GRAIN_OF_TILES = 128, 32
 #: Channels that a step of a product sums.
 BLOCK_K = 16
-#: Channels of a tile of the matrix's gradient.
-BLOCK_OF_MATRIX = 64
 
+# Pixels of a block and threads of a program. A thread has at least four numbers of a row, because 128 bits are read at
+# a time from a state that lies in memory in order.
+_ROWS = [(512, 128), (128, 32), (256, 64), (1024, 256)]
+_TILES = [(32, 128), (64, 128), (128, 256)]
 
-def _rows(*blocks_and_warps: tuple[int, int]) -> list[Config]:
-    return [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in blocks_and_warps]
-
-
-def _tiles(*blocks_and_warps: tuple[int, int]) -> list[Config]:
-    return [triton.Config({"BLOCK_P": block}, num_warps=warps, num_stages=1) for block, warps in blocks_and_warps]
-
-
-# The rows of a state that lies in memory in order are read 128 bits, four float32 numbers, a thread at a time.
-_FOUR_A_THREAD = _rows((512, 4), (128, 1), (256, 2), (1024, 8))
-
-#: Kernels by name, with the configurations between which the timing chooses.
-CONFIGS: dict[Any, list[Config]] = {
-    affine_coupling.affine_coupling_fwd_kernel: [*_FOUR_A_THREAD, *_rows((1024, 4), (2048, 8))],
-    affine_coupling.affine_coupling_bwd_kernel: [*_FOUR_A_THREAD, *_rows((1024, 4))],
-    flow_step_in_registers.flow_step_fwd_kernel: _FOUR_A_THREAD,
-    flow_step_in_registers.flow_step_bwd_kernel: _FOUR_A_THREAD,
-    flow_step_by_tiles.flow_step_tiled_fwd_kernel: _tiles((32, 4), (32, 8), (64, 4), (64, 8), (128, 4), (128, 8)),
-    flow_step_by_tiles.flow_step_output_bwd_kernel: _tiles((32, 4), (32, 8), (64, 4), (64, 8), (128, 8)),
-    flow_step_by_tiles.flow_step_input_bwd_kernel: _tiles((32, 4), (32, 8), (64, 4), (64, 8), (128, 8)),
-    matrix_gradient.matrix_gradient_kernel: _tiles((32, 4), (16, 4), (32, 8)),
+#: Kernels with the blocks and threads between which the timing chooses; the first without it.
+CONFIGS: dict[Any, list[tuple[int, int]]] = {
+    affine_coupling.affine_coupling_fwd_kernel: [*_ROWS, (1024, 128), (2048, 256)],
+    affine_coupling.affine_coupling_bwd_kernel: [*_ROWS, (1024, 128)],
+    flow_step_in_registers.flow_step_fwd_kernel: _ROWS,
+    flow_step_in_registers.flow_step_bwd_kernel: _ROWS,
+    flow_step_by_tiles.flow_step_tiled_fwd_kernel: _TILES,
+    flow_step_by_tiles.flow_step_output_bwd_kernel: _TILES,
+    flow_step_by_tiles.flow_step_input_bwd_kernel: [(32, 128), (64, 128)],
+    matrix_gradient.matrix_gradient_kernel: [(32, 128), (16, 64)],
 }
 
-#: Elements of the largest tile that a thread may hold, float32: more spill.
-_TILE_ELEMENTS = 32
+#: Bytes of the result's tile that a thread may hold: more spill.
+_TILE_BYTES = 128
 
 
-def configs_of(kernel: Any, block_c: int, itemsize: int) -> list[Config]:
-    """The configurations of a kernel that fit registers: those of tiles depend on the channels of a tile, ``block_c``,
-    and on the bytes of a number, the others on nothing."""
-    fitting = [
-        config
-        for config in CONFIGS[kernel]
-        if block_c * config.kwargs.get("BLOCK_P", 0) * itemsize <= _TILE_ELEMENTS * 4 * 32 * config.num_warps
-    ]
-    return fitting or CONFIGS[kernel][:1]
+def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[Config]:
+    """The configurations of a kernel between which a launch chooses.
+
+    Args:
+        kernel: a key of :data:`CONFIGS`.
+        arguments: of the launch, by name. Of a kernel of tiles, the channels of a tile and the dtype of a number
+            decide: a thread must be able to hold its share of the result, and have four numbers of what it loads.
+        lanes: threads of a warp.
+    """
+    block_c = arguments.get("BLOCK_C")
+    name, found = ("BLOCK" if block_c is None else "BLOCK_P"), []
+    for block, threads in CONFIGS[kernel]:
+        if threads < lanes:
+            continue
+        if block_c is not None:
+            numbers: Any = arguments.get("matrix_ptr", arguments.get("grad_matrix_ptr"))
+            rows = arguments.get("BLOCK_K", block_c)
+            if block * rows < 4 * threads or block_c * block * numbers.element_size() > _TILE_BYTES * threads:
+                continue
+        found.append(triton.Config({name: block}, num_warps=threads // lanes, num_stages=1))
+    return found
 
 
 def size_of(pixels: int) -> int:
@@ -70,24 +75,20 @@ def size_of(pixels: int) -> int:
     return 1 << max(pixels - 1, 0).bit_length()
 
 
-def _fitting(kernel: Any, arguments: dict[str, Any]) -> list[Config]:
-    numbers = arguments.get("matrix_ptr", arguments.get("grad_matrix_ptr"))
-    return configs_of(kernel, arguments.get("BLOCK_C", 0), 0 if numbers is None else numbers.element_size())
+def _tuned(kernel: Any) -> Any:
+    def prune(configs: Sequence[Config], named: dict[str, Any], **arguments: Any) -> list[Config]:
+        return fitting(kernel, arguments)
 
-
-def _prune(kernel: Any) -> Callable[..., list[Config]]:
-    def prune(configs: Sequence[Config], named: dict[str, Any], **constants: Any) -> list[Config]:
-        return _fitting(kernel, constants)
-
-    return prune
-
-
-_TUNED = {
-    kernel: triton.autotune(
-        configs=configs, key=["size", "C"], cache_results=True, prune_configs_by={"early_config_prune": _prune(kernel)}
+    return triton.autotune(
+        # only those that fit a launch are timed
+        configs=fitting(kernel, {}) * 2,
+        key=["size", "C"],
+        cache_results=True,
+        prune_configs_by={"early_config_prune": prune},
     )(kernel)
-    for kernel, configs in CONFIGS.items()
-}
+
+
+_TUNED = {kernel: _tuned(kernel) for kernel in CONFIGS}
 
 
 def is_interpreted() -> bool:
@@ -104,7 +105,7 @@ def launch(kernel: Any, grid: Callable[[dict[str, Any]], tuple[int, ...]], **arg
         arguments: all arguments but the configuration's.
     """
     if is_interpreted() or torch.are_deterministic_algorithms_enabled():
-        config = _fitting(kernel, arguments)[0]
+        config = fitting(kernel, arguments)[0]
         kernel[grid](**arguments, **config.all_kwargs())
         return
     _TUNED[kernel][grid](**arguments)

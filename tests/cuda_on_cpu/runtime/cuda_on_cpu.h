@@ -51,7 +51,8 @@ inline int64_t largest_shared_bytes() { return MOST_SHARED; }
 Schedule schedule_of_environment();
 void poison_static_shared_memory();
 
-// Set from outside (see through_ptx.py), runs the kernel with this symbol from its parameters, packed as CUDA packs them.
+// Set from outside (see through_ptx.py), runs the kernel with this symbol from its parameters, packed as CUDA packs
+// them.
 using Redirect = const char* (*)(const char* symbol, Index3 grid, Index3 block, int64_t shared_bytes,
                                  const char* parameters, uint64_t parameter_bytes);
 extern "C" Redirect cuda_on_cpu_redirect;
@@ -59,7 +60,7 @@ const char* redirected(void* kernel, const Launch& launch, const char* parameter
 
 constexpr size_t MOST_PARAMETER_BYTES = 4096;
 struct PackedParameters {
-  alignas(16) char bytes[MOST_PARAMETER_BYTES];
+  alignas(16) char bytes[2 * MOST_PARAMETER_BYTES];  // with gaps between them
   size_t count = 0;
 
   template <typename T>
@@ -79,7 +80,7 @@ const char* launch(void (*kernel)(Parameters...), Index3 grid, Index3 block, int
   request.block = block;
   request.shared_bytes = static_cast<unsigned>(shared_bytes);
   if (cuda_on_cpu_redirect) {
-    static_assert((sizeof(Parameters) + ... + 0) <= MOST_PARAMETER_BYTES / 2, "more parameters than a kernel may have");
+    static_assert((sizeof(Parameters) + ... + 0) <= MOST_PARAMETER_BYTES, "more parameters than a kernel may have");
     PackedParameters packed;
     (packed.add(arguments), ...);
     return redirected(reinterpret_cast<void*>(kernel), request, packed.bytes, packed.count);

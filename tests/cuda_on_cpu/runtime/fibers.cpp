@@ -92,11 +92,10 @@ CUDA_ON_CPU_UNSANITIZED void block_barrier(unsigned id, unsigned count, Site sit
   thread.site = site;
   thread.doing = "waits at the barrier at";
   thread.state = State::at_barrier;
-  char* token = tokens + 2 * id + (thread.barriers_passed & 1);
+  char* token = tokens + 2 * id + (thread.block_time & 1);
   order_before(token);
   to_scheduler();
   order_after(token);
-  ++thread.barriers_passed;
 }
 
 CUDA_ON_CPU_UNSANITIZED void meet(unsigned mask, const uint32_t* words, unsigned count, const char* operation,
@@ -118,11 +117,16 @@ CUDA_ON_CPU_UNSANITIZED uint32_t published_by(unsigned lane, unsigned word) {
 
 CUDA_ON_CPU_UNSANITIZED void warp_barrier(unsigned mask, Site site) {
   Thread& thread = *current_thread;
-  char* token = tokens + WARP_TOKENS + 2 * thread.warp + (thread.warp_syncs_passed & 1);
-  order_before(token);
-  meet(mask, nullptr, 0, "bar.warp.sync", site);
-  order_after(token);
-  ++thread.warp_syncs_passed;
+  order_before(tokens + WARP_TOKENS + 2 * thread.linear + (thread.operations & 1));
+  meet(mask, &thread.warp_time, 1, "bar.warp.sync", site);
+  unsigned latest = 0;
+  for (unsigned lane = 0; lane < WARP_SIZE; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    latest = std::max(latest, published_by(lane));
+    const Thread& other = block_threads[thread.warp * WARP_SIZE + lane];
+    order_after(tokens + WARP_TOKENS + 2 * other.linear + other.readable);
+  }
+  thread.warp_time = latest + 1;
 }
 
 void start_copy(void* to, const void* from, unsigned bytes, unsigned from_bytes, Site site) {

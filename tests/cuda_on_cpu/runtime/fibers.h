@@ -45,7 +45,8 @@ struct Thread {
   Site site;               // of the operation it waits in
   const char* doing = "";  // name of that operation
   unsigned barrier = 0, barrier_count = 0;
-  unsigned barriers_passed = 0, warp_syncs_passed = 0;
+  // Lamport clocks: a barrier leaves all who meet at it with the same time, after that of each. For the race detector.
+  unsigned block_time = 0, warp_time = 0;
   unsigned mask = 0;  // lanes that its warp operation waits for
   // A lane may publish for its next operation while others still read the last one: hence two sets of words.
   uint32_t published[2][WORDS_PUBLISHED];

@@ -27,7 +27,7 @@ bool RaceDetector::same_warp(const Event& a, const Event& b) {
 bool RaceDetector::ordered(const Event& earlier, const Event& now) {
   if (same_thread(earlier, now)) return true;
   if (earlier.block != now.block) return false;
-  return earlier.barriers < now.barriers || (same_warp(earlier, now) && earlier.warp_syncs < now.warp_syncs);
+  return earlier.block_time < now.block_time || (same_warp(earlier, now) && earlier.warp_time < now.warp_time);
 }
 
 bool RaceDetector::conflict(const Event& earlier, const Event& now) {
@@ -51,8 +51,7 @@ void RaceDetector::remember_read(Byte& byte, const Event& now) {
 void RaceDetector::access(Space space, uint64_t address, unsigned bytes, const Access& access) {
   const Thread& thread = *current_thread;
   const Event now = {
-      block_,     static_cast<uint16_t>(thread.linear), access.strong, thread.barriers_passed, thread.warp_syncs_passed,
-      access.line};
+      block_, static_cast<uint16_t>(thread.linear), access.strong, thread.block_time, thread.warp_time, access.line};
   const bool writes = access.kind != Kind::load;
   pending_.is = false;
   for (unsigned i = 0; i < bytes; ++i) {

@@ -29,7 +29,7 @@ class RaceDetector {
     uint32_t block = 0;  // 0: no event; else the number of the block, from 1
     uint16_t thread = 0;
     bool strong = false;
-    uint32_t barriers = 0, warp_syncs = 0;  // passed by the thread before it
+    uint32_t block_time = 0, warp_time = 0;  // of the thread
     int line = 0;
   };
   // Of the reads since the last write, three are enough: the last one, the last by another thread, the last by another

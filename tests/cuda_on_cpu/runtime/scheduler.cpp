@@ -102,18 +102,21 @@ CUDA_ON_CPU_UNSANITIZED bool release_warp(unsigned warp) {
   return released;
 }
 
+bool same_place(Site a, Site b) { return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file)); }
+
 // Lets threads pass the block barriers that are complete. Called only when no thread can run.
 CUDA_ON_CPU_UNSANITIZED bool release_barriers() {
   bool released = false;
   for (unsigned id = 0; id < BARRIERS; ++id) {
-    unsigned waiting = 0;
+    unsigned waiting = 0, latest = 0;
     const Thread *first = nullptr, *elsewhere = nullptr, *exited = nullptr;
     for (const Thread& thread : block_threads) {
       if (thread.state == State::finished) exited = &thread;
       if (thread.state != State::at_barrier || thread.barrier != id) continue;
       ++waiting;
+      latest = std::max(latest, thread.block_time);
       if (!first) first = &thread;
-      if (thread.site.line != first->site.line || thread.barrier_count != first->barrier_count) elsewhere = &thread;
+      if (!same_place(thread.site, first->site) || thread.barrier_count != first->barrier_count) elsewhere = &thread;
     }
     if (!first) continue;
     if (elsewhere) {
@@ -129,7 +132,9 @@ CUDA_ON_CPU_UNSANITIZED bool release_barriers() {
     }
     released = true;
     for (Thread& thread : block_threads) {
-      if (thread.state == State::at_barrier && thread.barrier == id) thread.state = State::ready;
+      if (thread.state != State::at_barrier || thread.barrier != id) continue;
+      thread.state = State::ready;
+      thread.block_time = latest + 1;
     }
   }
   return released;
@@ -189,7 +194,7 @@ CUDA_ON_CPU_UNSANITIZED void start_threads() {
     thread.warp = i / WARP_SIZE;
     thread.state = State::ready;
     thread.site = {};
-    thread.barriers_passed = thread.warp_syncs_passed = thread.operations = thread.readable = 0;
+    thread.block_time = thread.warp_time = thread.operations = thread.readable = 0;
     thread.copies.clear();
     thread.copy_group = 0;
     prepare(thread.context, stack, thread_entry);
@@ -198,9 +203,8 @@ CUDA_ON_CPU_UNSANITIZED void start_threads() {
 
 #if defined(__SANITIZE_THREAD__)
 // A destroyed fiber's number is used again, which would hide races between blocks: they are kept until there are too
-// many.
-// An array, because the functions of a vector would be instrumented.
-constexpr size_t MOST_TSAN_FIBERS = 7000;
+// many, for each takes about a megabyte. In an array, because the functions of a vector would be instrumented.
+constexpr size_t MOST_TSAN_FIBERS = 4000;
 void* ended_fibers[MOST_TSAN_FIBERS];
 size_t ended_count = 0;
 CUDA_ON_CPU_UNSANITIZED void destroy_ended_fibers() {
@@ -242,8 +246,7 @@ CUDA_ON_CPU_UNSANITIZED void run_block(std::vector<unsigned>& order, Shuffler& s
 
 #if defined(__SANITIZE_THREAD__)
 // Each block gets an operating-system thread of its own, so that __shared__ variables can be thread_local:
-// ThreadSanitizer then never confuses the shared memory of two blocks. The wait must not look like synchronisation to
-// it.
+// ThreadSanitizer then never confuses the shared memory of two blocks. To it, the wait must not order anything.
 struct BlockThread {
   std::vector<unsigned>* order;
   Shuffler* shuffler;
@@ -277,14 +280,14 @@ CUDA_ON_CPU_UNSANITIZED bool run(Launch launch) {
   Shuffler shuffler{launch_state.schedule.seed + 1};
   std::vector<unsigned> order = in_order(threads, launch_state.schedule.order, shuffler);
   const std::vector<unsigned> block_order = in_order(blocks, launch_state.schedule.order, shuffler);
-  std::vector<char> all_tokens(TOKENS * blocks);
 #if defined(__SANITIZE_THREAD__)
+  std::vector<char> all_tokens(TOKENS * blocks);
   std::vector<pthread_t> operating_system_threads;
 #endif
   for (const unsigned i : block_order) {
     launch_state.block_index = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
-    tokens = all_tokens.data() + TOKENS * i;
 #if defined(__SANITIZE_THREAD__)
+    tokens = all_tokens.data() + TOKENS * i;
     BlockThread work{&order, &shuffler, 0};
     pthread_t thread;
     if (pthread_create(&thread, nullptr, block_thread, &work)) abort();

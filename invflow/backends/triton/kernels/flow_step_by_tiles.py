@@ -2,8 +2,8 @@
 
 A program owns ``BLOCK_P`` pixels of one sample and ``BLOCK_C`` channels of the result. The product runs over the
 channels that the matrix sums in tiles of ``BLOCK_K``, so that few operands are in registers at a time. With all
-channels in one tile, which ``BLOCK_C`` allows up to 256, the floor of the forward kernel is: read x and h, write y, and C^2
-multiply-adds a pixel.
+channels in one tile the floor of the forward kernel is: read x and h, write y, and C^2 multiply-adds a pixel; with
+several, each reads x and the coupling's h again.
 
 The gradients take two kernels. Where an injector follows the affine map, the first computes M x + v again and the
 gradients of the injector; the second multiplies by the transposed matrix and goes back through what precedes it.

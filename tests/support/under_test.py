@@ -1,0 +1,61 @@
+"""Which kernels the tests of operators run: those of the CPU, and where there is a GPU its own.
+
+Two environment variables make Triton's kernels run on the CPU instead; only tests of kernels are then collected:
+
+- ``TRITON_INTERPRET=1 python -m pytest`` runs them in Triton's interpreter, several thousand times slower than a GPU;
+- ``INVFLOW_TEST_PTX=80 python -m pytest -k ...`` compiles them for compute capability 8.0 (or 9.0, by 90) and runs that
+  machine-independent code, PTX. Fast, but each kernel, number of channels and form takes seconds to compile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import settings
+
+from invflow.backends import triton
+
+INTERPRETED = triton.is_interpreting()
+PTX = int(os.environ.get("INVFLOW_TEST_PTX", 0))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A backend, and the device on which its tensors are."""
+
+    backend: str
+    device: str = "cpu"
+
+
+#: Backends with kernels for GPUs.
+GPU_BACKENDS = ("triton",)
+
+_ON_GPU = [pytest.param(Kernels(backend, "cuda"), marks=pytest.mark.gpu) for backend in GPU_BACKENDS]
+KERNELS = [Kernels("triton")] if INTERPRETED or PTX else [Kernels("cpu"), *_ON_GPU]
+
+#: For every test that takes ``kernels``.
+each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: f"{kernels.backend}-{kernels.device}")
+
+
+@contextlib.contextmanager
+def ptx_on_cpu(capability: int) -> Iterator[None]:
+    """Inside, the backend "triton" takes tensors of the CPU and runs the PTX of its kernels on them."""
+    from tests.cuda_on_cpu.triton_driver import triton_on_cpu
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with pytest.MonkeyPatch.context() as patch, triton_on_cpu(capability):
+        patch.setattr(triton, "unavailable", lambda: "")
+        patch.setattr(triton, "why_not", lambda op, x: "")
+        torch.use_deterministic_algorithms(True)  # there is nothing to be timed
+        yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def fuzz(examples: int) -> settings:
+    """The same examples in every run: a failure here is a failure everywhere. Fewer in the slow interpreter."""
+    return settings(max_examples=examples // 6 if INTERPRETED or PTX else examples, deadline=None, derandomize=True)
