@@ -42,21 +42,13 @@ def info() -> str:
 def _nvcc() -> str:
     path = shutil.which("nvcc")
     if path is None:
-<<<<<<< HEAD
         return "not on PATH; only building the CUDA kernels needs it"
-=======
-        return "not on PATH; this version has no CUDA C++ kernels that would need it"
->>>>>>> main
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return f"{path} does not work: {error}"
     release = next((line.strip() for line in output.splitlines() if "release" in line), "unknown release")
-<<<<<<< HEAD
     return f"{path}: {release}"
-=======
-    return f"{path}: {release}; this version has no CUDA C++ kernels yet"
->>>>>>> main
 
 
 def _gpu() -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
 import pytest
 import torch
 from accuracy import ROUND_TRIP
-from under_test import INTERPRETED, PTX, ptx_on_cpu
+from under_test import PTX, SLOW, kernels_on_cpu
 
 from invflow.backends import _fused, cpu, cuda, triton
 
@@ -25,7 +24,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if INTERPRETED or PTX:
+    if SLOW:
         # nothing else is to run with kernels that are a thousand times too slow
         others = [item for item in items if "kernels" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)
@@ -75,8 +74,8 @@ def poisoned_kernel_outputs() -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernels_through_ptx() -> Any:
-    with ptx_on_cpu(PTX) if PTX else contextlib.nullcontext():
+def chosen_kernels() -> Any:
+    with kernels_on_cpu():
         yield
 
 

@@ -17,7 +17,7 @@ from invflow import (
     flow_step,
     use_backend,
 )
-from invflow.backends import KERNELS, cpu, triton
+from invflow.backends import KERNELS, cpu
 from invflow.ops._common import compute_dtype
 
 

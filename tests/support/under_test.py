@@ -1,10 +1,12 @@
 """Which kernels the tests of operators run: those of the CPU, and where there is a GPU its own.
 
-Two environment variables make Triton's kernels run on the CPU instead; only tests of kernels are then collected:
+Environment variables make the kernels for GPUs run on the CPU instead; only tests of kernels are then collected:
 
 - ``TRITON_INTERPRET=1 python -m pytest`` runs them in Triton's interpreter, several thousand times slower than a GPU;
 - ``INVFLOW_TEST_PTX=80 python -m pytest -k ...`` compiles them for compute capability 8.0 (or 9.0, by 90) and runs that
   machine-independent code, PTX. Fast, but each kernel, number of channels and form takes seconds to compile.
+- ``INVFLOW_TEST_CUDA=source python -m pytest`` runs the CUDA C++ kernels as g++ compiles them; ``INVFLOW_TEST_CUDA=80``
+  runs the PTX that nvcc makes of them.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from invflow.backends import triton
 
 INTERPRETED = triton.is_interpreting()
 PTX = int(os.environ.get("INVFLOW_TEST_PTX", 0))
+CUDA = os.environ.get("INVFLOW_TEST_CUDA", "")
+#: Whether kernels for GPUs run on the CPU, slowly.
+SLOW = bool(INTERPRETED or PTX or CUDA)
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,10 @@ class Kernels:
 
 
 #: Backends with kernels for GPUs.
-GPU_BACKENDS = ("triton",)
+GPU_BACKENDS = ("cuda", "triton")
 
 _ON_GPU = [pytest.param(Kernels(backend, "cuda"), marks=pytest.mark.gpu) for backend in GPU_BACKENDS]
-KERNELS = [Kernels("triton")] if INTERPRETED or PTX else [Kernels("cpu"), *_ON_GPU]
+KERNELS = [Kernels("cuda" if CUDA else "triton")] if SLOW else [Kernels("cpu"), *_ON_GPU]
 
 #: For every test that takes ``kernels``.
 each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: f"{kernels.backend}-{kernels.device}")
@@ -56,6 +61,25 @@ def ptx_on_cpu(capability: int) -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
+@contextlib.contextmanager
+def kernels_on_cpu() -> Iterator[None]:
+    """Inside, the backend that an environment variable chose runs on the CPU."""
+    if CUDA:
+        from tests.cuda_on_cpu.cuda_driver import cuda_on_cpu
+
+        with cuda_on_cpu(None if CUDA == "source" else int(CUDA)):
+            yield
+    elif PTX:
+        with ptx_on_cpu(PTX):
+            yield
+    else:
+        yield
+
+
 def fuzz(examples: int) -> settings:
     """The same examples in every run: a failure here is a failure everywhere. Fewer in the slow interpreter."""
-    return settings(max_examples=examples // 6 if INTERPRETED or PTX else examples, deadline=None, derandomize=True)
+    return settings(
+        max_examples=examples // 6 if INTERPRETED or PTX or CUDA not in ("", "source") else examples,
+        deadline=None,
+        derandomize=True,
+    )
