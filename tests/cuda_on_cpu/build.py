@@ -71,7 +71,8 @@ def compile_cached(
     """
     cache = cache or DEFAULT_CACHE
     contents = [path.read_bytes() for path in files]
-    output = cache / f"{name}-{digest(*contents, text, *depends_on, *flags, runtime_digest(), compiler_version())}"
+    key = digest(*contents, text, *depends_on, *flags, runtime_digest(), compiler_version())
+    output = cache / f"{Path(name).stem}-{key}{Path(name).suffix}"
     if output.exists():
         return output
     cache.mkdir(parents=True, exist_ok=True)

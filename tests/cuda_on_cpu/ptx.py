@@ -28,6 +28,8 @@ __all__ = ["KernelError", "MemorySite", "PtxError", "PtxModule", "Trace", "ptx_m
 
 MOST_SHARED_BYTES = 227 * 1024
 _RUNTIME_SOURCES = ("fibers", "scheduler", "ptx_launch", "ptx_memory", "ptx_warp", "races", "trace")
+# -Og compiles in half the time of -O1; most tests spend more on compiling than on running.
+_MODULE_FLAGS = ("-Og", "-w")
 _ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 _SCALARS = {"f32": "f", "f64": "d", "8": "b", "16": "h", "32": "i", "64": "q"}
 # The state of a launch is global in the runtime.
@@ -115,6 +117,12 @@ def _runtime(cache: Path | None) -> ctypes.CDLL:
     return runtime
 
 
+@functools.cache
+def _precompiled_header(cache: Path | None) -> Path:
+    flags = (*_MODULE_FLAGS, "-x", "c++-header")
+    return build.compile_cached("ptx.gch", [build.RUNTIME / "ptx.h"], flags, cache=cache)
+
+
 def ptx_module(ptx: str, cache_dir: Path | None = None, kernels: Sequence[str] | None = None) -> PtxModule:
     """Translates and compiles the ``kernels`` of ``ptx``, or all of them; raises ``PtxError``, with the line, where it
     is not understood. Compiled modules are kept in ``cache_dir`` (default: ``build/cuda_on_cpu``)."""
@@ -130,8 +138,8 @@ class PtxModule:
         self.kernels: dict[str, TranslatedKernel] = translated.kernels
         self._mixes = translated.mixes
         self._runtime = _runtime(cache_dir)
-        # -Og compiles in half the time of -O1, which most tests spend more of than on running
-        flags = ("-Og", "-shared", "-w", "-Wl,-Bsymbolic")
+        header = _precompiled_header(cache_dir).with_suffix("")  # g++ appends .gch again
+        flags = (*_MODULE_FLAGS, "-shared", "-Wl,-Bsymbolic", "-include", str(header))
         library = build.compile_cached("module.so", (), flags, text=translated.source, cache=cache_dir)
         self._library = ctypes.CDLL(str(library))
         self._variables = [
