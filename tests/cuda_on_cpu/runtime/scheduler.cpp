@@ -178,11 +178,14 @@ CUDA_ON_CPU_UNSANITIZED bool advance(std::vector<unsigned>& order, Shuffler& shu
   return ran;
 }
 
+std::vector<char*> stacks;  // kept for later launches: those of the largest block so far
+
 CUDA_ON_CPU_UNSANITIZED void start_threads() {
   const Index3 size = launch_state.block;
   for (unsigned i = 0; i < block_threads.size(); ++i) {
     Thread& thread = block_threads[i];
-    char* stack = thread.stack ? thread.stack : new_stack();
+    if (i == stacks.size()) stacks.push_back(new_stack());
+    char* stack = stacks[i];
 #if defined(__SANITIZE_THREAD__)
     renew_stack(stack);
     thread.context.tsan = __tsan_create_fiber(0);  // fresh in each block: the blocks stay unordered against each other
