@@ -1,54 +1,15 @@
 """The package as a user gets it: built in isolation from the sources, without nvcc, installed elsewhere."""
 
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging_tools import build_wheel, copy_sources, path_without, run
 from processes import run_python
 
-ROOT = Path(__file__).parents[2]
-
 pytestmark = pytest.mark.slow
-
-
-def run(*command, cwd=ROOT, **environment):
-    variables = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=900)
-
-
-def copy_sources(to):
-    """Everything that belongs to the repository, and nothing that was built in it."""
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    assert listed.returncode == 0, listed.stderr
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, to / name)
-    return to
-
-
-def path_without(tool, tmp_path):
-    """PATH, with a stand-in for every folder that holds ``tool``: links to everything else in it."""
-    folders = []
-    for position, folder in enumerate(map(Path, os.environ["PATH"].split(os.pathsep))):
-        if (folder / tool).exists():
-            stand_in = tmp_path / f"path{position}"
-            stand_in.mkdir()
-            for program in folder.iterdir():
-                if program.name != tool:
-                    (stand_in / program.name).symlink_to(program)
-            folder = stand_in
-        folders.append(str(folder))
-    return os.pathsep.join(folders)
-
-
-def build_wheel(source, to, **environment):
-    """``pip wheel`` in pip's default build isolation."""
-    return run(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(to), str(source), **environment)
 
 
 @pytest.fixture(scope="module")

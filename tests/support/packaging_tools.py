@@ -1,0 +1,47 @@
+"""Building the package as a user does, from a copy of the sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=900)
+
+
+def copy_sources(to: Path) -> Path:
+    """Everything that belongs to the repository, and nothing that was built in it."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    assert listed.returncode == 0, listed.stderr
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to / name)
+    return to
+
+
+def path_without(tool: str, tmp_path: Path) -> str:
+    """PATH, with a stand-in for every folder that holds ``tool``: links to everything else in it."""
+    folders = []
+    for position, folder in enumerate(map(Path, os.environ["PATH"].split(os.pathsep))):
+        if (folder / tool).exists():
+            stand_in = tmp_path / f"path{position}"
+            stand_in.mkdir()
+            for program in folder.iterdir():
+                if program.name != tool:
+                    (stand_in / program.name).symlink_to(program)
+            folder = stand_in
+        folders.append(str(folder))
+    return os.pathsep.join(folders)
+
+
+def build_wheel(source: Path, to: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``pip wheel`` in pip's default build isolation."""
+    return run(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(to), str(source), **environment)
