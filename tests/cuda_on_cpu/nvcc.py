@@ -35,7 +35,7 @@ def compile_ptx(
     """The PTX of ``source`` for a compute capability such as 80. ``include``: folders of headers, which count among the
     sources. Raises ``RuntimeError`` with what nvcc says."""
     cache = cache_dir or build.DEFAULT_CACHE
-    key = build.digest(source.read_bytes(), *build.headers_of(include), str(architecture), *flags, _version())
+    key = build.digest(source.read_bytes(), *build.headers_of(include), str(architecture), *flags, version())
     output = cache / f"{source.stem}-{architecture}-{key}.ptx"
     if not output.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -51,5 +51,5 @@ def compile_ptx(
 
 
 @functools.cache
-def _version() -> str:
+def version() -> str:
     return subprocess.run([str(nvcc()), "--version"], capture_output=True, text=True, check=True).stdout

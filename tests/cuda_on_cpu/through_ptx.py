@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,29 @@ def through_ptx(library: Path, ptx: Sequence[str], **options: Any) -> Iterator[l
     """
     kernels = {plain_name(symbol): (symbol, text) for text in ptx for symbol in kernel_names(text)}
     launches: list[HostLaunch] = []
+
+    def run(launch: HostLaunch, parameters: bytes) -> None:
+        if launch.name not in kernels:
+            raise KernelError(f"no PTX has a kernel {launch.name}")
+        symbol, text = kernels[launch.name]
+        sizes = (launch.grid, launch.block, launch.shared_bytes)
+        trace = _module(symbol, text).launch_packed(symbol, *sizes, parameters, _ANYWHERE, **options)
+        launches.append(replace(launch, trace=trace))
+
+    with launches_go_to(library, run):
+        yield launches
+
+
+@contextlib.contextmanager
+def launches_go_to(library: Path, run: Callable[[HostLaunch, bytes], None]) -> Iterator[None]:
+    """Inside, ``run`` is called for every launch of the host ``library``, with its parameters as CUDA packs them,
+    instead of the kernel. An exception is the error of the launch."""
     messages: list[Any] = []  # keeps alive what the library has a pointer to
 
     def redirect(symbol: bytes, grid: _Index3, block: _Index3, shared: int, parameters: Any, count: int) -> int | None:
         try:
-            name, sizes = plain_name(symbol.decode()), ((grid.x, grid.y, grid.z), (block.x, block.y, block.z))
-            if name not in kernels:
-                raise KernelError(f"no PTX has a kernel {name}")
-            module = _module(*kernels[name])
-            trace = module.launch_packed(kernels[name][0], *sizes, shared, parameters[:count], _ANYWHERE, **options)
-            launches.append(HostLaunch(name, *sizes, shared, trace))
+            sizes = ((grid.x, grid.y, grid.z), (block.x, block.y, block.z))
+            run(HostLaunch(plain_name(symbol.decode()), *sizes, shared, None), parameters[:count])
             return None
         except Exception as error:  # none may pass through the library's frames
             messages.append(ctypes.create_string_buffer(f"{type(error).__name__}: {error}".encode()))
@@ -77,7 +90,7 @@ def through_ptx(library: Path, ptx: Sequence[str], **options: Any) -> Iterator[l
     callback = _Redirect(redirect)
     hook.value = ctypes.cast(callback, ctypes.c_void_p).value
     try:
-        yield launches
+        yield
     finally:
         hook.value = None
 
