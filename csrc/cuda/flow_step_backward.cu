@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kThreads<kChannels>, kChannels == 96 ? 1 : 2)
                 out.shift + static_cast<int64_t>(blockIdx.x) * kChannels, kChannels, kChannels);
 }
 
-// The number of samples whose h is one: those of any map.
+// The least number of successive samples that share no h with others.
 int64_t group_of(const FlowStep& step) {
   int64_t group = 1;
   for (int i = 0; i < step.before_count; ++i) group = std::lcm(group, step.before[i].repeat);

@@ -144,6 +144,28 @@ def test_long_sums_round_as_little_as_plain_pytorch(kernels):
 
 
 @each_kernels
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_gradients_of_networks_that_serve_different_numbers_of_samples(dtype, inverse, kernels):
+    """2 and 3 of 6: the samples that share a coupling and those that share an injector overlap."""
+    x, coupling, injector = (
+        torch.randn(batch, count, 40, 50, device=kernels.device).to(dtype) for batch, count in ((6, 4), (3, 4), (2, 8))
+    )
+    matrix, shift = torch.randn(4, 4, device=kernels.device), torch.randn(4, device=kernels.device)
+    found = []
+    for backend, precision in ((kernels.backend, dtype), ("reference", torch.float64)):
+        compute = torch.float64 if precision == torch.float64 else torch.float32
+        leaves = [tensor.to(precision).requires_grad_() for tensor in (x, coupling, injector)]
+        y, log_det = flow_step(
+            leaves[0], matrix.to(compute), shift.to(compute), *leaves[1:], inverse=inverse, backend=backend
+        )
+        found.append(torch.autograd.grad([y, log_det], leaves, [torch.ones_like(y), torch.ones_like(log_det)]))
+    for actual, truth in zip(*found, strict=True):
+        rounding = max(torch.finfo(dtype).eps, 1e-13)
+        torch.testing.assert_close(actual.double(), truth, rtol=rounding, atol=10 * rounding)
+
+
+@each_kernels
 @pytest.mark.parametrize("channels", [2, 3, 7, 12, 24, 25, 48, 96, 192, 260])
 @pytest.mark.parametrize("start", [0, None], ids=["first half", "last half"])
 def test_inverse_step_undoes_a_step(channels, start, kernels):
