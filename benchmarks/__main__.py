@@ -15,7 +15,7 @@ import torch
 
 import invflow
 from benchmarks import sampling
-from benchmarks.cases import IMPLEMENTATIONS, build, specs_of
+from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
 from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
 from benchmarks.report import plot, table
 
@@ -30,18 +30,24 @@ _ALLOCATOR = {
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise FileNotFoundError(f"folder of --json {arguments.json} does not exist")
-    allowed = IMPLEMENTATIONS[arguments.operator]
-    names = list(allowed) if arguments.backends is None else arguments.backends.split(",")
+    allowed, device = IMPLEMENTATIONS[arguments.operator], arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA or ROCm device")
+    if device == "cuda" and arguments.operator == "sampling":
+        raise ValueError("--device must be cpu for sampling, got cuda")
+    names = runnable(arguments.operator, device) if arguments.backends is None else arguments.backends.split(",")
     if unknown := [name for name in names if name not in allowed]:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
     if arguments.rounds is None:
         arguments.rounds = sampling.ROUNDS if arguments.operator == "sampling" else 25
     if arguments.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    if arguments.threads is None:
+        arguments.threads = [1, os.cpu_count() or 1] if device == "cpu" else [torch.get_num_threads()]
     if min(arguments.threads) < 1:
         raise ValueError(f"--threads must be at least 1, got {min(arguments.threads)}")
     results: list[Measurement] = []
-    specs = list(specs_of(arguments.operator))
+    specs = list(specs_of(arguments.operator, device))
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for number, spec in enumerate(specs, 1):
@@ -50,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
             results += measure(build(spec, names), arguments.rounds, peaks)
     print(table(results))
     if arguments.json is not None:
-        record: dict[str, Any] = {"machine": _machine(), "command": _command()}
+        record: dict[str, Any] = {"machine": _machine(device), "command": _command()}
         record["results"] = [dataclasses.asdict(result) for result in results]
         temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
         temporary.write_text(json.dumps(record, indent=1))
@@ -75,12 +81,14 @@ def _report(arguments: argparse.Namespace) -> None:
         plot(results, arguments.plot)
 
 
-def _machine() -> dict[str, str]:
+def _machine(device: str) -> dict[str, str]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), model)
+    gpu = {"GPU": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"} if device == "cuda" else {}
     return {
+        **gpu,
         "processor": f"{model}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "invflow": invflow.__version__,
@@ -94,9 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure, print the table and optionally keep the figures")
     run.add_argument("operator", choices=list(IMPLEMENTATIONS))
     choices = "; ".join(f"{operator}: {','.join(names)}" for operator, names in IMPLEMENTATIONS.items())
-    run.add_argument("--backends", help=f"implementations, separated by commas; default all ({choices})")
+    run.add_argument("--backends", help=f"implementations, separated by commas; default all that can run ({choices})")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
     run.add_argument(
-        "--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="thread counts to measure"
+        "--device", choices=("cpu", "cuda"), default=default_device, help=f"where to measure; default {default_device}"
+    )
+    run.add_argument(
+        "--threads", type=int, nargs="+", help="thread counts to measure; default 1 and all, on a GPU torch's own"
     )
     run.add_argument("--rounds", type=int, help="timed calls of every implementation; default 25, of sampling 5")
     run.add_argument(

@@ -15,7 +15,7 @@ from benchmarks import sampling
 from benchmarks.spec import Case, Spec
 from invflow.layers.flow_step import PendingCoupling
 
-__all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "specs_of"]
+__all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "runnable", "specs_of"]
 
 #: (batch, channels, height, width): the states of SRFlow at 4x and 8x with 160 pixel crops, and one whole HD image.
 SHAPES = ((4, 12, 80, 80), (16, 12, 80, 80), (4, 48, 40, 40), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 960))
@@ -34,27 +34,33 @@ IMPLEMENTATIONS = {
 }
 
 
-def specs_of(operator: str) -> Iterator[Spec]:
+def runnable(operator: str, device: str) -> list[str]:
+    """The implementations of an operator that can run on a device here."""
+    x = torch.empty(1, 1, 1, 1, device=device)
+    names = IMPLEMENTATIONS[operator]
+    return [name for name in names if name not in invflow.BACKENDS or invflow.can_run(name, "flow_step", x)]
+
+
+def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
     """The cases of an operator."""
     if operator == "sampling":
         yield from sampling.specs()
         return
     if operator == "training":
         for steps in STEPS:
-            yield Spec(operator, (8, 12, 80, 80), "forward+backward", steps)
+            yield Spec(operator, (8, 12, 80, 80), "forward+backward", steps, device=device)
         return
     for direction in DIRECTIONS:
         for shape in SHAPES:
-            yield Spec(operator, shape, direction)
+            yield Spec(operator, shape, direction, device=device)
 
 
 def build(spec: Spec, names: list[str]) -> Case:
     """The case with the implementations of these names."""
     if spec.operator == "sampling":
         return sampling.build(spec, names)
-    if spec.operator == "training":
-        return _training(spec, names)
-    return _flow_step(spec, names)
+    with torch.device(spec.device):
+        return _training(spec, names) if spec.operator == "training" else _flow_step(spec, names)
 
 
 class _Given(nn.Module):
@@ -189,6 +195,7 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
         # state in and out, and h for half of the channels, which has two numbers for each; in training the same again
         bytes=0 if with_network else (2 * elements + h.numel()) * 4 * (3 if training else 1),
         flops=0 if with_network else 2 * channels * elements * (3 if training else 1),
+        device=spec.device,
     )
 
 
@@ -222,4 +229,5 @@ def _training(spec: Spec, names: list[str]) -> Case:
         implementations={name: train(flow, name, torch.float32) for name in names},
         # the tests show that both agree in float64, where storing would take twice the memory
         exact=train(copy.deepcopy(flow).double(), "invert", torch.float64),
+        device=spec.device,
     )

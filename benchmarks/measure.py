@@ -37,7 +37,7 @@ class Measurement:
         bytes_per_second: of the case's least traffic.
         share_of_copy: that, in relation to copying as many bytes.
         flops_per_second: of the case's matrix product.
-        share_of_sgemm: that, in relation to a product of two matrices of 1024 x 1024.
+        share_of_sgemm: that, in relation to a product of two matrices of 1024 x 1024 (on a GPU, 8192 x 8192).
         share_of_roof: least time that these two speeds allow, divided by the median.
         peak_bytes: largest memory that a call had in use beyond its inputs.
         error: largest absolute difference to float64, relative to the largest result.
@@ -77,12 +77,15 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
         errors[name] = max(
             ((actual - truth).abs().max() / truth.abs().max().clamp(min=1e-30)).item() for actual, truth in pairs
         )
-    source, factor = torch.zeros(max(case.bytes // 8, 1)), torch.randn(1024, 1024)
+    side = 1024 if case.device == "cpu" else 8192
+    source = torch.zeros(max(case.bytes // 8, 1), device=case.device)
+    factor = torch.randn(side, side, device=case.device)
     target, product = torch.empty_like(source), torch.empty_like(factor)
-    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds)
-    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9)[_SGEMM]
+    seconds_of = _seconds_of_call if case.device == "cpu" else _seconds_on_gpu
+    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds, seconds_of)
+    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9, seconds_of)[_SGEMM]
     copy_speed = 8 * source.numel() / statistics.median(times.pop(_COPY))
-    sgemm_speed = 2 * 1024**3 / statistics.median(sgemm)
+    sgemm_speed = 2 * side**3 / statistics.median(sgemm)
     least = max(case.bytes / copy_speed, case.flops / sgemm_speed)
     results = []
     for name, seconds in times.items():
@@ -108,15 +111,32 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     return results
 
 
-def _interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def _interleaved(
+    calls: dict[str, Callable[[], object]], rounds: int, seconds_of: Callable[[Callable[[], object]], float]
+) -> dict[str, list[float]]:
     """Seconds that every call takes, in every round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            start = perf_counter()
-            call()
-            times[name].append(perf_counter() - start)
+            times[name].append(seconds_of(call))
     return times
+
+
+def _seconds_of_call(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def _seconds_on_gpu(call: Callable[[], object]) -> float:
+    """Between two events on the current stream: what launching takes counts where the GPU waits for it."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return 1e-3 * start.elapsed_time(end)
 
 
 def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
@@ -141,10 +161,12 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
 def peaks_of(request: str) -> dict[str, int]:
     """What :func:`peak_memory` asks its process for."""
     wanted: dict[str, Any] = json.loads(request)
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
     torch.set_num_threads(wanted["threads"])
     spec = Spec(**{**wanted["spec"], "shape": tuple(wanted["spec"]["shape"])})
+    if spec.device == "cuda":
+        return _peaks_on_gpu(build(spec, wanted["names"]))
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
     peaks = {}
     for name, compute in build(spec, wanted["names"]).implementations.items():
         compute()
@@ -152,6 +174,17 @@ def peaks_of(request: str) -> dict[str, int]:
         before = _kibibytes("VmRSS")
         compute()
         peaks[name] = 1024 * max(_kibibytes("VmHWM") - before, 0)
+    return peaks
+
+
+def _peaks_on_gpu(case: Case) -> dict[str, int]:
+    peaks = {}
+    for name, compute in case.implementations.items():
+        compute()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        compute()
+        peaks[name] = torch.cuda.max_memory_allocated() - before
     return peaks
 
 

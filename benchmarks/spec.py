@@ -20,6 +20,7 @@ class Spec:
         direction: one of :data:`benchmarks.cases.DIRECTIONS`.
         steps: of the flow; 1 but for "training".
         model: of "sampling".
+        device: "cpu" or "cuda"; "sampling" is measured on the CPU only.
     """
 
     operator: str
@@ -27,13 +28,15 @@ class Spec:
     direction: str
     steps: int = 1
     model: str = ""
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
         if self.operator == "sampling":
             return f"{self.model} {self.shape[0]} samples {self.shape[2]}x{self.shape[3]}"
         steps = f" {self.steps} steps" if self.operator == "training" else ""
-        return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}"
+        device = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}{device}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Case:
 
     Attributes:
         name: what it is called in tables.
+        device: where it is computed.
         implementations: name -> function without arguments that computes the case once and returns its results.
         exact: the same in float64.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
@@ -55,3 +59,4 @@ class Case:
     bytes: int = 0
     flops: int = 0
     calls: dict[str, int] = field(default_factory=dict)
+    device: str = "cpu"

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import IMPLEMENTATIONS, Spec, build, specs_of
+from benchmarks.cases import IMPLEMENTATIONS, Spec, build, runnable, specs_of
 
-CASES = [(spec, name) for operator, names in IMPLEMENTATIONS.items() for spec in specs_of(operator) for name in names]
+CASES = [
+    (spec, name) for operator in IMPLEMENTATIONS for spec in specs_of(operator) for name in runnable(operator, "cpu")
+]
 
 
 @pytest.mark.parametrize(("spec", "implementation"), CASES, ids=[f"{spec.name} {name}" for spec, name in CASES])

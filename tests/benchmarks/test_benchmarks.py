@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import __main__ as runner
 from benchmarks import cases
-from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Case, Spec, build, specs_of
+from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Case, Spec, build, runnable, specs_of
 from benchmarks.measure import measure, peak_memory
 from invflow import FlowSequential
 
@@ -112,6 +112,35 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert runner.main(["report", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.svg")]) == 0
     assert printed.strip() in capsys.readouterr().out
     assert (tmp_path / "x.svg").read_text().count("forward") >= 2
+
+
+def test_by_default_everything_runs_that_can() -> None:
+    assert runnable("flow_step", "cpu") == ["cpu", "reference", "composition", "compile"]
+    assert runnable("training", "cpu") == ["store", "invert"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_measurements_on_a_gpu(direction: str) -> None:
+    spec = Spec("flow_step", (4, 12, 80, 80), direction, device="cuda")
+    names = runnable("flow_step", "cuda")
+    assert {"triton", "reference", "composition", "compile"} <= set(names)
+    results = measure(build(spec, names), rounds=5, peaks=peak_memory(spec, names, threads=1))
+    assert all(0 < result.median < 1 and result.peak_bytes for result in results)
+    assert all(result.error < 1e-3 for result in results)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cuda"], "--device cuda: torch finds no CUDA or ROCm device"),
+        (["--backends", "triton"], "backend 'triton' cannot run: torch finds no CUDA or ROCm device"),
+    ],
+)
+def test_mistakes_without_a_gpu(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["run", "flow_step", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("operator", IMPLEMENTATIONS)

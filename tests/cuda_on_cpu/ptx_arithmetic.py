@@ -59,10 +59,12 @@ _TO_INTEGRAL = {"rni": "std::nearbyint", "rzi": "std::trunc", "rmi": "std::floor
 @translates(
     *("add", "sub", "mul", "fma", "mad", "div", "rcp", "sqrt", "min", "max", "abs", "neg"),
     *("and", "or", "xor", "not", "cnot", "rem", "ex2", "lg2", "rsqrt", "sin", "cos", "tanh"),
-    modifiers="rn rz rm rp ftz sat approx full NaN lo hi wide",
+    modifiers="rn rz rm rp ftz sat approx full NaN lo hi wide cc",
 )
 def _arithmetic(operands: Operands, instruction: Instruction) -> str:
     kind = types_of(instruction)[-1]
+    if "cc" in instruction.opcode:
+        return _with_carry(operands, instruction)
     if kind == "pred":
         sources = [operands.read(source, kind) for source in instruction.operands[1:]]
         expression = _PREDICATE_EXPRESSIONS[instruction.opcode[0]].format(*sources)
@@ -141,6 +143,29 @@ def _integer_product(operands: Operands, instruction: Instruction, kind: str) ->
         product = f"(uint64_t){operands.read(a, result)} * (uint64_t){operands.read(b, result)}"
     added = "".join(f" + {operands.read(addend, result)}" for addend in rest)
     return operands.write(instruction.operands[0], product + added, result)
+
+
+@translates("addc", "subc", "madc", modifiers="cc lo hi")
+def _with_carry(operands: Operands, instruction: Instruction) -> str:
+    """Arithmetic on numbers of several words: ``.cc`` sets the carry (or borrow), ``addc`` and its like add it."""
+    name, kind = instruction.opcode[0], types_of(instruction)[0]
+    size = width(kind)
+    unsigned = f"u{8 * size}"
+    target, *sources = instruction.operands
+    values = [f"(unsigned __int128){operands.read(source, unsigned)}" for source in sources]
+    if name.startswith("mad"):
+        if "hi" in instruction.opcode:
+            factors = ", ".join(operands.read(source, kind) for source in sources[:2])
+            product = f"({integer(unsigned)})high_product({factors})"
+        else:
+            product = f"({integer(unsigned)})({values[0]} * {values[1]})"
+        values = [f"(unsigned __int128){product}", values[2]]
+    carry = " {0} carry" if name.endswith("c") else ""
+    sign = "-" if name.startswith("sub") else "+"
+    code = f"const unsigned __int128 total = {values[0]} {sign} {values[1]}{carry.format(sign)}; "
+    if "cc" in instruction.opcode:
+        code += f"carry = total >> {8 * size} & 1; "
+    return f"{{ {code}{operands.write(target, 'total', unsigned)} }}"
 
 
 @translates("shl", "shr")

@@ -207,6 +207,11 @@ def _fence(operands: Operands, instruction: Instruction) -> str:
     return ";"  # memory is sequentially consistent here
 
 
+@translates("createpolicy", modifiers=f"{_HINTS} fractional range")
+def _cache_policy(operands: Operands, instruction: Instruction) -> str:
+    return operands.write(instruction.operands[0], "0", "b64")
+
+
 @translates("prefetch", "prefetchu", "discard", "applypriority", modifiers=f"{_HINTS} global L1 L2")
 def _hint(operands: Operands, instruction: Instruction) -> str:
     return ";"

@@ -82,7 +82,7 @@ def _body(kernel: Kernel, operands: Operands, mixes: list[Counter[str]]) -> list
 
 
 def _function(symbol: str, kernel: Kernel, operands: Operands, body: list[str]) -> str:
-    declarations = []
+    declarations = ["bool carry = false;"]
     for name in sorted(operands.used):
         kind = kernel.registers[name]
         cpp = "bool" if kind == "pred" else UNSIGNED[width(kind)]

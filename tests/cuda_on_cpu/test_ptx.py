@@ -65,6 +65,10 @@ _INSTRUCTIONS = [
     ("clz.b32 %r1, 0x00010000;", 15),
     ("popc.b32 %r1, 0xf0f0;", 8),
     ("brev.b32 %r1, 1;", 0x80000000),
+    ("add.cc.u32 %r2, 0xffffffff, 1; addc.u32 %r1, 5, 6;", 12),
+    ("sub.cc.u32 %r2, 0, 1; subc.u32 %r1, 9, 2;", 6),
+    ("mad.lo.cc.u32 %r2, 0x10000, 0x10000, 0; madc.hi.u32 %r1, 0x10000, 0x10000, 0;", 1),
+    ("mad.lo.cc.u32 %r2, 3, 5, 0xfffffff1; addc.u32 %r1, 0, 0;", 1),
     ("mul.hi.s32 %r1, -2, 3;", 0xFFFFFFFF),
     ("mul.hi.u32 %r1, -2, 3;", 2),
     ("mad.lo.s32 %r1, -2, 3, 10;", 4),
@@ -164,7 +168,8 @@ def test_threads_of_a_block_exchange_through_shared_memory() -> None:
 def test_what_is_not_understood_is_an_error_that_names_the_line() -> None:
     for instruction, reason in (
         ("frobnicate.u32 %r1, %r0;", "unknown opcode frobnicate"),
-        ("add.cc.u32 %r1, %r0, 1;", "unknown modifier .cc"),
+        ("mad24.lo.sat.u32 %r1, %r0, 1, 2;", "unknown opcode mad24"),
+        ("cvt.rn.satfinite.f32.f32 %r1, %r0;", "unknown modifier .satfinite"),
         ("mov.u32 %r1, %clock_hi;", "unknown operand %clock_hi"),
         ("add.s32 %r1, %r0, %q7;", "unknown operand %q7"),
     ):

@@ -66,6 +66,17 @@ def matmul_kernel(a, b, c, M, N, K, PRECISION: tl.constexpr, TILE: tl.constexpr)
     tl.store(c + rows[:, None] * N + columns[None, :], sums, mask=(rows[:, None] < M) & (columns[None, :] < N))
 
 
+@triton.jit
+def library_kernel(x, sums, ordered, random, place, seed, BLOCK: tl.constexpr):
+    """Scan, sort, argmax and random numbers of Triton's library; hints to the caches."""
+    offsets = tl.arange(0, BLOCK)
+    v = tl.load(x + offsets, eviction_policy="evict_last")
+    tl.store(sums + offsets, tl.cumsum(v, 0), eviction_policy="evict_first")
+    tl.store(ordered + offsets, tl.sort(v), cache_modifier=".cs")
+    tl.store(random + offsets, tl.rand(seed, offsets))
+    tl.store(place, tl.argmax(v, 0))
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_elementwise(dtype: torch.dtype, capability: int) -> None:
@@ -117,6 +128,20 @@ def test_matrix_products(dtype: torch.dtype, precision: str, error: float, capab
     assert ((c.double() - expected).norm() / expected.norm()).item() < error
     if precision == "tf32":  # the products do see 10 bits only
         assert ((c.double() - expected).norm() / expected.norm()).item() > 1e-5
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90, 100, 120])
+def test_the_library_on_every_architecture(capability: int) -> None:
+    x = torch.randn(512)
+    sums, ordered, random = (torch.full_like(x, torch.nan) for _ in range(3))
+    place = torch.zeros(1, dtype=torch.int32)
+    with triton_on_cpu(capability, check_races=True):
+        library_kernel[(1,)](x, sums, ordered, random, place, 42, BLOCK=512)
+    torch.testing.assert_close(sums.double(), x.double().cumsum(0), rtol=0, atol=1e-4)
+    assert torch.equal(ordered, x.sort().values)
+    assert place.item() == x.argmax().item()
+    assert 0 <= random.min().item() < 0.02 < 0.98 < random.max().item() < 1
+    assert abs(random.mean().item() - 0.5) < 0.06  # five times the deviation of a mean of 512
 
 
 def test_a_mask_that_is_too_wide_is_an_error() -> None:

@@ -253,3 +253,21 @@ def test_the_interpreter_compiles_nothing():
     assert result.stderr == (
         "compile_report: TRITON_INTERPRET is set, so that kernels are interpreted and not compiled: unset it\n"
     )
+
+
+def test_page_has_both_tables(tmp_path, monkeypatch):
+    instance = instances.flow_step(SHAPE, False, injector=False)[0]
+    config = compilations.configurations_of(instance, "sm_80")[0]
+    work = predict.work_of(instance, config)
+    predictions = {name: predict.predict(work, FINE, config.num_warps, chip) for name, chip in predict.CHIPS.items()}
+    monkeypatch.setattr(
+        compilations, "rows", lambda *arguments: [row(FINE), row(FINE._replace(registers=80), "gfx942")]
+    )
+    monkeypatch.setattr(
+        predict, "predicted", lambda processes: [predict.Predicted(instance, config, work, predictions)]
+    )
+    path = tmp_path / "triton.md"
+    assert main(["--markdown", str(path)]) == 0
+    compiled_table, predicted_table = path.read_text().split("## Predicted, not run")
+    assert "| `a_kernel` | an instance | 1 | 96, 4 KiB | 80, 4 KiB | 0 | 128 | 1.0 |" in compiled_table
+    assert f"{work.bytes / 1e6:.1f} | {work.flops / 1e6:.0f} | 12 (memory, 31%)" in predicted_table

@@ -28,7 +28,9 @@ _Form = tuple[str, float, str, str]  # scale, parameter, order, packing
 _IDENTITY: _Form = ("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
 
 #: Bytes of all channels of a pixel with which a thread, which has four pixels, does without tiles: more spill.
-REGISTERS_FORWARD, REGISTERS_BACKWARD = 64, 48
+REGISTERS = 48
+#: Channels of the largest tile of a state and of the matrix's gradient, by the bytes of a number: more spill.
+LARGEST_TILE, LARGEST_TILE_OF_MATRIX = {4: 128, 8: 16}, {4: 64, 8: 16}
 #: Programs that the gradient of the matrix is shared between.
 _MATRIX_PROGRAMS = 512
 
@@ -104,7 +106,7 @@ def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tu
     """y and log_det; ``shift`` None is zero, and ``matrix`` may have any strides."""
     y, (batch, channels, height, width) = _empty_like(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
-    in_registers = channels * matrix.element_size() <= REGISTERS_FORWARD
+    in_registers = channels * matrix.element_size() <= REGISTERS
     block_c, tiles = _tiles(channels, matrix.element_size())
     grain = tuning.GRAIN_OF_ROWS if in_registers else tuning.GRAIN_OF_TILES
     parts = None
@@ -163,7 +165,7 @@ def flow_step_backward(
         }
         rest = {**_sizes(x), **_constants(step, channels)}
         with _device_of(x):
-            if channels * matrix.element_size() <= REGISTERS_BACKWARD:
+            if channels * matrix.element_size() <= REGISTERS:
                 launch(
                     flow_step_bwd_kernel,
                     lambda meta: (batch * _cdiv(height * width, meta["BLOCK"]),),
@@ -234,8 +236,7 @@ def _backward_by_tiles(
 def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of M and v, from that of the affine map's result."""
     batch, channels, height, width = x.shape
-    # a thread holds its share of a square tile, of 64 float32 or 32 float64 numbers a side
-    block_c = min(256 // matrix.element_size(), max(16, triton.next_power_of_2(channels)))
+    block_c = min(LARGEST_TILE_OF_MATRIX[matrix.element_size()], max(16, triton.next_power_of_2(channels)))
     tiles = _cdiv(channels, block_c)
     # one block of the smallest size at least for each part
     splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles))
@@ -343,11 +344,11 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
 
 def _tiles(channels: int, itemsize: int) -> tuple[int, int]:
     """Channels of a tile of the result, of which a thread has to hold its share, and how many tiles there are."""
-    largest = 512 // itemsize
+    largest = LARGEST_TILE[itemsize]
     block_c = max(16, triton.next_power_of_2(channels))
     if block_c > largest:
         # several tiles: the smaller ones where they compute fewer channels that are not there
-        block_c = min((largest, largest // 2), key=lambda block: _cdiv(channels, block) * block)
+        block_c = min((largest, max(16, largest // 2)), key=lambda block: _cdiv(channels, block) * block)
     return block_c, _cdiv(channels, block_c)
 
 

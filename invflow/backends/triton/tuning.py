@@ -39,12 +39,12 @@ CONFIGS: dict[Any, list[tuple[int, int]]] = {
     flow_step_in_registers.flow_step_bwd_kernel: _ROWS,
     flow_step_by_tiles.flow_step_tiled_fwd_kernel: _TILES,
     flow_step_by_tiles.flow_step_output_bwd_kernel: _TILES,
-    flow_step_by_tiles.flow_step_input_bwd_kernel: [(32, 128), (64, 128)],
-    matrix_gradient.matrix_gradient_kernel: [(32, 128), (16, 64)],
+    flow_step_by_tiles.flow_step_input_bwd_kernel: [(32, 128), (64, 256)],
+    matrix_gradient.matrix_gradient_kernel: [(32, 128), (32, 256)],
 }
 
-#: Bytes of the result's tile that a thread may hold: more spill.
-_TILE_BYTES = 128
+#: Numbers of the result's tile that a thread may hold, by their size in bytes: more spill.
+_NUMBERS_OF_THREAD = {4: 32, 8: 4}
 
 
 def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[Config]:
@@ -64,9 +64,12 @@ def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[
         if block_c is not None:
             numbers: Any = arguments.get("matrix_ptr", arguments.get("grad_matrix_ptr"))
             rows = arguments.get("BLOCK_K", block_c)
-            if block * rows < 4 * threads or block_c * block * numbers.element_size() > _TILE_BYTES * threads:
+            most = _NUMBERS_OF_THREAD[numbers.element_size()]
+            if block * rows < 4 * threads or block_c * block > most * threads:
                 continue
-        found.append(triton.Config({name: block}, num_warps=threads // lanes, num_stages=1))
+        # NVIDIA's assembler would rather spill a little than let fewer blocks run at once
+        registers = 255 if block_c is not None and lanes == 32 else None
+        found.append(triton.Config({name: block}, num_warps=threads // lanes, num_stages=1, maxnreg=registers))
     return found
 
 

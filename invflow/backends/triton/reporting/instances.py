@@ -64,9 +64,11 @@ def instances() -> list[Instance]:
     for the other forms and dtypes."""
     found: list[Instance] = []
     for channels, side in SIZES:
-        for inverse in (False, True):
-            shape = (BATCH, channels, side, side)
-            found += flow_step(shape, inverse) + flow_step_backward(shape, inverse)
+        shape = (BATCH, channels, side, side)
+        found += flow_step(shape, False) + flow_step_backward(shape, False)
+        # without tiles a thread has the same numbers in all configurations: one of them shows whether those fit
+        for instance in flow_step(shape, True) + flow_step_backward(shape, True):
+            found.append(instance._replace(every_configuration="BLOCK_C" in instance.arguments))
     for channels, side in (SIZES[0], SIZES[-1]):
         found += channel_affine((BATCH, channels, side, side))
     for inverse in (False, True):

@@ -31,8 +31,10 @@ them. `pytest -m gpu` runs the tests of the operators on a machine that has one.
 ## What the compilers say
 
 Triton {version}. `python -m invflow.backends.triton.compile_report --check` fails on any of these: registers that are
-kept in memory; more shared memory than a block may have ({shared}); a widest load from global memory below {widest}
-bits where states are float32 and contiguous; more than {slowest:.0f} s of processor time to compile.
+kept in memory; more shared memory than a block may have
+({shared});
+a widest load from global memory below {widest} bits where states are float32 and contiguous; more than
+{slowest:.0f} s of processor time to compile.
 
 A cell has the registers of a thread and, where there is any, the shared memory of a block, over all compiled
 configurations. On gfx942 scalar registers may be kept in lanes of vector registers ("scalar"), which costs
@@ -46,10 +48,12 @@ _PREDICTED = """
 The benchmark cases in float32, each kernel in its first configuration. Time is the largest of bytes over copy
 bandwidth ({efficiency:.0%} of the datasheet's, an assumption), floating-point operations over the float32 peak, and
 instructions over the rate at which they are issued, and {launch:.0f} us from one kernel to the next, an assumption as
-well. Bytes count each tensor once. "busy" is the share of a multiprocessor's threads that registers and shared memory
-let it hold. The formulas are in `invflow/backends/triton/reporting/predict.py`. The sums of the kernels' parts
-(`log_det`, the gradients of matrix and shift) are PyTorch's and not counted. Triton supports no processor before
-sm_80, so that the column of the RTX 2080 Ti (sm_75) supposes that its code for it is right.
+well. Bytes count each tensor once, and the operands of `matrix_gradient_kernel` once for each tile of the matrix that
+reads them; instructions are those of products and couplings, without loads and stores. "busy" is the share of a
+multiprocessor's threads that registers and shared memory let it hold. The formulas are in
+`invflow/backends/triton/reporting/predict.py`. The sums of the kernels' parts (`log_det`, the gradients of matrix and
+shift) are PyTorch's and not counted. Triton supports no processor before sm_80, so that the column of the RTX 2080 Ti
+(sm_75) supposes that its code for it is right.
 
 """
 
@@ -92,7 +96,7 @@ def _compiled_table(rows: Sequence[Row], targets: Sequence[str]) -> str:
             [
                 f"`{kernel}`",
                 instance,
-                str(len({row.configuration for row in group})),
+                str(max(sum(row.target == target for row in group) for target in targets)),
                 *(_cell([row for row in group if row.target == target]) for target in targets),
                 _range(fact.spills for fact in facts),
                 _range(fact.widest_load for fact in facts),
@@ -107,7 +111,7 @@ def _cell(rows: Sequence[Row]) -> str:
         return ""
     text = _range(row.facts.registers for row in rows)
     if shared := max(row.facts.shared for row in rows):
-        text += f", {shared / 1024:.3g} KiB"
+        text += f", {shared} B" if shared < 1024 else f", {shared / 1024:.3g} KiB"
     if scalar := max(row.facts.scalar_spills for row in rows):
         text += f", {scalar} scalar"
     return text
