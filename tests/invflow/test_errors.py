@@ -89,7 +89,7 @@ class Row:
 
 
 RANK = "must have 4 dimensions (batch, channels, height, width), got shape (4, 3, 3)"
-NAMES = "must be one of 'auto', 'cpu', 'reference', got 'gpu'"
+NAMES = "must be one of 'auto', 'cpu', 'cuda', 'triton', 'reference', got 'gpu'"
 
 ROWS = [
     # the operators
