@@ -17,7 +17,7 @@ from invflow.backends.triton import operators
 from invflow.ops.affine_coupling import AffineForm
 
 #: Channels with the height and width of their state: of the benchmarks, and those that fill each size of tile.
-SIZES = ((12, 80), (16, 80), (24, 80), (48, 40), (96, 40), (192, 20))
+SIZES = ((12, 80), (24, 80), (48, 40), (96, 40), (192, 20))
 BATCH = 16
 #: One form for each kind of scale; the first is that of the published models.
 FORMS = (

@@ -19,7 +19,8 @@ This page is written by `python -m invflow.backends.triton.compile_report --mark
 No GPU was at hand when these kernels were written. What is known of them comes from four sources:
 
 - their results: the tests of the operators run in Triton's interpreter on the CPU, against the reference in float64;
-- the PTX that Triton makes of some of them for sm_80 runs on the CPU in the tests under `tests/cuda_on_cpu`;
+- the same tests run on the PTX that Triton makes of them for sm_80, executed on the CPU
+  (`INVFLOW_TEST_PTX=80 python -m pytest`, see [how](../cuda-on-cpu.md));
 - the machine code: every kernel is compiled for the processors below from the arguments that the operators launch it
   with, recorded on tensors without memory and specialised by Triton's own launcher. The first table is what the
   compilers say of the result;
