@@ -2,6 +2,8 @@
 # make demo   create .venv if needed, train a small model, write runs/demo/report.html
 # make check  ruff and mypy
 # make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation
+# make cuda   the CUDA kernels on the CPU: their source, their PTX and machine code for one architecture, their traffic
+# make verify-cuda  the same in several orders, for all architectures, under sanitizers, and with errors made on purpose
 # make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 # make help   what these are as plain commands
 
@@ -14,7 +16,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type 
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: test demo check triton sanitize clean help
+.PHONY: test demo check triton cuda verify-cuda sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -34,6 +36,24 @@ triton: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
 	$(BIN)/python -m invflow.backends.triton.compile_report --check
+
+# See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
+cuda: $(VENV)/.installed-test
+	INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest
+	INVFLOW_TEST_CUDA=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
+	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --archs 80 --banks float32 --check
+	$(BIN)/python -m tests.cuda_on_cpu.traffic --batch 1 --check
+
+verify-cuda: $(VENV)/.installed-test
+	for order in ascending descending random:1; do \
+		CUDA_ON_CPU_ORDER=$$order INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest || exit; \
+	done
+	for architecture in 75 80 90 120; do INVFLOW_TEST_CUDA=$$architecture $(BIN)/python -m pytest || exit; done
+	for architecture in 80 90; do INVFLOW_TEST_PTX=$$architecture $(BIN)/python -m pytest || exit; done
+	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/cuda_on_cpu
+	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --check
+	$(BIN)/python -m tests.cuda_on_cpu.traffic --check
+	$(BIN)/python -m tests.cuda_on_cpu.mutants
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
@@ -63,6 +83,8 @@ help:
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
 	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m invflow.backends.triton.compile_report --check"
+	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
+	@echo "make verify-cuda: hours of one processor core, see the Makefile"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make clean:  remove what the build left behind"
 

@@ -92,7 +92,7 @@ def sanitizer_unavailable(sanitize: str) -> str | None:
     """Why code cannot run under a sanitizer here, or None."""
     if reason := build.unavailable():
         return reason
-    if not Path(_library(sanitize)).is_absolute():
+    if not Path(_found(_LIBRARIES[sanitize])).is_absolute():
         return f"g++ comes without {_LIBRARIES[sanitize]}"
     result = _run("", sanitize, "ascending")
     return f"{_LIBRARIES[sanitize]} does not start here: {result.stderr[:200]}" if result.returncode else None
@@ -104,7 +104,8 @@ def _run(code: str, sanitize: str, order: str) -> subprocess.CompletedProcess[st
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:report_thread_leaks=0",
         "PYTHONMALLOC": "malloc",  # so that the sanitizer knows the end of every buffer
-        "LD_PRELOAD": _library(sanitize),
+        # a sanitizer must find the function that throws before a library brings it
+        "LD_PRELOAD": f"{_found(_LIBRARIES[sanitize])} {_found('libstdc++.so.6')}",
         "CUDA_ON_CPU_ORDER": order,
     }
     command = [sys.executable, "-c", code]
@@ -112,6 +113,7 @@ def _run(code: str, sanitize: str, order: str) -> subprocess.CompletedProcess[st
 
 
 @functools.cache
-def _library(sanitize: str) -> str:
-    command = ["g++", f"-print-file-name={_LIBRARIES[sanitize]}"]
+def _found(library: str) -> str:
+    """Path of a library of g++'s, or its name if there is none."""
+    command = ["g++", f"-print-file-name={library}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -12,6 +12,7 @@ import pytest
 from tests.cuda_on_cpu import build, machine_code, nvcc
 from tests.cuda_on_cpu.cubin_gate import Row, main, table, violations
 from tests.cuda_on_cpu.machine_code import MachineCode
+from tests.cuda_on_cpu.marks import takes_minutes
 from tests.cuda_on_cpu.occupancy import MULTIPROCESSORS, resident_blocks
 from tests.cuda_on_cpu.page import SECTIONS, write_section
 
@@ -152,6 +153,7 @@ def test_the_table_has_a_line_for_each_kernel() -> None:
 
 @needs_disassembler
 @pytest.mark.slow
+@takes_minutes
 def test_kernels_pass_on_one_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--archs", "80", "--banks", "none", "--check"]) == 0, capsys.readouterr().out
     assert "40 kernels compiled, 0 violations" in capsys.readouterr().out

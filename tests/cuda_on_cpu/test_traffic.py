@@ -9,10 +9,12 @@ import torch
 
 from tests.cuda_on_cpu import cuda_driver
 from tests.cuda_on_cpu.launches import CHANNELS, Call, every_kernel, launches_of
+from tests.cuda_on_cpu.marks import takes_minutes
 from tests.cuda_on_cpu.traffic import SIDES, floor_of, floor_table, main, table, traffic_of, violations
 
 pytestmark = [
     pytest.mark.slow,
+    takes_minutes,
     pytest.mark.skipif(cuda_driver.unavailable(80) is not None, reason=str(cuda_driver.unavailable(80))),
 ]
 

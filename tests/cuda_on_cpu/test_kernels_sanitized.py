@@ -1,0 +1,55 @@
+"""Every CUDA kernel, on tiny states, under the sanitizers and under the race detector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cuda_on_cpu import cuda_driver
+from tests.cuda_on_cpu.cuda_driver import cuda_on_cpu
+from tests.cuda_on_cpu.launches import Call, every_kernel
+from tests.cuda_on_cpu.marks import takes_minutes
+from tests.cuda_on_cpu.source import run_sanitized, sanitizer_unavailable
+
+pytestmark = [pytest.mark.slow, takes_minutes]
+
+#: Pixels that fill whole vectors but no whole tile.
+SIDE = 4
+
+
+def tiny_calls() -> list[Call]:
+    return [replace(c, batch=1, side=SIDE, inverse=inverse) for c in every_kernel() for inverse in (False, True)]
+
+
+CODE = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from tests.cuda_on_cpu.cuda_driver import cuda_on_cpu
+from tests.cuda_on_cpu.test_kernels_sanitized import tiny_calls
+torch.set_num_threads(1)
+with cuda_on_cpu(sanitize={sanitize!r}):
+    for call in tiny_calls():
+        call.run("cuda")
+print(len(tiny_calls()))
+"""
+
+
+@pytest.mark.parametrize("order", ["ascending", "random:1"])
+@pytest.mark.parametrize("sanitize", ["address", "thread"])
+def test_sanitizers_are_silent(sanitize: str, order: str) -> None:
+    if reason := cuda_driver.unavailable(None) or sanitizer_unavailable(sanitize):
+        pytest.skip(reason)
+    cuda_driver.library(sanitize)  # compiled here: the compiler is not to run under the sanitizer
+    code = CODE.format(root=str(Path(__file__).parents[2]), sanitize=sanitize)
+    assert run_sanitized(code, sanitize, order=order).strip() == str(len(tiny_calls()))
+
+
+@pytest.mark.skipif(cuda_driver.unavailable(80) is not None, reason=str(cuda_driver.unavailable(80)))
+def test_the_race_detector_is_silent() -> None:
+    with cuda_on_cpu(80, check_races=True) as launches:
+        for call in tiny_calls():
+            call.run("cuda")
+    assert len({launch.name for launch in launches}) == 40
