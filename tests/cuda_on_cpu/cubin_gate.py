@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import nvcc
-from .cuda_driver import INCLUDE, KERNELS, cuda_on_cpu
+from .cuda_driver import INCLUDE, KERNELS, cuda_on_cpu, library
 from .launches import Call, every_kernel, launches_of
 from .machine_code import MachineCode, machine_code, unavailable
 from .occupancy import MULTIPROCESSORS, resident_blocks
 from .page import add_markdown_option, check_markdown, markdown_table, short, write_section
 from .ptx import Trace
+from .through_ptx import through_ptx
 
 #: Conflicts of shared memory: passes of a warp's access through the banks, over those that its width needs.
 MOST_WAYS = 2.0
@@ -80,13 +82,35 @@ def rows(architectures: Sequence[int], calls: Sequence[Call], ways: Mapping[str,
 def bank_ways(calls: Iterable[Call]) -> dict[str, float]:
     """The worst conflicts of every kernel that the ``calls`` launch, in PTX for sm_80."""
     worst: dict[str, float] = defaultdict(lambda: 1.0)
+    ptx = [with_joined_stores(nvcc.compile_ptx(source, 80, include=INCLUDE)) for source in KERNELS]
     for call in calls:
-        with cuda_on_cpu(80, trace=True) as launches:
+        with cuda_on_cpu(), through_ptx(library(), ptx, trace=True) as launches:
             call.run("cuda")
         for launch in launches:
             assert launch.trace is not None
             worst[launch.name] = max(worst[launch.name], ways_of(launch.trace))
     return dict(worst)
+
+
+def with_joined_stores(ptx: str) -> str:
+    """PTX in which four stores of 32 bits to successive places of shared memory, aligned to 16 bytes, are one of 128.
+
+    ptxas joins them, though nvcc did not; the executor raises an error if they are not aligned. Line numbers stay.
+    """
+    store = r"\tst\.shared\.(?:f32|u32|b32) \t\[(%r\d+)\+?(\d*)\], (%\w+);"
+    lines = ptx.split("\n")
+    for i in range(len(lines) - 3):
+        found = [re.fullmatch(store, line) for line in lines[i : i + 4]]
+        if not all(found):
+            continue
+        base, offset = found[0].group(1), int(found[0].group(2) or 0)
+        places = [(match.group(1), int(match.group(2) or 0)) for match in found]
+        values = [match.group(3) for match in found]
+        alike = len({re.sub(r"\d", "", value) for value in values}) == 1
+        if alike and offset % 16 == 0 and places == [(base, offset + 4 * n) for n in range(4)]:
+            kind = "f32" if values[0].startswith("%f") else "b32"
+            lines[i : i + 4] = [f"\tst.shared.v4.{kind} \t[{base}+{offset}], {{{', '.join(values)}}};", "", "", ""]
+    return "\n".join(lines)
 
 
 def ways_of(trace: Trace) -> float:

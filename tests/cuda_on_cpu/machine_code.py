@@ -60,12 +60,15 @@ def machine_code(source: Path, architecture: int, *, include: Sequence[Path] = (
 
     ``include``: folders of headers, which count among the sources. Raises ``RuntimeError`` with what a tool says.
     """
+    report = _compiled(source, architecture, include).with_suffix(".txt").read_text()
+    of_kernel = instructions(source, architecture, include=include)
+    return [_described(symbol, architecture, said, of_kernel[symbol]) for symbol, said in _reports(report)]
+
+
+def instructions(source: Path, architecture: int, *, include: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The instructions of each kernel of ``source``, by its symbol, without operands, such as ``STS.128``."""
     cubin = _compiled(source, architecture, include)
-    instructions = dict(_by_kernel(_output([str(nvdisasm()), "-c", str(cubin)])))
-    return [
-        _described(symbol, architecture, report, instructions[symbol])
-        for symbol, report in _reports(cubin.with_suffix(".txt").read_text())
-    ]
+    return dict(_by_kernel(_output([str(nvdisasm()), "-c", str(cubin)])))
 
 
 def _compiled(source: Path, architecture: int, include: Sequence[Path]) -> Path:
@@ -103,7 +106,7 @@ def _by_kernel(disassembly: str) -> Iterator[tuple[str, list[str]]]:
         yield symbol, re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", body)
 
 
-def _described(symbol: str, architecture: int, report: str, instructions: list[str]) -> MachineCode:
+def _described(symbol: str, architecture: int, report: str, of_kernel: list[str]) -> MachineCode:
     def number(pattern: str, default: int | None = None) -> int:
         if found := re.search(pattern, report):
             return int(found.group(1))
@@ -112,7 +115,7 @@ def _described(symbol: str, architecture: int, report: str, instructions: list[s
         return default
 
     def widths(name: str) -> tuple[int, ...]:
-        return tuple(sorted({_width(text) for text in instructions if text.split(".")[0] == name}))
+        return tuple(sorted({width(text) for text in of_kernel if text.split(".")[0] == name}))
 
     return MachineCode(
         plain_name(symbol),
@@ -122,13 +125,13 @@ def _described(symbol: str, architecture: int, report: str, instructions: list[s
         number(r"(\d+) bytes spill stores"),
         number(r"(\d+) bytes spill loads"),
         number(r"(\d+) bytes smem", 0),
-        sum(text.split(".")[0] in ("LDL", "STL") for text in instructions),
+        sum(text.split(".")[0] in ("LDL", "STL") for text in of_kernel),
         widths("LDG"),
         widths("STG"),
     )
 
 
-def _width(instruction: str) -> int:
+def width(instruction: str) -> int:
     """Bits that an instruction such as LDG.E.128.CONSTANT moves for a thread."""
     parts = instruction.split(".")[1:]
     return next((int(part.lstrip("US")) for part in parts if re.fullmatch(r"[US]?(8|16|64|128|256)", part)), 32)

@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import source
+from .build import DEFAULT_CACHE
 from .cuda_driver import CSRC, unavailable
 from .page import add_markdown_option, check_markdown, markdown_table, write_section
 from .ptx import KernelError
@@ -227,8 +227,9 @@ def _compiled(csrc: Path, sanitize: str | None) -> Path:
 
 def verdict(mutant: Mutant) -> str:
     """What killed a mutant; empty if it survived."""
-    with tempfile.TemporaryDirectory() as folder:
-        return killer(mutated(mutant, Path(folder)), mutant.sanitize)
+    folder = DEFAULT_CACHE / "mutant"  # always the same: what was compiled there is found again
+    shutil.rmtree(folder, ignore_errors=True)
+    return killer(mutated(mutant, folder), mutant.sanitize)
 
 
 def table(verdicts: Sequence[tuple[Mutant, str]]) -> str:

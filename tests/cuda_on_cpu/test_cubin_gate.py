@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.cuda_on_cpu import build, machine_code, nvcc
-from tests.cuda_on_cpu.cubin_gate import Row, main, table, violations
+from tests.cuda_on_cpu import build, cuda_driver, machine_code, nvcc
+from tests.cuda_on_cpu.cubin_gate import Row, main, table, violations, with_joined_stores
 from tests.cuda_on_cpu.machine_code import MachineCode
 from tests.cuda_on_cpu.marks import takes_minutes
 from tests.cuda_on_cpu.occupancy import MULTIPROCESSORS, resident_blocks
@@ -149,6 +151,48 @@ def test_the_table_has_a_line_for_each_kernel() -> None:
     header, _, line = table([ROW, other]).splitlines()
     assert header.startswith("| kernel | sm_80 | sm_90 |")
     assert line == "| `flow_step_kernel<Vectors<4>, 12>` | 110, 16 | 99, 16 | 128 | 25360 | 0 | 128 | 1.00 |"
+
+
+STORES = r"""
+	st.shared.f32 	[%r1+16], %f1;
+	st.shared.f32 	[%r1+20], %f2;
+	st.shared.f32 	[%r1+24], %f3;
+	st.shared.f32 	[%r1+28], %f4;
+	st.shared.f32 	[%r1+32], %f5;
+""".strip("\n")
+
+
+def test_stores_that_ptxas_joins_are_counted_as_one() -> None:
+    lines = with_joined_stores(STORES).split("\n")
+    assert lines == ["\tst.shared.v4.f32 \t[%r1+16], {%f1, %f2, %f3, %f4};", "", "", "", STORES.split("\n")[4]]
+    for changed in (STORES.replace("+16", "+12"), STORES.replace("%r1+24", "%r2+24"), STORES.replace("%f2", "%r2")):
+        assert with_joined_stores(changed) == changed
+
+
+@needs_disassembler
+@pytest.mark.slow
+@takes_minutes
+@pytest.mark.parametrize("source", cuda_driver.KERNELS, ids=lambda source: source.stem)
+def test_stores_to_shared_memory_are_as_wide_as_those_counted(source: Path) -> None:
+    """So that conflicts counted in PTX are those of the machine code. Of the widest there may be more, in loops that
+    ptxas unrolled."""
+    ptx = with_joined_stores(nvcc.compile_ptx(source, 80, include=cuda_driver.INCLUDE))
+    bits = {"16": 16, "32": 32, "64": 64}
+    parts = re.split(r"\.entry (\S+)\(", ptx)
+    counted = {
+        symbol: Counter(
+            int(vector or 1) * bits[size] for vector, size in re.findall(r"st\.shared\.(?:v(\d)\.)?[a-z](\d+)", body)
+        )
+        for symbol, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    of_kernel = machine_code.instructions(source, 80, include=cuda_driver.INCLUDE)
+    made = {
+        symbol: Counter(machine_code.width(text) for text in texts if text.split(".")[0] == "STS")
+        for symbol, texts in of_kernel.items()
+    }
+    for numbers in (*counted.values(), *made.values()):
+        del numbers[128]
+    assert counted == made
 
 
 @needs_disassembler
