@@ -1,5 +1,6 @@
 """The extension of CUDA kernels: where it is built, that it imports without a GPU, what it says where it cannot run."""
 
+import os
 import shutil
 import zipfile
 
@@ -21,6 +22,12 @@ maps = open("/proc/self/maps").read()
 assert "libcudart" not in maps and "libcuda.so" not in maps, maps
 print(invflow._CUDA.architectures)
 """
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+@pytest.mark.skipif(os.environ.get("INVFLOW_CUDA", "auto").lower() == "off", reason="INVFLOW_CUDA=off")
+def test_an_installation_for_development_has_the_module_where_nvcc_is():
+    assert cuda._CUDA is not None, cuda.unavailable()
 
 
 @built
