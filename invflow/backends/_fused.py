@@ -55,7 +55,7 @@ class FusedOperators:
         self, grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, *form: Any
     ) -> tuple[Tensor, Tensor]:
         """Gradients of x and h."""
-        step, grad_h = Step(x), _empty_like(h)
+        step, grad_h = Step(x), empty_like(h)
         step.before.append(step.map(h, grad_h, start, form[:4], form[4]))
         return self._backward(step, grad_y, grad_log_det)[0], grad_h
 
@@ -86,20 +86,20 @@ class FusedOperators:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gradients of x, matrix, shift, coupling and injector, the last two empty where there is none."""
         step = Step(x, matrix, shift)
-        grads = [x.new_empty(0) if h is None else _empty_like(h) for h in (coupling, injector)]
+        grads = [x.new_empty(0) if h is None else empty_like(h) for h in (coupling, injector)]
         _add_maps(step, coupling, injector, grads[0], grads[1], settings)
         grad_x, grad_matrix, grad_shift = self._backward(step, grad_y, grad_log_det)
         return grad_x, grad_matrix, grad_shift, grads[0], grads[1]
 
     def _forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        y = _empty_like(step.x)
+        y = empty_like(step.x)
         log_det = torch.empty(step.x.shape[0], dtype=compute_dtype(step.x), device=step.x.device)
         self._run_forward(step, step.view(y), log_det.data_ptr())
         return y, log_det
 
     def _backward(self, step: Step, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, matrix and shift (the last two empty without a matrix); the maps name where those of h go."""
-        grad_x, grad_log_det = _empty_like(step.x), grad_log_det.contiguous()
+        grad_x, grad_log_det = empty_like(step.x), grad_log_det.contiguous()
         size = 0 if step.matrix is None else step.x.shape[1]
         dtype, device = compute_dtype(step.x), step.x.device
         grad_matrix = torch.empty(size, size, dtype=dtype, device=device)
@@ -128,15 +128,9 @@ class Step:
 
     def view(self, tensor: Tensor) -> tuple[int, int, int, int, int]:
         """Address, dtype and strides of samples, channels and pixels; a copy's, if rows of pixels do not line up."""
-        samples, channels, rows, columns = tensor.stride()
-        _, _, height, width = tensor.shape
-        if width == 1:
-            columns = rows
-        elif height != 1 and rows != width * columns:
-            tensor = tensor.contiguous()
-            samples, channels, _, columns = tensor.stride()
+        tensor, strides = with_pixels_in_line(tensor)
         self.kept.append(tensor)
-        return tensor.data_ptr(), DTYPES[tensor.dtype], samples, channels, columns
+        return tensor.data_ptr(), DTYPES[tensor.dtype], *strides
 
     def map(self, h: Tensor, grad_h: Tensor | None, start: int, form: _Form, inverse: bool) -> tuple[Any, ...]:
         """The elementwise map of the channels from ``start`` on that ``h`` makes, for ``before`` or ``after``."""
@@ -153,11 +147,25 @@ class Step:
         return batch, channels, height * width, self.view(self.x), matrix, shift, self.before, self.after
 
 
+def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """The tensor, or a copy if rows of pixels do not line up, and its strides of samples, channels and pixels."""
+    samples, channels, rows, columns = tensor.stride()
+    _, _, height, width = tensor.shape
+    if width == 1:
+        columns = rows
+    elif height != 1 and rows != width * columns:
+        tensor = tensor.contiguous()
+        samples, channels, _, columns = tensor.stride()
+    return tensor, (samples, channels, columns)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of all arithmetic with a state like ``x``."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _empty_like(x: Tensor) -> Tensor:
+def empty_like(x: Tensor) -> Tensor:
+    """Memory for a result: channels_last if ``x`` is, else contiguous."""
     if x.is_contiguous():
         return torch.empty_like(x)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)

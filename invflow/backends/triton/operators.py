@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from invflow.backends._fused import compute_dtype, empty_like, with_pixels_in_line
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (
@@ -55,8 +56,8 @@ def step_of(coupling: Tensor | None, injector: Tensor | None, settings: tuple[An
 
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool) -> tuple[Tensor, Tensor]:
-    y, count, pixels = _empty_like(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
-    parts = torch.empty(x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=_dtype(x), device=x.device)
+    y, count, pixels = empty_like(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
+    parts = torch.empty(x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x), device=x.device)
     if x.numel():
         with _device_of(x):
             launch(
@@ -80,7 +81,7 @@ def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
 def affine_coupling_backward(
     grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    grad_x, grad_h = _empty_like(x), _empty_gradient(x, h)
+    grad_x, grad_h = empty_like(x), _empty_gradient(x, h)
     if x.numel():
         with _device_of(x):
             launch(
@@ -104,7 +105,7 @@ def affine_coupling_backward(
 
 def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
     """y and log_det; ``shift`` None is zero, and ``matrix`` may have any strides."""
-    y, (batch, channels, height, width) = _empty_like(x), x.shape
+    y, (batch, channels, height, width) = empty_like(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
     in_registers = channels * matrix.element_size() <= REGISTERS
     block_c, tiles = _tiles(channels, matrix.element_size())
@@ -141,7 +142,7 @@ def flow_step_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, M, v, coupling and injector, the last two empty where there is none."""
     batch, channels, height, width = x.shape
-    grad_x = _empty_like(x)
+    grad_x = empty_like(x)
     grad_coupling, grad_injector = (
         torch.empty(0, dtype=x.dtype, device=x.device) if h is None else _empty_gradient(x, h)
         for h in (step.coupling, step.injector)
@@ -190,7 +191,7 @@ def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[
     """Gradients of x, M and v."""
     # dtype and memory format of a state are those of x, whatever the gradient's are
     grad_x, _ = flow_step(grad_y, matrix.t(), None, Step())
-    grad_x = _empty_like(x).copy_(grad_x) if grad_x.stride() != _empty_like(x).stride() else grad_x
+    grad_x = empty_like(x).copy_(grad_x) if grad_x.stride() != empty_like(x).stride() else grad_x
     return grad_x, *_matrix_gradient(grad_y, x, Step(), matrix)
 
 
@@ -272,32 +273,23 @@ def _device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _precision() -> str:
     """Of products of float32: IEEE unless ``torch.set_float32_matmul_precision`` was told otherwise."""
     chosen = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[torch.get_float32_matmul_precision()]
     return "ieee" if torch.version.hip else chosen
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
     """For the gradient of h before samples that share it are summed: then in the dtype of the arithmetic."""
     if h.shape[0] == x.shape[0]:
-        return _empty_like(h)
-    return torch.empty(x.shape[0], *h.shape[1:], dtype=_dtype(x), device=x.device)
+        return empty_like(h)
+    return torch.empty(x.shape[0], *h.shape[1:], dtype=compute_dtype(x), device=x.device)
 
 
 def _shared_gradient(grad_h: Tensor, h: Tensor) -> Tensor:
     if grad_h.shape[0] == h.shape[0]:
         return grad_h
-    return _empty_like(h).copy_(grad_h.view(h.shape[0], -1, *h.shape[1:]).sum(1))
+    return empty_like(h).copy_(grad_h.view(h.shape[0], -1, *h.shape[1:]).sum(1))
 
 
 def _repeat(x: Tensor, h: Tensor) -> int:
@@ -308,16 +300,8 @@ def _view(name: str, short: str, tensor: Tensor | None) -> dict[str, Any]:
     """A tensor and its strides of samples, channels and pixels; a copy, if rows of pixels do not line up."""
     if tensor is None:
         return {f"{name}_ptr": None, f"{short}_b": 0, f"{short}_c": 0, f"{short}_p": 0}
-    samples, channels, rows, columns = tensor.stride()
-    _, _, height, width = tensor.shape
-    if width == 1:
-        columns = rows
-    elif height != 1 and rows != width * columns:
-        tensor = tensor.contiguous()
-        samples, channels, _, columns = tensor.stride()
-    if height * width == 1:
-        columns = 1
-    return {f"{name}_ptr": tensor, f"{short}_b": samples, f"{short}_c": channels, f"{short}_p": columns}
+    tensor, (samples, channels, pixels) = with_pixels_in_line(tensor)
+    return {f"{name}_ptr": tensor, f"{short}_b": samples, f"{short}_c": channels, f"{short}_p": pixels}
 
 
 def _maps(x: Tensor, step: Step) -> dict[str, Any]:
