@@ -22,14 +22,15 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t tile = split; tile < static_cast<int64_t>(batch) * tiles_of_sample; tile += gradient.splits) {
     const Pixels at{static_cast<int>(tile / tiles_of_sample), tile % tiles_of_sample * kPixels};
     const auto load = [&](const View& view, int first, T* to) {
-      for (int i = threadIdx.x; i < kSide * kPixels / 4; i += kThreads) {
-        const int r = i / (kPixels / 4), p = i % (kPixels / 4) * 4;
-        T values[4] = {};
-        // a row is whole groups of 4 long, of which the last may have less
+      constexpr int kGroup = 16 / sizeof(T);  // 16 bytes: neighbouring threads store to neighbouring banks
+      for (int i = threadIdx.x; i < kSide * kPixels / kGroup; i += kThreads) {
+        const int r = i / (kPixels / kGroup), p = i % (kPixels / kGroup) * kGroup;
+        T values[kGroup] = {};
+        // a row is whole groups long, of which the last may have less
         if (first + r < channels && at.first + p < pixels)
           load_run<T>(view.data, offset_of(view, {at.sample, at.first + p}, first + r), values);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+        for (int j = 0; j < kGroup; ++j)
           if (at.first + p + j >= pixels) values[j] = 0;
         store_run<T>(to, r * kStride + p, values);
       }

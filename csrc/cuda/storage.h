@@ -38,23 +38,23 @@ INVFLOW_BOTH int64_t size_of(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
-// What one access moves.
-template <int bytes>
+// What one access moves. Two doubles have a word of their own: of four integers, the compiler takes the store apart.
+template <class Stored, int bytes>
 struct WordOf;
-template <>
-struct WordOf<16> {
-  using Type = uint4;
+template <class Stored>
+struct WordOf<Stored, 16> {
+  using Type = std::conditional_t<std::is_same_v<Stored, double>, double2, uint4>;
 };
-template <>
-struct WordOf<8> {
+template <class Stored>
+struct WordOf<Stored, 8> {
   using Type = uint2;
 };
-template <>
-struct WordOf<4> {
+template <class Stored>
+struct WordOf<Stored, 4> {
   using Type = uint32_t;
 };
-template <>
-struct WordOf<2> {
+template <class Stored>
+struct WordOf<Stored, 2> {
   using Type = uint16_t;
 };
 
@@ -63,7 +63,7 @@ template <class Stored, int n>
 struct Run {
   static constexpr int kBytes = n * static_cast<int>(sizeof(Stored)) < 16 ? n * static_cast<int>(sizeof(Stored)) : 16;
   static constexpr int kStep = kBytes / static_cast<int>(sizeof(Stored));
-  using Word = typename WordOf<kBytes>::Type;
+  using Word = typename WordOf<Stored, kBytes>::Type;
 };
 
 template <class Stored, class T, int n>

@@ -8,7 +8,7 @@ namespace invflow::cuda {
 
 constexpr int kWeights = 48 * 48;         // numbers of the matrix that a block holds at once, about
 constexpr int kGeneralChunk = 16;         // columns of it, where the number of channels is not known to the compiler
-constexpr int kGeneralBytes = 24 * 1024;  // of a tile, there
+constexpr int kGeneralBytes = 20 * 1024;  // of a tile, there: two and the matrix fit into 64 KiB
 constexpr int kResidentChannels = 48;     // up to so many channels the whole matrix is held at once
 
 // The columns of a row of a tile: pixel j of thread column t stands at 4 t + j % 4 of part j / 4, so that neighbouring
