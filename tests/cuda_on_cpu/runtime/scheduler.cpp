@@ -178,13 +178,16 @@ CUDA_ON_CPU_UNSANITIZED bool advance(std::vector<unsigned>& order, Shuffler& shu
   return ran;
 }
 
-std::vector<char*> stacks;  // kept for later launches: those of the largest block so far
+// Kept for later launches: those of the largest block so far. In an array, because the functions of a vector would be
+// instrumented, and ThreadSanitizer does not know that one launch follows the other.
+char* stacks[MOST_THREADS];
+unsigned stack_count = 0;
 
 CUDA_ON_CPU_UNSANITIZED void start_threads() {
   const Index3 size = launch_state.block;
   for (unsigned i = 0; i < block_threads.size(); ++i) {
     Thread& thread = block_threads[i];
-    if (i == stacks.size()) stacks.push_back(new_stack());
+    if (i == stack_count) stacks[stack_count++] = new_stack();
     char* stack = stacks[i];
 #if defined(__SANITIZE_THREAD__)
     renew_stack(stack);
