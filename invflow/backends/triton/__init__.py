@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
+from invflow.backends._fused import DTYPES
 
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -47,7 +46,7 @@ def why_not(op: str, x: Tensor) -> str:
         if is_interpreting():
             return f"under TRITON_INTERPRET=1 it needs tensors on the CPU, got {x.device}"
         return f"it needs tensors on a CUDA or ROCm device, got {x.device}"
-    return "" if x.dtype in _DTYPES else f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
+    return "" if x.dtype in DTYPES else f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
 
 
 def build_facts() -> dict[str, str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import triton
-from triton.runtime.interpreter import InterpretedFunction
 
+from invflow.backends.triton import is_interpreting
 from invflow.backends.triton.kernels import affine_coupling, flow_step_by_tiles, flow_step_in_registers, matrix_gradient
 
 Config = Any  # triton.Config, which has no types
@@ -83,8 +83,7 @@ def _tuned(kernel: Any) -> Any:
         return fitting(kernel, arguments)
 
     return triton.autotune(
-        # only those that fit a launch are timed
-        configs=fitting(kernel, {}) * 2,
+        configs=fitting(kernel, {}),  # of which only those that fit a launch are timed
         key=["size", "C"],
         cache_results=True,
         prune_configs_by={"early_config_prune": prune},
@@ -92,11 +91,6 @@ def _tuned(kernel: Any) -> Any:
 
 
 _TUNED = {kernel: _tuned(kernel) for kernel in CONFIGS}
-
-
-def is_interpreted() -> bool:
-    """Whether this process runs kernels in Triton's interpreter: whether TRITON_INTERPRET=1 was set at its start."""
-    return isinstance(affine_coupling.affine_coupling_fwd_kernel, InterpretedFunction)
 
 
 def launch(kernel: Any, grid: Callable[[dict[str, Any]], tuple[int, ...]], **arguments: Any) -> None:
@@ -107,7 +101,7 @@ def launch(kernel: Any, grid: Callable[[dict[str, Any]], tuple[int, ...]], **arg
         grid: numbers of programs, from the kernel's arguments and its configuration.
         arguments: all arguments but the configuration's.
     """
-    if is_interpreted() or torch.are_deterministic_algorithms_enabled():
+    if is_interpreting() or torch.are_deterministic_algorithms_enabled():
         config = fitting(kernel, arguments)[0]
         kernel[grid](**arguments, **config.all_kwargs())
         return
