@@ -19,16 +19,14 @@ namespace {
 using invflow::Address;
 using invflow::FlowStep;
 using invflow::FlowStepGradients;
-using invflow::pointer;
+using invflow::forward_of;
+using invflow::gradients_of;
 using invflow::step_of;
 using invflow::StepTuple;
-using invflow::view_of;
 using invflow::ViewTuple;
 
 void flow_step(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
-  FlowStep step = step_of(tuple);
-  step.y = view_of(y);
-  step.log_det = pointer(log_det);
+  const FlowStep step = forward_of(tuple, y, log_det);
   const py::gil_scoped_release unlocked;
   invflow::kernels().flow_step(step);
 }
@@ -36,8 +34,7 @@ void flow_step(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
 void flow_step_backward(const StepTuple& tuple, const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
                         Address grad_matrix, Address grad_shift) {
   const FlowStep step = step_of(tuple);
-  const FlowStepGradients gradients{view_of(grad_y), view_of(grad_x), pointer(grad_log_det), pointer(grad_matrix),
-                                    pointer(grad_shift)};
+  const FlowStepGradients gradients = gradients_of(grad_y, grad_log_det, grad_x, grad_matrix, grad_shift);
   const py::gil_scoped_release unlocked;
   invflow::kernels().flow_step_backward(step, gradients);
 }

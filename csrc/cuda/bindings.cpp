@@ -8,12 +8,11 @@ namespace py = pybind11;
 namespace {
 
 using invflow::Address;
-using invflow::FlowStep;
-using invflow::FlowStepGradients;
+using invflow::forward_of;
+using invflow::gradients_of;
 using invflow::pointer;
 using invflow::step_of;
 using invflow::StepTuple;
-using invflow::view_of;
 using invflow::ViewTuple;
 using invflow::cuda::Place;
 using invflow::cuda::workspace;
@@ -23,18 +22,6 @@ using PlaceTuple = std::tuple<int, Address, Address>;
 Place place_of(const PlaceTuple& tuple) {
   const auto& [device, stream, workspace] = tuple;
   return {device, pointer(stream), pointer(workspace)};
-}
-
-FlowStep forward_of(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
-  FlowStep step = step_of(tuple);
-  step.y = view_of(y);
-  step.log_det = pointer(log_det);
-  return step;
-}
-
-FlowStepGradients gradients_of(const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
-                               Address grad_matrix, Address grad_shift) {
-  return {view_of(grad_y), view_of(grad_x), pointer(grad_log_det), pointer(grad_matrix), pointer(grad_shift)};
 }
 
 void flow_step(const PlaceTuple& place, const StepTuple& step, const ViewTuple& y, Address log_det) {
@@ -53,13 +40,13 @@ PYBIND11_MODULE(_CUDA, m) {
   m.doc() = "CUDA kernels of invflow.";
   m.def("flow_step", &flow_step);
   m.def("flow_step_backward", &flow_step_backward);
-  m.def("flow_step_workspace", [](const StepTuple& step, const ViewTuple& y, Address log_det) {
+  m.def("flow_step_workspace", [](int, const StepTuple& step, const ViewTuple& y, Address log_det) {
     return workspace(forward_of(step, y, log_det));
   });
   m.def("flow_step_backward_workspace",
-        [](const StepTuple& step, const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
+        [](int device, const StepTuple& step, const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
            Address grad_matrix, Address grad_shift) {
-          return workspace(step_of(step), gradients_of(grad_y, grad_log_det, grad_x, grad_matrix, grad_shift));
+          return workspace(step_of(step), gradients_of(grad_y, grad_log_det, grad_x, grad_matrix, grad_shift), device);
         });
   m.def("why_not", &invflow::cuda::why_not);
   m.attr("compiler") = INVFLOW_COMPILER;

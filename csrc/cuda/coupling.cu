@@ -70,10 +70,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       T grad[Access::kPixels];
       Access::load_state(gradients.grad_y, offset_of(gradients.grad_y, at, channel), grad);
       if (transformed) {
-        T x[Access::kPixels], shift[Access::kPixels], raw[Access::kPixels];
+        T x[Access::kPixels], raw[Access::kPixels];
         Access::load_state(step.x, offset_of(step.x, at, channel), x);
-        load_h<Access>(map, at, c, shift, raw);
-        scaled_part(map, shift, x);
+        scaled_part<Access>(map, at, c, x);
+        load_raw<Access>(map, at, c, raw);
         differentiate(map, static_cast<const T*>(gradients.grad_log_det)[at.sample], x, raw, grad);
         store_grad_h<Access>(map, sums, at, c, x, raw);
       }

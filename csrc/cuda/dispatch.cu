@@ -23,8 +23,8 @@ int64_t workspace(const FlowStep& step) {
   return step.matrix == nullptr ? coupling_workspace(step) : workspace_with_matrix(step);
 }
 
-int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients) {
-  return step.matrix == nullptr ? coupling_workspace(step, gradients) : workspace_with_matrix(step, gradients);
+int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device) {
+  return step.matrix == nullptr ? coupling_workspace(step, gradients) : workspace_with_matrix(step, gradients, device);
 }
 
 }  // namespace invflow::cuda

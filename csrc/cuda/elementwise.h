@@ -73,11 +73,12 @@ INVFLOW_DEVICE Pixels in_h(const AffineMap& map, Pixels at) {
 
 // Shift and raw scale of transformed channel c at the pixels.
 template <class Access>
-INVFLOW_DEVICE void load_h(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&shift)[Access::kPixels],
-                           typename Access::T (&raw)[Access::kPixels]) {
-  const Pixels from = in_h(map, at);
-  Access::load(map.h, offset_of(map.h, from, shift_channel(map, c)), shift);
-  Access::load(map.h, offset_of(map.h, from, raw_channel(map, c)), raw);
+INVFLOW_DEVICE void load_shift(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&shift)[Access::kPixels]) {
+  Access::load(map.h, offset_of(map.h, in_h(map, at), shift_channel(map, c)), shift);
+}
+template <class Access>
+INVFLOW_DEVICE void load_raw(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&raw)[Access::kPixels]) {
+  Access::load(map.h, offset_of(map.h, in_h(map, at), raw_channel(map, c)), raw);
 }
 
 // x becomes y; returns the log-determinant.
@@ -105,16 +106,27 @@ INVFLOW_DEVICE typename Access::T apply_to_channel(const AffineMap& map, Pixels 
   const int64_t c = channel - map.start;
   if (c < 0 || c >= map.count) return 0;
   typename Access::T shift[Access::kPixels], raw[Access::kPixels];
-  load_h<Access>(map, at, c, shift, raw);
+  load_shift<Access>(map, at, c, shift);
+  load_raw<Access>(map, at, c, raw);
   return apply(map, shift, raw, x);
 }
 
-// What the scale acts on, of which the gradients depend beside the raw scale: x, or x with the shift. Replaces x.
+// See scaled_part.
 template <class T, int n>
-INVFLOW_DEVICE void scaled_part(const AffineMap& map, const T (&shift)[n], T (&x)[n]) {
+INVFLOW_DEVICE void add_shift(const AffineMap& map, const T (&shift)[n], T (&x)[n]) {
   if ((map.order == Order::kShiftThenScale) == map.inverse) return;
 #pragma unroll
   for (int j = 0; j < n; ++j) x[j] = map.inverse ? x[j] - shift[j] : x[j] + shift[j];
+}
+
+// What the scale acts on, of which the gradients depend beside the raw scale: x, or x with the shift. Replaces x, of
+// transformed channel c.
+template <class Access>
+INVFLOW_DEVICE void scaled_part(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&x)[Access::kPixels]) {
+  if ((map.order == Order::kShiftThenScale) == map.inverse) return;
+  typename Access::T shift[Access::kPixels];
+  load_shift<Access>(map, at, c, shift);
+  add_shift(map, shift, x);
 }
 
 // `grad`, the gradient of y, becomes that of x; `scaled` (see scaled_part) becomes that of the shift, and `raw` that of

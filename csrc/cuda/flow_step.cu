@@ -11,7 +11,7 @@ namespace invflow::cuda {
 constexpr int kThreads = 128, kOwned = 48;
 
 template <class Access, int kChannels>
-using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads>;
+using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads, kChannels == 96 ? 24 : 16>;
 
 template <class Access, int kChannels>
 __global__ void __launch_bounds__(kThreads, 2)

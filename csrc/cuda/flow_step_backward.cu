@@ -1,6 +1,6 @@
 // The backward pass of flow_step with a matrix, in one pass: reads the gradient of y, x and every h, and writes the
 // gradients of x and every h. The gradients of matrix and shift are summed by every block over its tiles, and over the
-// blocks in order; for more than 96 channels, and for a number without kernels of its own, see matrix_gradient.h.
+// blocks in order; for a number of channels without kernels of its own, see matrix_gradient.h.
 #include <numeric>
 
 #include "elementwise.h"
@@ -11,19 +11,28 @@
 namespace invflow::cuda {
 
 constexpr int kOwned = 24;
-// A block has so many tiles at most, so that its sums are short, and fewer where there would be few blocks.
-constexpr int64_t kTilesOfBlock = 16, kFewBlocks = 264;
-// Shared memory of a block in which it keeps what it would have to read again: two blocks are to run at once.
-constexpr int64_t kMostShared = 64 * 1024;
 
 template <int kChannels>
-constexpr int kThreads = kChannels == 96 ? 256 : 128;
+constexpr int kThreads = kChannels < 96 ? 128 : 256;
 
+// Blocks that a multiprocessor is to run at once; of the largest, the registers of one are all that it has.
 template <int kChannels>
-constexpr bool kSumsInBlock = kChannels > 0 && kChannels <= 96;
+constexpr int kResident = kChannels < 96 ? 2 : 1;
+
+// A block has so many tiles at most, so that its sums are short, and fewer where multiprocessors would stand idle.
+template <int kChannels>
+constexpr int64_t kTilesOfBlock = kChannels == 192 ? 32 : 16;
+
+// Whether blocks sum up the gradients of matrix and shift. Else the two tensors of which they are made go to memory.
+template <int kChannels>
+constexpr bool kSumsInBlock = kChannels > 0;
+
+// With 192 channels, two tiles and a part of the matrix are to fit into 64 KiB.
+template <int kChannels>
+constexpr int kChunk = kChannels == 192 ? 8 : kChannels == 96 ? 24 : 16;
 
 template <class Access, int kChannels>
-using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads<kChannels>>;
+using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads<kChannels>, kChunk<kChannels>>;
 
 // How the work is divided. A block takes the tiles of `group` successive samples one after the other, because they share
 // an h whose gradient is the sum of theirs.
@@ -31,18 +40,18 @@ struct Division {
   Tiles tiles;
   int group;
   unsigned items;  // groups of tiles
-  bool keeps;      // what the only map before the matrix needs in shared memory, instead of reading it again
+  bool keeps;      // what the maps before the matrix need in shared memory, instead of reading it again
 };
 
-// What `differentiate` needs of the channels that the only map before the matrix transforms, in shared memory.
+// What `differentiate` needs of the channels that the maps before the matrix transform, in shared memory.
 template <class T>
 struct Kept {
+  INVFLOW_DEVICE T* scaled(int map, int64_t c) const { return memory + 2 * (map * of_first + c) * pixels; }
+  INVFLOW_DEVICE T* raw(int map, int64_t c) const { return scaled(map, c) + pixels; }
+
   T* memory;
   int pixels;
-  int64_t count;
-
-  INVFLOW_DEVICE T* scaled(int64_t c) const { return memory + c * pixels; }
-  INVFLOW_DEVICE T* raw(int64_t c) const { return memory + (count + c) * pixels; }
+  int64_t of_first;  // channels of the first map
 };
 
 // x, channel `row` of the state, through the maps before the matrix.
@@ -55,14 +64,15 @@ INVFLOW_DEVICE void apply_before(const FlowStep& step, const G& geometry, const 
     const int64_t c = row - map.start;
     if (c < 0 || c >= map.count) continue;
     T shift[G::kPixels], raw[G::kPixels];
-    load_h<Access>(map, at, c, shift, raw);
+    load_shift<Access>(map, at, c, shift);
+    load_raw<Access>(map, at, c, raw);
     if (keeps) {
       T scaled[G::kPixels];
 #pragma unroll
       for (int j = 0; j < G::kPixels; ++j) scaled[j] = x[j];
-      scaled_part(map, shift, scaled);
-      geometry.put(scaled, kept.scaled(c));
-      geometry.put(raw, kept.raw(c));
+      add_shift(map, shift, scaled);
+      geometry.put(scaled, kept.scaled(i, c));
+      geometry.put(raw, kept.raw(i, c));
     }
     apply(map, shift, raw, x);
   }
@@ -80,14 +90,13 @@ INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums&
     if (c < 0 || c >= map.count) continue;
     T raw[G::kPixels], scaled[G::kPixels];
     if (keeps) {
-      geometry.get(kept.scaled(c), scaled);
-      geometry.get(kept.raw(c), raw);
+      geometry.get(kept.scaled(i, c), scaled);
+      geometry.get(kept.raw(i, c), raw);
     } else {
       Access::load_state(step.x, offset_of(step.x, at, row), scaled);
       if (i > 0) apply_to_channel<Access>(step.before[0], at, row, scaled);
-      T shift[G::kPixels];
-      load_h<Access>(map, at, c, shift, raw);
-      scaled_part(map, shift, scaled);
+      scaled_part<Access>(map, at, c, scaled);
+      load_raw<Access>(map, at, c, raw);
     }
     differentiate(map, grad_log_det, scaled, raw, grad);
     store_grad_h<Access>(map, sums.before[i], at, c, scaled, raw);
@@ -95,7 +104,7 @@ INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums&
 }
 
 template <class Access, int kChannels>
-__global__ void __launch_bounds__(kThreads<kChannels>, kChannels == 96 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads<kChannels>, kResident<kChannels>)
     flow_step_backward_kernel(const __grid_constant__ FlowStep step, const __grid_constant__ FlowStepGradients gradients,
                               const __grid_constant__ SharedSums sums, const Shape<Access, kChannels> geometry,
                               const Division division, const MatrixGradient<typename Access::T> out) {
@@ -147,12 +156,14 @@ __global__ void __launch_bounds__(kThreads<kChannels>, kChannels == 96 ? 1 : 2)
         for (int row = geometry.first_row(pass); row < geometry.end_row(pass); ++row) {
           T grad[G::kPixels] = {};
           if (inside) {
+            T raw[G::kPixels], scaled[G::kPixels];
+            if (step.has_after) {
+              geometry.get(product + row * stride, scaled);
+              scaled_part<Access>(step.after, at, row, scaled);
+              load_raw<Access>(step.after, at, row, raw);
+            }
             Access::load_state(gradients.grad_y, offset_of(gradients.grad_y, at, row), grad);
             if (step.has_after) {
-              T shift[G::kPixels], raw[G::kPixels], scaled[G::kPixels];
-              geometry.get(product + row * stride, scaled);
-              load_h<Access>(step.after, at, row, shift, raw);
-              scaled_part(step.after, shift, scaled);
               differentiate(step.after, grad_log_det, scaled, raw, grad);
               store_grad_h<Access>(step.after, sums.after, at, row, scaled, raw);
             }
@@ -198,19 +209,28 @@ int64_t group_of(const FlowStep& step) {
   return step.has_after ? std::lcm(group, step.after.repeat) : group;
 }
 
+// Bytes of shared memory with which as many blocks as before run at once, `blocks` of them at most, if one needs `least`
+// anyway.
+int64_t shared_of_block(const Device& device, int64_t least, int blocks) {
+  constexpr int64_t kReserved = 1024;  // that CUDA takes for itself in every block
+  const int64_t share = device.shared_of_multiprocessor / blocks - kReserved;
+  return blocks > 1 && least <= share ? share : device.shared_of_block;
+}
+
 // What a call needs beside its arguments. With a workspace of null it only counts the bytes.
 template <class Access, int kChannels>
 struct Plan {
   using T = typename Access::T;
 
-  Plan(const FlowStep& step, Workspace& workspace)
+  Plan(const FlowStep& step, const Device& device, Workspace& workspace)
       : geometry(step.channels, sizeof(T)), tiles(tiles_of(step, geometry.pixels())), group(group_of(step)) {
     items = step.batch / group * tiles.of_sample;
     for (int i = 0; i < step.before_count; ++i) sums.before[i] = workspace.sums_of<T>(step, step.before[i]);
     if (step.has_after) sums.after = workspace.sums_of<T>(step, step.after);
     blocks = items;
     if constexpr (kSumsInBlock<kChannels>) {
-      const int64_t share = (items + kFewBlocks - 1) / kFewBlocks, most = share < kTilesOfBlock ? share : kTilesOfBlock;
+      const int64_t at_once = device.multiprocessors * kResident<kChannels>, share = (items + at_once - 1) / at_once;
+      const int64_t most = share < kTilesOfBlock<kChannels> ? share : kTilesOfBlock<kChannels>;
       blocks = items == 0 ? 0 : (items + most - 1) / most;
       out.matrix = workspace.take<T>(blocks * kChannels * kChannels);
       out.shift = workspace.take<T>(blocks * kChannels);
@@ -231,12 +251,15 @@ template <class Access, int kChannels>
 void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
   using T = typename Access::T;
   const Site site{"flow_step_backward_kernel", step, place};
+  const Device device = device_of(site);
   Workspace workspace(place.workspace);
-  const Plan<Access, kChannels> plan(step, workspace);
+  const Plan<Access, kChannels> plan(step, device, workspace);
   const auto& geometry = plan.geometry;
   const int64_t bytes = (2 * geometry.tile_size() + geometry.weights_size()) * static_cast<int64_t>(sizeof(T));
-  const int64_t kept = 2 * step.before[0].count * geometry.pixels() * static_cast<int64_t>(sizeof(T));
-  const bool keeps = step.before_count == 1 && bytes + kept <= kMostShared;
+  int64_t kept = 0;
+  for (int i = 0; i < step.before_count; ++i)
+    kept += 2 * step.before[i].count * geometry.pixels() * static_cast<int64_t>(sizeof(T));
+  const bool keeps = kept > 0 && bytes + kept <= shared_of_block(device, bytes, kResident<kChannels>);
   const Division division{plan.tiles, static_cast<int>(plan.group), static_cast<unsigned>(plan.items), keeps};
   if (plan.blocks > 0)
     launch(site, flow_step_backward_kernel<Access, kChannels>, plan.blocks, kThreads<kChannels>,
@@ -247,10 +270,16 @@ void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gr
   add_partial_sums<T>(site, {plan.out.shift, gradients.grad_shift, c, splits, 1, c});
 }
 
+// With 192 channels, the registers beside those sums have room for four pixels only.
+template <class Access, int kChannels>
+using Narrowed = std::conditional_t<kChannels == 192 && Access::kPixels == 8, Vectors<2, 4>, Access>;
+
 template <class Visitor>
 void with_shape(const FlowStep& step, const FlowStepGradients& gradients, const Visitor& visit) {
   with_access(step, &gradients, [&](auto access) {
-    with_channels<decltype(access)>(step.channels, [&](auto channels) { visit(access, channels); });
+    with_channels<decltype(access)>(step.channels, [&](auto channels) {
+      visit(Narrowed<decltype(access), channels()>{}, channels);
+    });
   });
 }
 
@@ -260,10 +289,12 @@ void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradient
   });
 }
 
-int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients) {
+int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device) {
+  const Place place{device, nullptr, nullptr};
+  const Device facts = device_of({"flow_step_backward", step, place});
   Workspace workspace(nullptr);
   with_shape(step, gradients, [&](auto access, auto channels) {
-    const Plan<decltype(access), channels()> plan(step, workspace);
+    const Plan<decltype(access), channels()> plan(step, facts, workspace);
   });
   return workspace.size();
 }

@@ -9,7 +9,7 @@ namespace invflow::cuda {
 void flow_step_with_matrix(const FlowStep& step, const Place& place);
 int64_t workspace_with_matrix(const FlowStep& step);
 void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place);
-int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients);
+int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device);
 
 // coupling.cu: steps of one elementwise map.
 void coupling(const FlowStep& step, const Place& place);

@@ -29,11 +29,25 @@
 
 namespace invflow::cuda {
 
+// threadIdx.x, computed anew as far as the compiler knows: what is derived from it is then not kept in registers from one
+// use to the next, where those are scarce.
+INVFLOW_DEVICE int thread_again() {
+  int thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 // What a launch is about: the name of the kernel, for messages, and where it runs.
 struct Site {
   const char* kernel;
   const FlowStep& step;
   const Place& place;
+};
+
+// What decides how work is divided: the number of multiprocessors, and the bytes of shared memory that one of them has
+// and that a block may have.
+struct Device {
+  int multiprocessors, shared_of_multiprocessor, shared_of_block;
 };
 
 inline void check(const char* error, const Site& site) {
@@ -50,6 +64,11 @@ template <class... Parameters, class... Arguments>
 void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
             const Arguments&... arguments) {
   check(cuda_on_cpu::launch(kernel, blocks, threads, shared_bytes, static_cast<Parameters>(arguments)...), site);
+}
+
+inline Device device_of(const Site&) {
+  const cuda_on_cpu::Device& device = cuda_on_cpu::cuda_on_cpu_device;
+  return {device.multiprocessors, device.shared_of_multiprocessor, device.shared_of_block};
 }
 
 template <class Kernel>
@@ -76,6 +95,16 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(site.place.stream)>>>(
       static_cast<Parameters>(arguments)...);
   check(text_of(cudaGetLastError()), site);
+}
+
+inline Device device_of(const Site& site) {
+  const auto attribute = [&](cudaDeviceAttr name) {
+    int value = 0;
+    check(text_of(cudaDeviceGetAttribute(&value, name, site.place.device)), site);
+    return value;
+  };
+  return {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
 }
 
 // Makes the device of a call the current one of this thread, and the former one again at the end.

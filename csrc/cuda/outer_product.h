@@ -5,34 +5,66 @@
 
 namespace invflow::cuda {
 
-// kChannels x kChannels sums of products of rows, and kChannels sums of the left rows. A thread has 6 x 6 of them, of every
-// kSide-th row, for one of kSlices parts of the pixels. Sums of a tile are added to sums of tiles, which rounds less.
+// kChannels x kChannels sums of products of rows, and kChannels sums of the left rows. A thread has kGroups x kGroups
+// groups of 6 x 6 of them, of every kSide-th row, for one of kSlices parts of the pixels. If it has one group, sums of a
+// tile are added to sums of tiles, which rounds less.
 template <int kChannels, int kThreads, class T>
 struct OuterProduct {
-  static constexpr int kOwned = 6, kSide = kChannels / kOwned, kSlices = kThreads / (kSide * kSide);
-  static constexpr int kWarps = kThreads / 32, kRowsOfWarp = kChannels / kWarps;
+  static constexpr int kOwned = 6, kSide = kChannels < 96 ? kChannels / kOwned : 16;
+  static constexpr int kGroups = kChannels / (kSide * kOwned), kSlices = kThreads / (kSide * kSide);
+  // Threads that sum a left row: as many as there are, but a power of two.
+  static constexpr int kLanes = kThreads >= 8 * kChannels   ? 8
+                                : kThreads >= 4 * kChannels ? 4
+                                : kThreads >= 2 * kChannels ? 2
+                                                            : 1;
   // The scratch memory of `store`: neighbouring threads write to different banks.
   static constexpr int kScratchRow = kSide < 8 ? kChannels : kChannels + 8;
   static constexpr int kScratchSlice = kChannels * kScratchRow + (kSide < 8 ? 32 / kSlices : 0);
-  static_assert(kSide * kOwned == kChannels && kSlices * kSide * kSide == kThreads && kRowsOfWarp * kWarps == kChannels);
+  static_assert(kGroups * kSide * kOwned == kChannels && kSlices * kSide * kSide == kThreads);
+  static_assert(kLanes * kChannels <= kThreads);
 
   // Neighbouring threads read neighbouring rows or, where those are few, neighbouring pixels: see Geometry.
-  INVFLOW_DEVICE int slice() const { return kSide < 8 ? threadIdx.x % kSlices : threadIdx.x / (kSide * kSide); }
-  INVFLOW_DEVICE int column() const { return (kSide < 8 ? threadIdx.x / kSlices : threadIdx.x) % kSide; }
-  INVFLOW_DEVICE int row() const { return (kSide < 8 ? threadIdx.x / kSlices : threadIdx.x) / kSide % kSide; }
+  INVFLOW_DEVICE int slice(int thread) const { return kSide < 8 ? thread % kSlices : thread / (kSide * kSide); }
+  INVFLOW_DEVICE int column(int thread) const { return (kSide < 8 ? thread / kSlices : thread) % kSide; }
+  INVFLOW_DEVICE int row(int thread) const { return (kSide < 8 ? thread / kSlices : thread) / kSide % kSide; }
 
   // Adds left right^T; rows are `stride` numbers apart, and `pixels` a multiple of 32.
   INVFLOW_DEVICE void add(const T* left, const T* right, int stride, int pixels) {
-    T sum[kOwned][kOwned] = {};
+    const int thread = thread_again();
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n)
+#pragma unroll
+      for (int m = 0; m < kGroups; ++m)
+        add_group(thread, left + kSide * kOwned * n * stride, right + kSide * kOwned * m * stride, stride, pixels,
+                  products[n][m]);
+    const int own = thread / kLanes;
+    if (own >= kChannels) return;
+    T row_sum = 0;
 #pragma unroll 1
-    for (int p = 4 * slice(); p < pixels; p += 4 * kSlices) {
+    for (int p = 4 * (thread % kLanes); p < pixels; p += 4 * kLanes) {
+      T in[4];
+      load_run<T>(left, own * stride + p, in);
+      row_sum += (in[0] + in[1]) + (in[2] + in[3]);
+    }
+    own_row += row_sum;
+  }
+
+  INVFLOW_DEVICE void add_group(int thread, const T* left, const T* right, int stride, int pixels,
+                                T (&total)[kOwned][kOwned]) {
+    T sum[kOwned][kOwned];
+#pragma unroll
+    for (int o = 0; o < kOwned; ++o)
+#pragma unroll
+      for (int i = 0; i < kOwned; ++i) sum[o][i] = kGroups == 1 ? T(0) : total[o][i];
+#pragma unroll 1
+    for (int p = 4 * slice(thread); p < pixels; p += 4 * kSlices) {
       T in[kOwned][4];
 #pragma unroll
-      for (int i = 0; i < kOwned; ++i) load_run<T>(right, (column() + kSide * i) * stride + p, in[i]);
+      for (int i = 0; i < kOwned; ++i) load_run<T>(right, (column(thread) + kSide * i) * stride + p, in[i]);
 #pragma unroll
       for (int o = 0; o < kOwned; ++o) {
         T factor[4];
-        load_run<T>(left, (row() + kSide * o) * stride + p, factor);
+        load_run<T>(left, (row(thread) + kSide * o) * stride + p, factor);
 #pragma unroll
         for (int i = 0; i < kOwned; ++i)
 #pragma unroll
@@ -42,32 +74,29 @@ struct OuterProduct {
 #pragma unroll
     for (int o = 0; o < kOwned; ++o)
 #pragma unroll
-      for (int i = 0; i < kOwned; ++i) products[o][i] += sum[o][i];
-#pragma unroll
-    for (int n = 0; n < kRowsOfWarp; ++n) {
-      T row_sum = 0;
-      for (int p = threadIdx.x % 32; p < pixels; p += 32) row_sum += left[(threadIdx.x / 32 + kWarps * n) * stride + p];
-      rows[n] += row_sum;
-    }
+      for (int i = 0; i < kOwned; ++i) total[o][i] = kGroups == 1 ? total[o][i] + sum[o][i] : sum[o][i];
   }
 
   // Writes the sums: product (o, i) to matrix[o * matrix_stride + i], for o and i less than the limits, and row o to
-  // shift[o] if that is not null. `scratch` has room for kSlices * kScratchSlice numbers.
+  // shift[o] if that is not null. `scratch` has room for kSlices * kScratchSlice numbers if kSlices > 1.
   INVFLOW_DEVICE void store(T* scratch, T* matrix, int64_t matrix_stride, T* shift, int rows_limit, int columns_limit) {
+    const int thread = threadIdx.x;
+    T* const first = matrix + row(thread) * matrix_stride + column(thread);
     if constexpr (kSlices > 1) __syncthreads();
 #pragma unroll
-    for (int o = 0; o < kOwned; ++o)
+    for (int o = 0; o < kGroups * kOwned; ++o)
 #pragma unroll
-      for (int i = 0; i < kOwned; ++i) {
-        const int at_row = row() + kSide * o, at_column = column() + kSide * i;
+      for (int i = 0; i < kGroups * kOwned; ++i) {
+        const int at_row = row(thread) + kSide * o, at_column = column(thread) + kSide * i;
+        const T product = products[o / kOwned][i / kOwned][o % kOwned][i % kOwned];
         if constexpr (kSlices > 1)
-          scratch[slice() * kScratchSlice + at_row * kScratchRow + at_column] = products[o][i];
+          scratch[slice(thread) * kScratchSlice + at_row * kScratchRow + at_column] = product;
         else if (at_row < rows_limit && at_column < columns_limit)
-          matrix[at_row * matrix_stride + at_column] = products[o][i];
+          first[kSide * o * matrix_stride + kSide * i] = product;
       }
     if constexpr (kSlices > 1) {
       __syncthreads();
-      for (int i = threadIdx.x; i < kChannels * kChannels; i += kThreads) {
+      for (int i = thread; i < kChannels * kChannels; i += kThreads) {
         const int at_row = i / kChannels, at_column = i % kChannels;
         T sum = 0;
         for (int part = 0; part < kSlices; ++part)
@@ -75,17 +104,14 @@ struct OuterProduct {
         if (at_row < rows_limit && at_column < columns_limit) matrix[at_row * matrix_stride + at_column] = sum;
       }
     }
+    T sum = own_row;
 #pragma unroll
-    for (int n = 0; n < kRowsOfWarp; ++n) {
-      T sum = rows[n];
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_down_sync(0xffffffffu, sum, distance);
-      const int at_row = threadIdx.x / 32 + kWarps * n;
-      if (shift != nullptr && threadIdx.x % 32 == 0 && at_row < rows_limit) shift[at_row] = sum;
-    }
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += __shfl_down_sync(0xffffffffu, sum, distance);
+    const int own = thread / kLanes;
+    if (shift != nullptr && thread % kLanes == 0 && own < kChannels && own < rows_limit) shift[own] = sum;
   }
 
-  T products[kOwned][kOwned] = {}, rows[kRowsOfWarp] = {};
+  T products[kGroups][kGroups][kOwned][kOwned] = {}, own_row = 0;
 };
 
 }  // namespace invflow::cuda

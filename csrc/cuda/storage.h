@@ -119,11 +119,12 @@ INVFLOW_DEVICE void store_any(const View& view, int64_t offset, const T (&values
 // How a thread reads and writes memory: kPixels successive pixels at once. The state and its gradients are accessed by
 // load_state and store_state, h and its gradient by load and store.
 //
-// Vectors: 16 bytes of a state whose numbers have kBytes bytes, and as many pixels of an h of any dtype.
-template <int kBytes>
+// Vectors: kPixels of a state whose numbers have kBytes bytes, 16 bytes unless said otherwise, and as many of an h of any
+// dtype.
+template <int kBytes, int kPixels_ = 16 / kBytes>
 struct Vectors {
   using T = float;
-  static constexpr int kPixels = 16 / kBytes;
+  static constexpr int kPixels = kPixels_;
 
   static INVFLOW_DEVICE void load_state(const View& view, int64_t offset, T (&values)[kPixels]) {
     if constexpr (kBytes == 4)

@@ -6,8 +6,6 @@
 
 namespace invflow::cuda {
 
-constexpr int kWeights = 48 * 48;         // numbers of the matrix that a block holds at once, about
-constexpr int kGeneralChunk = 16;         // columns of it, where the number of channels is not known to the compiler
 constexpr int kGeneralBytes = 20 * 1024;  // of a tile, there: two and the matrix fit into 64 KiB
 constexpr int kResidentChannels = 48;     // up to so many channels the whole matrix is held at once
 
@@ -18,13 +16,17 @@ constexpr int kResidentChannels = 48;     // up to so many channels the whole ma
 // Threads stand in `columns` columns, of kPixels successive pixels each, and `bands` bands, of kRows successive rows
 // each. Rows that are more than all bands have take several passes. kChannels = 0 stands for a number of channels that
 // is known at run time only; else the bands are as many as needed for one pass.
-template <int kChannels, int kPixels_, int kOwned, int kThreads_>
+//
+// kChunk is how many columns of the matrix are held at once, where the whole does not fit.
+template <int kChannels, int kPixels_, int kOwned, int kThreads_, int kChunk>
 struct Geometry {
   static constexpr bool kFixed = kChannels > 0;
   static constexpr bool kResident = kFixed && kChannels <= kResidentChannels;
   static constexpr int kThreads = kThreads_, kPixels = kPixels_;
   static constexpr int kRows = kPixels == 1 ? 8 : kOwned / kPixels;
   static constexpr int kGroup = kPixels < 4 ? kPixels : 4;  // pixels that stand together
+  // A sum of sums of chunks rounds less, unless those are short.
+  static constexpr bool kSumsOfChunks = !kResident && kChunk >= 16;
   static_assert(kChannels % kRows == 0 || kPixels == 1, "bands must be whole");
 
   explicit Geometry(int64_t channels, int64_t bytes_of_number)
@@ -41,9 +43,7 @@ struct Geometry {
   INVFLOW_BOTH int passes() const { return kFixed ? 1 : (channels() + rows_of_pass() - 1) / rows_of_pass(); }
   INVFLOW_BOTH int stride() const { return pixels() + (kFixed && columns() < 8 ? 8 : 4); }
   INVFLOW_BOTH int tile_size() const { return channels() * stride(); }
-  INVFLOW_BOTH int chunk() const {
-    return !kFixed ? kGeneralChunk : kResident ? kChannels : (kWeights / (kFixed ? kChannels : 1) + 7) / 8 * 8;
-  }
+  INVFLOW_BOTH int chunk() const { return kResident ? kChannels : kChunk; }
   // Numbers between a row of the matrix and the next in shared memory: bands read different banks.
   INVFLOW_BOTH int weights_stride() const { return kResident ? chunk() : chunk() + (kFixed ? 4 : 1); }
   INVFLOW_BOTH int weights_size() const { return (rows_of_pass() * weights_stride() + 3) / 4 * 4; }
@@ -125,18 +125,18 @@ INVFLOW_DEVICE void load_resident(const G& geometry, const T* matrix, T* weights
 
 // Columns [first, first + chunk) of the rows of a pass; of the transposed matrix, a row of weights is a column of it.
 template <bool transposed, class G, class T>
-INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int pass, int first, T* weights) {
+INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int thread, int pass, int first, T* weights) {
   const int channels = geometry.channels(), chunk = geometry.chunk(), rows = geometry.rows_of_pass();
   const int length = transposed ? rows : chunk, stride = transposed ? rows : geometry.weights_stride();
   if constexpr (G::kFixed) {
-    for (int i = 4 * threadIdx.x; i < rows * chunk; i += 4 * G::kThreads) {
+    for (int i = 4 * thread; i < rows * chunk; i += 4 * G::kThreads) {
       const int row = i / length, column = i % length;
       T part[4];
       load_run<T>(matrix, transposed ? (first + row) * channels + column : row * channels + first + column, part);
       store_run<T>(weights, row * stride + column, part);
     }
   } else {
-    for (int i = threadIdx.x; i < rows * chunk; i += G::kThreads) {
+    for (int i = thread; i < rows * chunk; i += G::kThreads) {
       const int outer = i / length, inner = i % length;
       const int row = pass * rows + (transposed ? inner : outer), column = first + (transposed ? outer : inner);
       const bool valid = row < channels && column < channels;
@@ -148,19 +148,19 @@ INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int pass, i
 }
 
 // sum[r][j] += sum_k matrix[row + r][k] tile[k][pixel j] for the thread's rows of a pass and its pixels; of the
-// transposed matrix if asked for. The sum over k is one of sums of a chunk, which round less. Every thread of the block
-// must call it, after which `weights` still holds what was read last; before it reads the tile, all threads have met.
+// transposed matrix if asked for. Every thread of the block must call it, after which `weights` still holds what was read
+// last; before it reads the tile, all threads have met.
 template <bool transposed, class G, class T>
 INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, const T* tile, int pass,
                                 T (&sum)[G::kRows][G::kPixels]) {
   constexpr int kStep = G::kFixed && !transposed ? 16 / G::kPixels : 1;
   const int channels = geometry.channels(), chunk = geometry.chunk();
   const int row = geometry.first_row(pass) - pass * geometry.rows_of_pass();
-  const int length = transposed ? geometry.rows_of_pass() : geometry.weights_stride();
+  const int length = transposed ? geometry.rows_of_pass() : geometry.weights_stride(), thread = thread_again();
   for (int first = 0; first < channels; first += chunk) {
     __syncthreads();
     if constexpr (!G::kResident) {
-      load_weights<transposed>(geometry, matrix, pass, first, weights);
+      load_weights<transposed>(geometry, matrix, thread, pass, first, weights);
       __syncthreads();
     }
     const int count = G::kFixed || channels - first > chunk ? chunk : channels - first;
@@ -168,7 +168,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
 #pragma unroll
     for (int r = 0; r < G::kRows; ++r)
 #pragma unroll
-      for (int j = 0; j < G::kPixels; ++j) part[r][j] = G::kResident ? sum[r][j] : T(0);
+      for (int j = 0; j < G::kPixels; ++j) part[r][j] = G::kSumsOfChunks ? T(0) : sum[r][j];
 #pragma unroll 1
     for (int k = 0; k < count; k += kStep) {
       T in[kStep][G::kPixels];
@@ -196,7 +196,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
 #pragma unroll
     for (int r = 0; r < G::kRows; ++r)
 #pragma unroll
-      for (int j = 0; j < G::kPixels; ++j) sum[r][j] = G::kResident ? part[r][j] : sum[r][j] + part[r][j];
+      for (int j = 0; j < G::kPixels; ++j) sum[r][j] = G::kSumsOfChunks ? sum[r][j] + part[r][j] : part[r][j];
   }
 }
 

@@ -63,9 +63,10 @@ def _stream(device: torch.device) -> int:
 
 def _run(kernel: Any, workspace: Any, step: Step, *results: Any) -> None:
     arguments, device = step.arguments(), step.x.device
-    memory = torch.empty(workspace(arguments, *results), dtype=torch.uint8, device=device)
+    number = device.index or 0
+    memory = torch.empty(workspace(number, arguments, *results), dtype=torch.uint8, device=device)
     # freed at the end, and then given to later work on the same stream only
-    kernel((device.index or 0, _stream(device), memory.data_ptr()), arguments, *results)
+    kernel((number, _stream(device), memory.data_ptr()), arguments, *results)
 
 
 def _forward(step: Step, *results: Any) -> None:

@@ -44,7 +44,8 @@ fails on: any byte of registers spilled to memory, any stack, any instruction th
 `Vectors` and a known number of channels, fewer resident warps than {floors} (forward, backward).
 
 A cell has the registers of a thread and the warps that a multiprocessor holds. Shared memory is what a block asks for,
-the most of the shapes tried. Ways are the worst instruction's passes through the banks, over those needed.
+the most of the shapes tried; backward passes ask for more where there is more. Ways are the worst instruction's passes
+through the banks, over those needed.
 
 """
 
@@ -67,9 +68,9 @@ class Row:
 
 def rows(architectures: Sequence[int], calls: Sequence[Call], ways: Mapping[str, float]) -> list[Row]:
     """A row for each kernel and architecture. Raises ``RuntimeError`` if ``calls`` do not launch every kernel."""
-    launches = [launch for call in calls for launch in launches_of(call)]
     found = []
     for architecture in architectures:
+        launches = [launch for call in calls for launch in launches_of(call, architecture)]
         for code in (code for source in KERNELS for code in machine_code(source, architecture, include=INCLUDE)):
             own = [launch for launch in launches if launch.name == code.kernel]
             if not own:
@@ -159,10 +160,9 @@ def table(found: Sequence[Row]) -> str:
         spilled = sum(code.spill_stores + code.spill_loads + code.stack + code.local for code in codes)
         widest = min(min(max(code.loads, default=0), max(code.stores, default=0)) for code in codes)
         ways = "" if own[0].ways is None else f"{own[0].ways:.2f}"
+        shared = " to ".join(map(str, sorted({min(row.shared for row in own), max(row.shared for row in own)})))
         cells = [f"{row.code.registers}, {row.resident_warps}" for row in own]
-        lines.append(
-            [f"`{short(kernel)}`", *cells, str(own[0].threads), str(own[0].shared), str(spilled), str(widest), ways]
-        )
+        lines.append([f"`{short(kernel)}`", *cells, str(own[0].threads), shared, str(spilled), str(widest), ways])
     header = ["kernel", *(f"sm_{architecture}" for architecture in architectures)]
     return markdown_table([*header, "threads", "shared, bytes", "spilled", "widest access, bits", "ways"], lines)
 

@@ -9,6 +9,7 @@ Everything but the launches is the project's own: its Python and its host code, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import sysconfig
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from unittest import mock
 from invflow.backends import cuda
 
 from . import build, nvcc
+from .occupancy import MULTIPROCESSORS
 from .source import host_library, load_extension
 from .through_ptx import HostLaunch, through_ptx
 
@@ -49,17 +51,35 @@ def library(sanitize: str | None = None) -> Path:
     )
 
 
+class _Device(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int) for name in ("multiprocessors", "shared_of_multiprocessor", "shared_of_block")
+    )
+
+
 @contextlib.contextmanager
 def cuda_on_cpu(
-    capability: int | None = None, *, sanitize: str | None = None, **options: Any
+    capability: int | None = None,
+    *,
+    device: int | None = None,
+    multiprocessors: int = 2,
+    sanitize: str | None = None,
+    **options: Any,
 ) -> Iterator[list[HostLaunch]]:
     """Inside, the backend "cuda" takes tensors of the CPU, and nothing else.
 
     With a compute ``capability`` such as 80 it runs the PTX that nvcc makes of its kernels; ``options`` are those of
     ``through_ptx``, and the list of launches is yielded. Without one it runs the kernels as g++ compiles them, under a
     sanitizer if the process runs under the same (see ``run_sanitized``), and the list stays empty.
+
+    The host code divides the work as for a GPU with so many ``multiprocessors`` of architecture ``device``; default:
+    ``capability``, or else 80. Few, so that small states too give blocks more than one tile.
     """
     path = library(sanitize)
+    chip = MULTIPROCESSORS[device or capability or 80]
+    facts = _Device.in_dll(ctypes.CDLL(str(path)), "cuda_on_cpu_device")
+    facts.multiprocessors, facts.shared_of_multiprocessor = multiprocessors, chip.shared
+    facts.shared_of_block = chip.of_block
     where = {
         "_CUDA": load_extension("_CUDA", path),
         "_stream": lambda device: 0,

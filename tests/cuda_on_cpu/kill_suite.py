@@ -107,7 +107,10 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # and new memory is full of NaN
     properties: tuple[Callable[[], None], ...] = (nothing_is_reported,) if given.sanitize else PROPERTIES
-    with mock.patch.object(cuda_driver, "library", return_value=given.library), cuda_driver.cuda_on_cpu():
+    with (
+        mock.patch.object(cuda_driver, "library", return_value=given.library),
+        cuda_driver.cuda_on_cpu(multiprocessors=1),
+    ):
         for holds in properties:
             try:
                 holds()

@@ -82,9 +82,9 @@ def every_kernel() -> list[Call]:
     return calls
 
 
-def launches_of(call: Call) -> list[HostLaunch]:
-    """The launches of a call, of which none is run."""
+def launches_of(call: Call, device: int) -> list[HostLaunch]:
+    """The launches of a call on a GPU of that architecture, of which none is run."""
     found: list[HostLaunch] = []
-    with cuda_on_cpu(), launches_go_to(library(), lambda launch, parameters: found.append(launch)):
+    with cuda_on_cpu(device=device), launches_go_to(library(), lambda launch, parameters: found.append(launch)):
         call.run("cuda")
     return found

@@ -75,8 +75,8 @@ MUTANTS = [
     Mutant(
         "no barrier after a part of the matrix is loaded",
         "tile.h",
-        "matrix, pass, first, weights);\n      __syncthreads();",
-        "matrix, pass, first, weights);",
+        "thread, pass, first, weights);\n      __syncthreads();",
+        "thread, pass, first, weights);",
     ),
     Mutant(
         "no barrier before products replace the tile",
@@ -89,6 +89,24 @@ MUTANTS = [
         "flow_step_backward.cu",
         "__syncthreads();\n        outer.add(",
         "outer.add(",
+    ),
+    Mutant(
+        "no barrier before the next tile",
+        "flow_step_backward.cu",
+        "        }\n      __syncthreads();\n    }\n",
+        "        }\n    }\n",
+    ),
+    Mutant(
+        "every other tile of a block dropped",
+        "flow_step_backward.cu",
+        "item += gridDim.x)",
+        "item += 2 * gridDim.x)",
+    ),
+    Mutant(
+        "what is kept of a map in the place of another's",
+        "flow_step_backward.cu",
+        "2 * (map * of_first + c) * pixels",
+        "2 * c * pixels",
     ),
     Mutant(
         "no barrier between the sums of warps and their sum",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,20 +23,34 @@ MOST_CHANNELS = {"address": 192, "thread": 24}
 
 
 def tiny_calls(most_channels: int) -> list[Call]:
+    """Backward passes with two tiles, of which a block takes one after the other."""
     calls = [call for call in every_kernel() if call.channels <= most_channels]
-    return [replace(call, batch=1, side=SIDE, inverse=inverse) for call in calls for inverse in (False, True)]
+    return [
+        replace(call, batch=2 if call.backward else 1, side=SIDE, inverse=inverse)
+        for call in calls
+        for inverse in (False, True)
+    ]
+
+
+def run_tiny_calls(most_channels: int, capability: int | None = None, **options: Any) -> set[str]:
+    """Also with the little shared memory of sm_75, in which backward passes keep nothing. The names of the launches."""
+    names = set()
+    for device in (80, 75):
+        with cuda_on_cpu(capability, device=device, multiprocessors=1, **options) as launches:
+            for call in tiny_calls(most_channels):
+                if device == 80 or call.backward:
+                    call.run("cuda")
+        names |= {launch.name for launch in launches}
+    return names
 
 
 CODE = """
 import sys
 sys.path.insert(0, {root!r})
 import torch
-from tests.cuda_on_cpu.cuda_driver import cuda_on_cpu
-from tests.cuda_on_cpu.test_kernels_sanitized import tiny_calls
+from tests.cuda_on_cpu.test_kernels_sanitized import run_tiny_calls
 torch.set_num_threads(1)
-with cuda_on_cpu(sanitize={sanitize!r}):
-    for call in tiny_calls({channels}):
-        call.run("cuda")
+run_tiny_calls({channels}, sanitize={sanitize!r})
 print("all")
 """
 
@@ -52,7 +67,4 @@ def test_sanitizers_are_silent(sanitize: str, order: str) -> None:
 
 @pytest.mark.skipif(cuda_driver.unavailable(80) is not None, reason=str(cuda_driver.unavailable(80)))
 def test_the_race_detector_is_silent() -> None:
-    with cuda_on_cpu(80, check_races=True) as launches:
-        for call in tiny_calls(192):
-            call.run("cuda")
-    assert len({launch.name for launch in launches}) == 40
+    assert len(run_tiny_calls(192, 80, check_races=True)) == 40

@@ -37,6 +37,18 @@ def test_a_step_moves_little_more_than_it_must(channels: int, inverse: bool) -> 
     assert traffic.of_matrix >= 4 * channels**2
 
 
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_a_backward_pass_moves_little_more_than_it_must(channels: int, inverse: bool) -> None:
+    call = Call(channels, inverse=inverse, backward=True, batch=16, side=SIDES[channels])
+    traffic = traffic_of(call, full_blocks=True)
+    assert violations(traffic) == []
+    assert 1 <= traffic.ratio <= 1.15
+    small = traffic_of(replace(call, batch=1))
+    assert small.ratio > traffic.ratio
+    assert violations(small) == []
+
+
 def test_wasted_traffic_is_seen() -> None:
     """Of sliced channels every other number is read for nothing, one by one."""
     traffic = traffic_of(Call(12, contiguous=False))
@@ -48,10 +60,10 @@ def test_wasted_traffic_is_seen() -> None:
 
 
 def test_every_launch_is_recorded_with_its_shape() -> None:
-    names = {launch.name for call in every_kernel() for launch in launches_of(call)}
+    names = {launch.name for call in every_kernel() for launch in launches_of(call, 80)}
     assert len(names) == 40
-    (step, sums) = launches_of(Call(48, side=40))
-    assert step.name == "invflow::cuda::flow_step_kernel<invflow::cuda::Vectors<4>, 48>"
+    (step, sums) = launches_of(Call(48, side=40), 80)
+    assert step.name == "invflow::cuda::flow_step_kernel<invflow::cuda::Vectors<4, 4>, 48>"
     assert (step.block, step.trace) == ((128, 1, 1), None)
     assert sums.grid == (1, 1, 1)
 

@@ -21,8 +21,11 @@ from .through_ptx import HostLaunch
 
 SECTOR = 32  # bytes, the least that is moved
 
-#: Most traffic that a forward or inverse step may have, over its floor.
+#: Most traffic that a step may have, over its floor.
 MOST_TRAFFIC = 1.15
+
+#: Multiprocessors of an A100.
+MULTIPROCESSORS = 108
 
 #: Sides of square states of about the size of SRFlow's with 16 crops of 160 pixels, by channels.
 SIDES = {12: 80, 24: 56, 48: 40, 96: 28, 192: 20}
@@ -41,8 +44,8 @@ CHIPS = {"RTX 2080 Ti": Chip(616e9, 13.45e12), "A100": Chip(2039e9, 19.5e12), "H
 
 _DESCRIPTION = """\
 Run nvcc's PTX of flow_step (float32, contiguous, coupling and injector) on the CPU, count the sectors of 32 bytes that
-it reads and writes, and compare them with the fewest that any implementation must. With --check, exit with 1 if a
-forward or inverse step moves more than 1.15 times its floor.
+it reads and writes, and compare them with the fewest that any implementation must. With --check, exit with 1 if a step
+moves more than 1.15 times its floor; of backward passes, those of which every block has as many tiles as it may.
 """
 
 _TEXT = """## What they ask of memory
@@ -53,9 +56,13 @@ float32 and contiguous, in nvcc's PTX for sm_80, run on the CPU.
 The floor is x, the outputs h of both networks and y, once each; backward it is the gradient of y, x and h, and the
 gradients of x and h. Traffic is every sector of 32 bytes that is asked for, as if there were no cache, with these
 exceptions: matrix and shift are counted once, because they stay in the caches (147 KB at most, and the least L2 of the
-three GPUs has 5.5 MB); what is read of them is a column of its own. Backward, traffic includes the partial sums of the
-gradients of matrix and shift, and with 192 channels the two tensors from which a second kernel makes them. A request is
-an access of a warp; 16 sectors are 128 bits for each of its lanes.
+three GPUs has 5.5 MB); what is read of them is a column of its own. A request is an access of a warp; 16 sectors are
+128 bits for each of its lanes.
+
+Backward, traffic includes the partial sums of the gradients of matrix and shift: every block writes its own, and they
+are read once. The work is divided as for the 108 multiprocessors of an A100, and of states of this size a block has few
+tiles, so that with many channels the partial sums weigh. "Full blocks" have as many tiles as they ever have, 16, or 32
+with 192 channels, as with larger states: there no step may move more than {most} times the floor.
 
 """
 
@@ -74,9 +81,11 @@ class Traffic:
     """Bytes of a call: the ``floor``, those ``moved`` without a cache but for the matrix and its shift, which are
     counted once, and those that are read ``of_matrix``. ``sectors_per_request`` is of the accesses to tensors,
     ``instructions`` those of threads by kind. ``narrow`` are instructions that access less than 16 bytes of tensors
-    in a thread, and are more than one in a hundred."""
+    in a thread, and are more than one in a hundred. ``full_blocks``: the work was divided as for a GPU with a single
+    multiprocessor, whose blocks have as many tiles as they ever have."""
 
     call: Call
+    full_blocks: bool
     floor: int
     moved: int
     of_matrix: int
@@ -97,12 +106,13 @@ def floor_of(call: Call) -> int:
     return channels * call.batch * call.side**2 * call.dtype.itemsize
 
 
-def traffic_of(call: Call) -> Traffic:
+def traffic_of(call: Call, full_blocks: bool = False) -> Traffic:
     """Runs a flow step, twice: the second time with matrix and shift half a sector further, so that the instructions
     that read them are those whose sectors change."""
     x, coupling, matrix, shift, injector = call.tensors()
-    launches = _traced(call, [x, coupling, _at(matrix, 0), _at(shift, 0), injector])
-    moved = _traced(call, [x, coupling, _at(matrix, SECTOR // 2), _at(shift, SECTOR // 2), injector])
+    multiprocessors = 1 if full_blocks else MULTIPROCESSORS
+    launches = _traced(call, [x, coupling, _at(matrix, 0), _at(shift, 0), injector], multiprocessors)
+    moved = _traced(call, [x, coupling, _at(matrix, SECTOR // 2), _at(shift, SECTOR // 2), injector], multiprocessors)
     of_tensors: list[MemorySite] = []
     of_matrix = 0
     for before, after in zip(launches, moved, strict=True):
@@ -116,6 +126,7 @@ def traffic_of(call: Call) -> Traffic:
     once = (matrix.numel() + shift.numel()) * matrix.itemsize
     return Traffic(
         call,
+        full_blocks,
         floor_of(call),
         SECTOR * sectors + once,
         of_matrix,
@@ -125,9 +136,9 @@ def traffic_of(call: Call) -> Traffic:
     )
 
 
-def _traced(call: Call, tensors: Sequence[Tensor]) -> list[HostLaunch]:
+def _traced(call: Call, tensors: Sequence[Tensor], multiprocessors: int) -> list[HostLaunch]:
     """The launches of the forward pass, or of the backward pass alone."""
-    with cuda_on_cpu(80, trace=True) as launches:
+    with cuda_on_cpu(80, multiprocessors=multiprocessors, trace=True) as launches:
         call.run("cuda", tensors)
     first = next((i for i, launch in enumerate(launches) if "backward" in launch.name), 0)
     return launches[first:]
@@ -147,17 +158,21 @@ def _at(tensor: Tensor, offset: int) -> Tensor:
 
 
 def calls(batch: int, sides: dict[int, int]) -> list[Call]:
-    """Forward, inverse and backward for every number of channels that has kernels of its own."""
-    kinds = ({}, {"inverse": True}, {"backward": True})
-    return [Call(c, batch=batch, side=sides[c], **kind) for kind in kinds for c in CHANNELS]
+    """Both directions, forward and backward, for every number of channels that has kernels of its own."""
+    kinds = [(backward, inverse) for backward in (False, True) for inverse in (False, True)]
+    return [
+        Call(c, batch=batch, side=sides[c], inverse=inverse, backward=backward)
+        for backward, inverse in kinds
+        for c in CHANNELS
+    ]
 
 
 def violations(traffic: Traffic) -> list[str]:
     """What is wrong, one line each."""
     wrong = [f"less than 16 bytes of a thread: {text}" for text in traffic.narrow if not traffic.call.backward]
-    if not traffic.call.backward and traffic.ratio > MOST_TRAFFIC:
+    if (traffic.full_blocks or not traffic.call.backward) and traffic.ratio > MOST_TRAFFIC:
         wrong.append(f"{traffic.ratio:.3f} times the floor is moved, more than {MOST_TRAFFIC}")
-    return [f"{_label(traffic.call)}: {text}" for text in wrong]
+    return [f"{_label(traffic)}: {text}" for text in wrong]
 
 
 def table(found: Sequence[Traffic]) -> str:
@@ -171,13 +186,13 @@ def floor_table(found: Sequence[Traffic]) -> str:
     for name in CHIPS:
         header += [f"{name}, us", "arithmetic, us"]
     lines = []
-    for traffic in found:
+    for traffic in (traffic for traffic in found if not traffic.full_blocks):
         call = traffic.call
         # backward: the product again, with its transpose, and the gradient of the matrix
         operations = 2 * call.channels**2 * call.batch * call.side**2 * (3 if call.backward else 1)
         times = [t * 1e6 for c in CHIPS.values() for t in (traffic.floor / c.bandwidth, operations / c.operations)]
         figures = [f"{traffic.floor / 1e6:.1f}", f"{operations / 1e9:.2f}", *(f"{time:.1f}" for time in times)]
-        lines.append([_label(call), *figures])
+        lines.append([_label(traffic), *figures])
     return markdown_table(header, lines)
 
 
@@ -185,7 +200,7 @@ def _cells(traffic: Traffic) -> list[str]:
     total = sum(traffic.instructions.values())
     shares = [f"{kind} {count / total:.0%}" for kind, count in traffic.instructions.most_common(5)]
     return [
-        _label(traffic.call),
+        _label(traffic),
         f"{traffic.floor / 1e6:.2f}",
         f"{traffic.moved / 1e6:.2f}",
         f"{traffic.ratio:.3f}",
@@ -195,8 +210,12 @@ def _cells(traffic: Traffic) -> list[str]:
     ]
 
 
-def _label(call: Call) -> str:
-    kind = "backward" if call.backward else "inverse" if call.inverse else "forward"
+def _label(traffic: Traffic) -> str:
+    call = traffic.call
+    kind = "inverse" if call.inverse else "forward"
+    if call.backward:
+        kind = "inverse backward" if call.inverse else "backward"
+    kind += ", full blocks" * traffic.full_blocks
     return f"{kind}, {call.batch} x {call.channels} x {call.side} x {call.side}"
 
 
@@ -214,10 +233,14 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := cuda_driver.unavailable(80):
         parser.exit(2, f"traffic: {reason}\n")
     check_markdown(parser, given.markdown)
-    found = [traffic_of(call) for call in calls(given.batch, SIDES)]
+    every = calls(given.batch, SIDES)
+    found = [traffic_of(call) for call in every]
+    found += [traffic_of(call, full_blocks=True) for call in every if call.backward]
     print(f"{table(found)}\nA floor, not a measurement:\n\n{floor_table(found)}")
     if given.markdown is not None:
-        write_section(given.markdown, "traffic", _TEXT + table(found) + _FLOORS + floor_table(found))
+        write_section(
+            given.markdown, "traffic", _TEXT.format(most=MOST_TRAFFIC) + table(found) + _FLOORS + floor_table(found)
+        )
     wrong = [violation for traffic in found for violation in violations(traffic)]
     if given.check:
         print("\n".join([*wrong, f"{len(found)} steps, {len(wrong)} violation{'s' * (len(wrong) != 1)}"]))

@@ -18,9 +18,9 @@ struct Place {
 void flow_step(const FlowStep& step, const Place& place);
 void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place);
 
-// Bytes of `Place::workspace`.
+// Bytes of `Place::workspace` of a call on a device.
 int64_t workspace(const FlowStep& step);
-int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients);
+int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device);
 
 // CUDA's reason why a device cannot run these kernels: its driver or the device is too old for this build, for one. Empty
 // if it can.

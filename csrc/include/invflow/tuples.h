@@ -58,4 +58,16 @@ inline FlowStep step_of(const StepTuple& tuple) {
   return step;
 }
 
+inline FlowStep forward_of(const StepTuple& tuple, const ViewTuple& y, Address log_det) {
+  FlowStep step = step_of(tuple);
+  step.y = view_of(y);
+  step.log_det = pointer(log_det);
+  return step;
+}
+
+inline FlowStepGradients gradients_of(const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,
+                                      Address grad_matrix, Address grad_shift) {
+  return {view_of(grad_y), view_of(grad_x), pointer(grad_log_det), pointer(grad_matrix), pointer(grad_shift)};
+}
+
 }  // namespace invflow

@@ -48,6 +48,12 @@ inline Site called_from(const char* file = __builtin_FILE(), int line = __builti
 inline void* shared_memory() { return block_shared_memory; }  // the dynamic one
 inline int64_t largest_shared_bytes() { return MOST_SHARED; }
 
+// The device that the host code asks about, set from outside (see cuda_driver.py).
+struct Device {
+  int multiprocessors, shared_of_multiprocessor, shared_of_block;
+};
+extern "C" Device cuda_on_cpu_device;
+
 Schedule schedule_of_environment();
 void poison_static_shared_memory();
 

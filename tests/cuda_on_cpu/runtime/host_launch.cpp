@@ -7,6 +7,7 @@
 namespace cuda_on_cpu {
 
 extern "C" Redirect cuda_on_cpu_redirect = nullptr;
+extern "C" Device cuda_on_cpu_device = {};
 
 const char* redirected(void* kernel, const Launch& launch, const char* parameters, uint64_t parameter_bytes) {
   Dl_info symbol;
