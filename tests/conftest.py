@@ -20,7 +20,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure() -> None:
-    torch.backends.cudnn.allow_tf32 = False  # plain convolutions on a GPU are to be as accurate as they can be
+    torch.backends.cudnn.allow_tf32 = False  # networks on a GPU are to give what they give on the CPU
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

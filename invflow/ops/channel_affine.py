@@ -19,6 +19,7 @@ from invflow.ops._common import (
     past_dispatcher,
     reference_backward,
     register,
+    state_format,
 )
 
 __all__ = ["channel_affine", "channel_affine_reference"]
@@ -29,8 +30,18 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
     device = x.device.type
     # the meta device, for one, has no autocast to switch off
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        y = F.conv2d(x.to(matrix.dtype), matrix[:, :, None, None], shift)
+        inner = x.to(matrix.dtype)
+        y = _product(inner, matrix, shift) if x.is_cuda else F.conv2d(inner, matrix[:, :, None, None], shift)
     return y.to(x.dtype)
+
+
+def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """The affine map for GPUs. There, PyTorch computes convolutions of float32 in TF32 unless it is told not to, but
+    products of matrices only if it is told to, by :func:`torch.set_float32_matmul_precision`."""
+    if not needs_reference() and state_format(x) == torch.channels_last:  # a transformed tensor does not say
+        return F.linear(x.movedim(1, -1), matrix, shift).movedim(-1, 1)
+    y = torch.baddbmm(shift[:, None], matrix.expand(x.shape[0], -1, -1), x.flatten(2))
+    return y.view(x.shape)
 
 
 _forward = past_dispatcher(

@@ -9,7 +9,7 @@ from accuracy import assert_as_accurate
 from layer_cases import LAYERS, latents_of
 from under_test import GPU_BACKENDS
 
-from invflow import affine_coupling, flow_step
+from invflow import affine_coupling, channel_affine, flow_step
 from invflow.testing import assert_invertible
 
 pytestmark = pytest.mark.gpu
@@ -89,3 +89,12 @@ def test_a_stream_of_its_own_and_another_device(backend):
 def test_repeated_calls_give_the_same_bits(backend):
     first, second = (flow_step(*step_on_gpu((4, 12, 80, 80)), backend=backend) for _ in range(2))
     assert all(map(torch.equal, first, second))
+
+
+def test_the_reference_is_not_computed_in_tf32():
+    """Which PyTorch's convolutions are, unless they are told not to."""
+    x, matrix, shift = step_on_gpu((4, 48, 40, 40))[:3]
+    exact = channel_affine(x.double(), matrix.double(), shift.double(), backend="reference")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+        y = channel_affine(x, matrix, shift, backend="reference")
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)

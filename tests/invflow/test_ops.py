@@ -10,6 +10,8 @@ from op_cases import drawn_affines, drawn_couplings
 from under_test import INTERPRETED, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine
+from invflow.ops import channel_affine_reference
+from invflow.ops.channel_affine import _product as product_of_matrices
 
 
 def affine_magnitudes(x, matrix, shift, grad_y):
@@ -230,3 +232,26 @@ def test_saved_inputs_changed_in_place_are_noticed(kernels):
     base.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (1, 5, 1, 7)], ids=str)
+def test_the_matrix_product_of_the_reference_on_gpus_is_the_convolution(shape, layout):
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout)
+    leaves = [x, torch.randn(5, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
+    expected = channel_affine_reference(*(leaf.requires_grad_() for leaf in leaves))
+    actual = product_of_matrices(*leaves)
+    assert actual.stride() == expected.stride()
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad(y, leaves, grad) for y in (actual, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_matrix_product_of_the_reference_on_gpus_can_be_transformed():
+    samples, matrix, shift = torch.randn(4, 2, 5, 3, 3), torch.randn(5, 5), torch.randn(5)
+    y = torch.func.vmap(lambda x: product_of_matrices(x, matrix, shift))(samples)
+    expected = channel_affine_reference(samples.flatten(0, 1), matrix, shift)
+    torch.testing.assert_close(y.flatten(0, 1), expected)
+    _, tangent = torch.func.jvp(lambda x: product_of_matrices(x, matrix, shift), (samples[0],), (samples[1],))
+    torch.testing.assert_close(tangent, channel_affine_reference(samples[1], matrix, 0 * shift))
