@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,9 +83,12 @@ def every_kernel() -> list[Call]:
     return calls
 
 
-def launches_of(call: Call, device: int) -> list[HostLaunch]:
-    """The launches of a call on a GPU of that architecture, of which none is run."""
+def launches_of(call: Call, device: int, **options: Any) -> list[HostLaunch]:
+    """The launches of a call on a GPU of that architecture, of which none is run; ``options`` of ``cuda_on_cpu``."""
     found: list[HostLaunch] = []
-    with cuda_on_cpu(device=device), launches_go_to(library(), lambda launch, parameters: found.append(launch)):
+    with (
+        cuda_on_cpu(device=device, **options),
+        launches_go_to(library(), lambda launch, parameters: found.append(launch)),
+    ):
         call.run("cuda")
     return found

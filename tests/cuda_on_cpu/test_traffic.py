@@ -10,7 +10,7 @@ import torch
 from tests.cuda_on_cpu import cuda_driver
 from tests.cuda_on_cpu.launches import CHANNELS, Call, every_kernel, launches_of
 from tests.cuda_on_cpu.marks import takes_minutes
-from tests.cuda_on_cpu.traffic import SIDES, floor_of, floor_table, main, table, traffic_of, violations
+from tests.cuda_on_cpu.traffic import SIDES, floor_of, floor_table, full_blocks, main, table, traffic_of, violations
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,13 +40,22 @@ def test_a_step_moves_little_more_than_it_must(channels: int, inverse: bool) -> 
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_a_backward_pass_moves_little_more_than_it_must(channels: int, inverse: bool) -> None:
-    call = Call(channels, inverse=inverse, backward=True, batch=16, side=SIDES[channels])
+    call = full_blocks(channels, inverse)
     traffic = traffic_of(call, full_blocks=True)
     assert violations(traffic) == []
     assert 1 <= traffic.ratio <= 1.15
-    small = traffic_of(replace(call, batch=1))
-    assert small.ratio > traffic.ratio
-    assert violations(small) == []
+    assert traffic_of(call).ratio > traffic.ratio  # the more blocks, the more partial sums
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_full_blocks_are_full(channels: int) -> None:
+    call = full_blocks(channels, inverse=False)
+    grids = []
+    for batch in (call.batch, 2 * call.batch):
+        launches = launches_of(replace(call, batch=batch), 80, multiprocessors=1)
+        (grid,) = (launch.grid[0] for launch in launches if "flow_step_backward" in launch.name)
+        grids.append(grid)
+    assert grids == [1 + (channels < 96), 2 + 2 * (channels < 96)]
 
 
 def test_wasted_traffic_is_seen() -> None:

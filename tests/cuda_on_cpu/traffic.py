@@ -24,6 +24,9 @@ SECTOR = 32  # bytes, the least that is moved
 #: Most traffic that a step may have, over its floor.
 MOST_TRAFFIC = 1.15
 
+#: Batch and side of states that fill the blocks of a backward pass on a GPU of a single multiprocessor.
+FULL_BLOCKS = {12: (2, 64), 24: (1, 64), 48: (2, 32), 96: (1, 32), 192: (1, 32)}
+
 #: Multiprocessors of an A100.
 MULTIPROCESSORS = 108
 
@@ -45,7 +48,7 @@ CHIPS = {"RTX 2080 Ti": Chip(616e9, 13.45e12), "A100": Chip(2039e9, 19.5e12), "H
 _DESCRIPTION = """\
 Run nvcc's PTX of flow_step (float32, contiguous, coupling and injector) on the CPU, count the sectors of 32 bytes that
 it reads and writes, and compare them with the fewest that any implementation must. With --check, exit with 1 if a step
-moves more than 1.15 times its floor; of backward passes, those of which every block has as many tiles as it may.
+moves more than 1.15 times its floor; of backward passes, one whose blocks have as many tiles as they may.
 """
 
 _TEXT = """## What they ask of memory
@@ -62,7 +65,8 @@ three GPUs has 5.5 MB); what is read of them is a column of its own. A request i
 Backward, traffic includes the partial sums of the gradients of matrix and shift: every block writes its own, and they
 are read once. The work is divided as for the 108 multiprocessors of an A100, and of states of this size a block has few
 tiles, so that with many channels the partial sums weigh. "Full blocks" have as many tiles as they ever have, 16, or 32
-with 192 channels, as with larger states: there no step may move more than {most} times the floor.
+with 192 channels, as for larger states; the states of these lines fill one or two blocks. No forward step and no
+backward pass with full blocks may move more than {most} times the floor.
 
 """
 
@@ -157,14 +161,20 @@ def _at(tensor: Tensor, offset: int) -> Tensor:
     return memory[first : first + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape).copy_(tensor)
 
 
-def calls(batch: int, sides: dict[int, int]) -> list[Call]:
-    """Both directions, forward and backward, for every number of channels that has kernels of its own."""
-    kinds = [(backward, inverse) for backward in (False, True) for inverse in (False, True)]
-    return [
-        Call(c, batch=batch, side=sides[c], inverse=inverse, backward=backward)
-        for backward, inverse in kinds
-        for c in CHANNELS
-    ]
+def every_traffic(batch: int) -> list[Traffic]:
+    """Of both directions, forward and backward, for every number of channels that has kernels of its own."""
+    directions = [(inverse, c) for inverse in (False, True) for c in CHANNELS]
+    found = []
+    for backward in (False, True):
+        calls = [Call(c, batch=batch, side=SIDES[c], inverse=inverse, backward=backward) for inverse, c in directions]
+        found += [traffic_of(call) for call in calls]
+    return found + [traffic_of(full_blocks(c, inverse), full_blocks=True) for inverse, c in directions]
+
+
+def full_blocks(channels: int, inverse: bool) -> Call:
+    """A backward pass that fills blocks on a GPU of a single multiprocessor."""
+    batch, side = FULL_BLOCKS[channels]
+    return Call(channels, batch=batch, side=side, inverse=inverse, backward=True)
 
 
 def violations(traffic: Traffic) -> list[str]:
@@ -233,9 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := cuda_driver.unavailable(80):
         parser.exit(2, f"traffic: {reason}\n")
     check_markdown(parser, given.markdown)
-    every = calls(given.batch, SIDES)
-    found = [traffic_of(call) for call in every]
-    found += [traffic_of(call, full_blocks=True) for call in every if call.backward]
+    found = every_traffic(given.batch)
     print(f"{table(found)}\nA floor, not a measurement:\n\n{floor_table(found)}")
     if given.markdown is not None:
         write_section(
