@@ -25,6 +25,11 @@ Units units_of(const FlowStep& step) {
           step.x.channel_stride == 1 && step.x.pixel_stride != 1};
 }
 
+// Units of a sample are numbered in 32 bits.
+void check_size(const Site& site) {
+  if (site.step.channels * site.step.pixels > INT32_MAX) check("a sample has more than 2^31 - 1 numbers", site);
+}
+
 // Calls visit(channel, pixel) for every unit of a thread.
 template <class Visitor>
 INVFLOW_DEVICE void for_each_unit(const Units& units, unsigned block, const Visitor& visit) {
@@ -87,6 +92,7 @@ void coupling(const FlowStep& step, const Place& place) {
     using Access = decltype(access);
     using T = typename Access::T;
     const Site site{"coupling_kernel", step, place};
+    check_size(site);
     const Units units = units_of<Access>(step);
     const int64_t blocks = step.batch * units.blocks;
     T* const log_dets = static_cast<T*>(place.workspace);
@@ -108,13 +114,14 @@ void coupling_backward(const FlowStep& step, const FlowStepGradients& gradients,
   with_access(step, &gradients, [&](auto access) {
     using Access = decltype(access);
     using T = typename Access::T;
+    const Site site{"coupling_backward_kernel", step, place};
+    check_size(site);
     const Units units = units_of<Access>(step);
     const int64_t blocks = step.batch / step.before[0].repeat * units.blocks;
     Workspace workspace(place.workspace);
     const View sums = workspace.sums_of<T>(step, step.before[0]);
     if (blocks > 0)
-      launch({"coupling_backward_kernel", step, place}, coupling_backward_kernel<Access>, blocks, kThreads, 0, step,
-             gradients, sums, units);
+      launch(site, coupling_backward_kernel<Access>, blocks, kThreads, 0, step, gradients, sums, units);
   });
 }
 

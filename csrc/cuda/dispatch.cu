@@ -27,4 +27,16 @@ int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int 
   return step.matrix == nullptr ? coupling_workspace(step, gradients) : workspace_with_matrix(step, gradients, device);
 }
 
+int64_t most_channels(int device, Dtype dtype) {
+  const FlowStep none{};
+  const Place place{device, nullptr, nullptr};
+  const int64_t room = device_of({"most_channels", none, place}).shared_of_block;
+  const auto fits = [&](int64_t channels) {
+    return shared_with_matrix(channels, dtype) <= room && shared_with_matrix_backward(channels, dtype) <= room;
+  };
+  int64_t channels = 0;
+  while (fits(channels + 1)) ++channels;
+  return channels;
+}
+
 }  // namespace invflow::cuda

@@ -50,8 +50,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (step.has_after) {
       T* const own = products + (first - pass * geometry.rows_of_pass()) * stride;
       if (G::kFixed) __syncthreads();
+      if (G::kFixed || first < end) {
 #pragma unroll
-      for (int r = 0; r < G::kRows; ++r) geometry.put(sum[r], own + r * stride);
+        for (int r = 0; r < G::kRows; ++r) geometry.put(sum[r], own + r * stride);
+      }
       if (inside)
 #pragma unroll 1
         for (int row = first; row < end; ++row) {
@@ -73,6 +75,14 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 bool makes_log_dets(const FlowStep& step) { return step.before_count > 0 || step.has_after; }
 
+// Bytes of shared memory of a block.
+template <class G>
+int64_t shared_of(const G& geometry, bool has_after, int64_t bytes_of_number) {
+  int64_t numbers = geometry.tile_size() + geometry.weights_size();
+  if (!G::kFixed && has_after) numbers += geometry.rows_of_pass() * geometry.stride();
+  return numbers * bytes_of_number;
+}
+
 template <class Access, int kChannels>
 void launch_flow_step(const FlowStep& step, const Place& place) {
   using T = typename Access::T;
@@ -82,11 +92,9 @@ void launch_flow_step(const FlowStep& step, const Place& place) {
   const int64_t blocks = step.batch * tiles.of_sample;
   const bool has_maps = makes_log_dets(step);
   T* const log_dets = has_maps ? static_cast<T*>(place.workspace) : nullptr;
-  int64_t numbers = geometry.tile_size() + geometry.weights_size();
-  if (kChannels == 0 && step.has_after) numbers += geometry.rows_of_pass() * geometry.stride();
   if (blocks > 0)
-    launch(site, flow_step_kernel<Access, kChannels>, blocks, kThreads, numbers * sizeof(T), step, geometry, tiles,
-           log_dets);
+    launch(site, flow_step_kernel<Access, kChannels>, blocks, kThreads, shared_of(geometry, step.has_after, sizeof(T)),
+           step, geometry, tiles, log_dets);
   add_partial_sums<T>(site, {log_dets, step.log_det, step.batch, has_maps ? tiles.of_sample : 0, tiles.of_sample, 1});
 }
 
@@ -99,6 +107,19 @@ void with_shape(const FlowStep& step, const Visitor& visit) {
 
 void flow_step_with_matrix(const FlowStep& step, const Place& place) {
   with_shape(step, [&](auto access, auto channels) { launch_flow_step<decltype(access), channels()>(step, place); });
+}
+
+int64_t shared_with_matrix(int64_t channels, Dtype dtype) {
+  int64_t most = 0;
+  with_each_access(dtype, [&](auto access) {
+    using T = typename decltype(access)::T;
+    const int64_t of_sums = kThreads / 32 * static_cast<int64_t>(sizeof(T));  // see sum_of_block
+    with_channels<decltype(access)>(channels, [&](auto constant) {
+      const Shape<decltype(access), constant()> geometry(channels, sizeof(T));
+      most = std::max(most, shared_of(geometry, true, sizeof(T)) + of_sums);
+    });
+  });
+  return most;
 }
 
 int64_t workspace_with_matrix(const FlowStep& step) {

@@ -217,6 +217,12 @@ int64_t shared_of_block(const Device& device, int64_t least, int blocks) {
   return blocks > 1 && least <= share ? share : device.shared_of_block;
 }
 
+// Bytes of shared memory that a block needs in any case.
+template <class G>
+int64_t least_shared_of(const G& geometry, int64_t bytes_of_number) {
+  return (2 * geometry.tile_size() + geometry.weights_size()) * bytes_of_number;
+}
+
 // What a call needs beside its arguments. With a workspace of null it only counts the bytes.
 template <class Access, int kChannels>
 struct Plan {
@@ -255,7 +261,7 @@ void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gr
   Workspace workspace(place.workspace);
   const Plan<Access, kChannels> plan(step, device, workspace);
   const auto& geometry = plan.geometry;
-  const int64_t bytes = (2 * geometry.tile_size() + geometry.weights_size()) * static_cast<int64_t>(sizeof(T));
+  const int64_t bytes = least_shared_of(geometry, sizeof(T));
   int64_t kept = 0;
   for (int i = 0; i < step.before_count; ++i)
     kept += 2 * step.before[i].count * geometry.pixels() * static_cast<int64_t>(sizeof(T));
@@ -287,6 +293,18 @@ void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradient
   with_shape(step, gradients, [&](auto access, auto channels) {
     launch_flow_step_backward<decltype(access), channels()>(step, gradients, place);
   });
+}
+
+int64_t shared_with_matrix_backward(int64_t channels, Dtype dtype) {
+  int64_t most = 0;
+  with_each_access(dtype, [&](auto access) {
+    with_channels<decltype(access)>(channels, [&](auto constant) {
+      using Access = Narrowed<decltype(access), constant()>;
+      const int64_t bytes_of_number = sizeof(typename Access::T);
+      most = std::max(most, least_shared_of(Shape<Access, constant()>(channels, bytes_of_number), bytes_of_number));
+    });
+  });
+  return most;
 }
 
 int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device) {

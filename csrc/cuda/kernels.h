@@ -10,6 +10,9 @@ void flow_step_with_matrix(const FlowStep& step, const Place& place);
 int64_t workspace_with_matrix(const FlowStep& step);
 void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place);
 int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device);
+// The most shared memory, in bytes, that a block of them has to have, for any strides.
+int64_t shared_with_matrix(int64_t channels, Dtype dtype);
+int64_t shared_with_matrix_backward(int64_t channels, Dtype dtype);
 
 // coupling.cu: steps of one elementwise map.
 void coupling(const FlowStep& step, const Place& place);

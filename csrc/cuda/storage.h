@@ -205,4 +205,13 @@ void with_access(const FlowStep& step, const FlowStepGradients* gradients, const
   visit(Vectors<2>{});
 }
 
+// Calls visit(access) with every way to access tensors of a step whose state has that dtype.
+template <class Visitor>
+void with_each_access(Dtype dtype, const Visitor& visit) {
+  if (dtype == Dtype::kFloat64) return visit(Elements<double>{});
+  visit(Elements<float>{});
+  if (dtype == Dtype::kFloat32) return visit(Vectors<4>{});
+  visit(Vectors<2>{});
+}
+
 }  // namespace invflow::cuda

@@ -2,19 +2,23 @@
 // every channel, and multiplies it by the matrix; every thread has the results of a few rows and pixels in registers.
 #pragma once
 
+#include <algorithm>
+
 #include "storage.h"
 
 namespace invflow::cuda {
 
-constexpr int kGeneralBytes = 20 * 1024;  // of a tile, there: two and the matrix fit into 64 KiB
-constexpr int kResidentChannels = 48;     // up to so many channels the whole matrix is held at once
+// Where the number of channels is known at run time only: of the numbers of a tile, and of a part of the matrix. Two tiles
+// and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
+constexpr int kGeneralBytes = 20 * 1024, kGeneralBlock = 64 * 1024 - 64;
+constexpr int kResidentChannels = 48;  // up to so many channels the whole matrix is held at once
 
 // The columns of a row of a tile: pixel j of thread column t stands at 4 t + j % 4 of part j / 4, so that neighbouring
 // threads access neighbouring groups of 16 bytes. The row is a little longer than the tile: rows of a multiple of 32
 // numbers would all begin in the same bank.
 //
 // Threads stand in `columns` columns, of kPixels successive pixels each, and `bands` bands, of kRows successive rows
-// each. Rows that are more than all bands have take several passes. kChannels = 0 stands for a number of channels that
+// each. Rows that are more than all bands have, or than fit, take several passes. kChannels = 0 stands for a number of channels that
 // is known at run time only; else the bands are as many as needed for one pass.
 //
 // kChunk is how many columns of the matrix are held at once, where the whole does not fit.
@@ -29,17 +33,25 @@ struct Geometry {
   static constexpr bool kSumsOfChunks = !kResident && kChunk >= 16;
   static_assert(kChannels % kRows == 0 || kPixels == 1, "bands must be whole");
 
-  explicit Geometry(int64_t channels, int64_t bytes_of_number)
-      : channels_(static_cast<int>(channels)), columns_(4 / kGroup) {
-    while (2 * columns_ <= kThreads && 2 * columns_ * kPixels * channels * bytes_of_number <= kGeneralBytes)
-      columns_ *= 2;
+  explicit Geometry(int64_t channels, int64_t bytes_of_number) : channels_(static_cast<int>(channels)) {
+    const auto whole_bands = [](int64_t rows) { return static_cast<int>(rows / kRows * kRows); };
+    const int needed = whole_bands(channels + kRows - 1);
+    const int held = whole_bands(kGeneralBytes / (weights_stride() * bytes_of_number));
+    const auto fits = [&] {
+      return channels * pixels() * bytes_of_number <= kGeneralBytes &&
+             (2 * tile_size() + weights_size()) * bytes_of_number <= kGeneralBlock;
+    };
+    for (columns_ = kThreads;; columns_ /= 2) {
+      rows_ = std::min({bands() * kRows, needed, held});
+      if (fits() || columns_ == 4 / kGroup) break;
+    }
   }
 
   INVFLOW_BOTH int channels() const { return kFixed ? kChannels : channels_; }
   INVFLOW_BOTH int columns() const { return kFixed ? kThreads * kRows / (kFixed ? kChannels : 1) : columns_; }
   INVFLOW_BOTH int pixels() const { return columns() * kPixels; }
   INVFLOW_BOTH int bands() const { return kThreads / columns(); }
-  INVFLOW_BOTH int rows_of_pass() const { return kFixed ? kChannels : bands() * kRows; }
+  INVFLOW_BOTH int rows_of_pass() const { return kFixed ? kChannels : rows_; }
   INVFLOW_BOTH int passes() const { return kFixed ? 1 : (channels() + rows_of_pass() - 1) / rows_of_pass(); }
   INVFLOW_BOTH int stride() const { return pixels() + (kFixed && columns() < 8 ? 8 : 4); }
   INVFLOW_BOTH int tile_size() const { return channels() * stride(); }
@@ -49,8 +61,15 @@ struct Geometry {
   INVFLOW_BOTH int weights_size() const { return (rows_of_pass() * weights_stride() + 3) / 4 * 4; }
 
   INVFLOW_DEVICE int column() const { return threadIdx.x % columns(); }
+  // The first row of the thread's band, within a pass; bands that have none get the last one's.
+  INVFLOW_DEVICE int row_of_band() const {
+    const int row = static_cast<int>(threadIdx.x) / columns() * kRows;
+    return kFixed || row < rows_ ? row : rows_ - kRows;
+  }
+  // Rows [first_row, end_row) are the thread's own in a pass.
   INVFLOW_DEVICE int first_row(int pass) const {
-    return pass * rows_of_pass() + static_cast<int>(threadIdx.x) / columns() * kRows;
+    const int row = static_cast<int>(threadIdx.x) / columns() * kRows;
+    return kFixed || row < rows_ ? pass * rows_of_pass() + row : channels();
   }
   INVFLOW_DEVICE int end_row(int pass) const {
     const int end = first_row(pass) + kRows;
@@ -79,7 +98,7 @@ struct Geometry {
     }
   }
 
-  int channels_, columns_;
+  int channels_, columns_, rows_;
 };
 
 // n successive numbers, of which the first stands at a multiple of n, or at any place if n is odd.
@@ -155,7 +174,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
                                 T (&sum)[G::kRows][G::kPixels]) {
   constexpr int kStep = G::kFixed && !transposed ? 16 / G::kPixels : 1;
   const int channels = geometry.channels(), chunk = geometry.chunk();
-  const int row = geometry.first_row(pass) - pass * geometry.rows_of_pass();
+  const int row = geometry.row_of_band();
   const int length = transposed ? geometry.rows_of_pass() : geometry.weights_stride(), thread = thread_again();
   for (int first = 0; first < channels; first += chunk) {
     __syncthreads();

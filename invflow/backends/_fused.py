@@ -55,7 +55,7 @@ class FusedOperators:
         self, grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, *form: Any
     ) -> tuple[Tensor, Tensor]:
         """Gradients of x and h."""
-        step, grad_h = Step(x), empty_like(h)
+        step, grad_h = Step(x), _empty_gradient(x, h)
         step.before.append(step.map(h, grad_h, start, form[:4], form[4]))
         return self._backward(step, grad_y, grad_log_det)[0], grad_h
 
@@ -86,7 +86,7 @@ class FusedOperators:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gradients of x, matrix, shift, coupling and injector, the last two empty where there is none."""
         step = Step(x, matrix, shift)
-        grads = [x.new_empty(0) if h is None else empty_like(h) for h in (coupling, injector)]
+        grads = [x.new_empty(0) if h is None else _empty_gradient(x, h) for h in (coupling, injector)]
         _add_maps(step, coupling, injector, grads[0], grads[1], settings)
         grad_x, grad_matrix, grad_shift = self._backward(step, grad_y, grad_log_det)
         return grad_x, grad_matrix, grad_shift, grads[0], grads[1]
@@ -135,7 +135,7 @@ class Step:
     def map(self, h: Tensor, grad_h: Tensor | None, start: int, form: _Form, inverse: bool) -> tuple[Any, ...]:
         """The elementwise map of the channels from ``start`` on that ``h`` makes, for ``before`` or ``after``."""
         scale, parameter, order, packing = form
-        repeat = self.x.shape[0] // h.shape[0] if h.shape[0] else 1
+        repeat = max(1, self.x.shape[0] // h.shape[0]) if h.shape[0] else 1
         views = self.view(h), _NO_VIEW if grad_h is None else self.view(grad_h)
         words = _SCALES[scale], parameter, _ORDERS[order], _PACKINGS[packing]
         return *views, start, h.shape[1] // 2, repeat, *words, inverse
@@ -170,6 +170,11 @@ def empty_like(x: Tensor) -> Tensor:
         return torch.empty_like(x)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
+    """Memory for the gradient of ``h``: zero where no sample of ``x`` contributes to it, else of any content."""
+    return empty_like(h) if x.shape[0] else empty_like(h).zero_()
 
 
 def _add_maps(

@@ -22,7 +22,12 @@ else:
     _import_error = ""
 
 
-_refusals: dict[int, str] = {}  # by device: why it cannot run the kernels, empty if it can
+#: By device that can run the kernels: with how many channels, by dtype of the state. The others are asked every time,
+#: for the reason may pass: memory that other processes use, for one.
+_most_channels: dict[int, dict[torch.dtype, int]] = {}
+
+#: Operators whose kernels keep all channels of some pixels in the shared memory of a block.
+_WITH_MATRIX = ("channel_affine", "flow_step")
 
 
 def _not_usable() -> str:
@@ -45,10 +50,13 @@ def why_not(op: str, x: Tensor) -> str:
     if x.dtype not in DTYPES:
         return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
     device = x.device.index or 0
-    if device not in _refusals and not torch.compiler.is_compiling():
-        _refusals[device] = _CUDA.why_not(device)
-    if reason := _refusals.get(device, ""):
-        return f"{x.device} cannot run kernels for {_CUDA.architectures} made by {_CUDA.compiler}: {reason}"
+    if device not in _most_channels and not torch.compiler.is_compiling():
+        if reason := _CUDA.why_not(device):
+            return f"{x.device} cannot run kernels for {_CUDA.architectures} made by {_CUDA.compiler}: {reason}"
+        _most_channels[device] = {dtype: _CUDA.most_channels(device, number) for dtype, number in DTYPES.items()}
+    most = _most_channels.get(device, {}).get(x.dtype)
+    if op in _WITH_MATRIX and most is not None and x.shape[1] > most:
+        return f"{x.device} has shared memory for {most} channels of {x.dtype}, got {x.shape[1]}"
     return ""
 
 

@@ -93,28 +93,50 @@ def test_a_missing_extension_is_the_reason(monkeypatch):
 class OnDevice:
     """As much of a tensor on a CUDA device as the choice of a backend looks at."""
 
-    device = torch.device("cuda:1")
     dtype = torch.float32
+
+    def __init__(self, index, channels=12):
+        self.device, self.shape = torch.device("cuda", index), (1, channels, 8, 8)
 
 
 class Extension:
     compiler, architectures = "nvcc 0.1", "1-real"
-    asked = 0
+
+    def __init__(self):
+        self.asked = []
 
     def why_not(self, device):
-        self.asked += 1
+        self.asked.append(device)
         return "it is too old" if device == 1 else ""
 
+    def most_channels(self, device, dtype):
+        return 300
 
-def test_a_device_that_cannot_run_the_kernels_is_asked_once(monkeypatch):
-    extension = Extension()
-    monkeypatch.setattr(cuda, "_CUDA", extension)
-    monkeypatch.setattr(cuda, "_refusals", {})
+
+@pytest.fixture
+def extension(monkeypatch):
+    found = Extension()
+    monkeypatch.setattr(cuda, "_CUDA", found)
+    monkeypatch.setattr(cuda, "_most_channels", {})
+    return found
+
+
+def test_a_device_that_cannot_run_the_kernels_is_asked_again(extension):
+    """The reason may pass; that a device can run them stays true."""
     for _ in range(2):
-        assert cuda.why_not("flow_step", OnDevice()) == (
+        assert cuda.why_not("flow_step", OnDevice(1)) == (
             "cuda:1 cannot run kernels for 1-real made by nvcc 0.1: it is too old"
         )
-    assert extension.asked == 1
+        assert cuda.why_not("flow_step", OnDevice(0)) == ""
+    assert extension.asked == [1, 0, 1]
+
+
+def test_more_channels_than_a_block_has_memory_for_are_refused(extension):
+    assert cuda.why_not("flow_step", OnDevice(0, channels=300)) == ""
+    for op in ("flow_step", "channel_affine"):
+        reason = "cuda:0 has shared memory for 300 channels of torch.float32, got 301"
+        assert cuda.why_not(op, OnDevice(0, channels=301)) == reason
+    assert cuda.why_not("affine_coupling", OnDevice(0, channels=301)) == ""
 
 
 def sources(tmp_path):

@@ -10,13 +10,17 @@ from layer_cases import LAYERS, latents_of
 from under_test import GPU_BACKENDS
 
 from invflow import affine_coupling, channel_affine, flow_step
+from invflow.backends import cuda
 from invflow.testing import assert_invertible
 
 pytestmark = pytest.mark.gpu
 each_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
 
-#: The states of SRFlow at 4x and 8x with 160 pixel crops, and one whole HD image.
-SHAPES = [(4, 12, 80, 80), (16, 12, 80, 80), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 960)]
+#: The states of SRFlow at 4x and 8x with 160 pixel crops, one whole HD image, and many channels.
+SHAPES = [
+    *((4, 12, 80, 80), (16, 12, 80, 80), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 960)),
+    *((2, 96, 28, 28), (1, 256, 12, 12), (1, 288, 12, 12), (1, 384, 12, 12)),
+]
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
@@ -59,16 +63,42 @@ def test_a_step_of_real_size_is_as_accurate_as_plain_pytorch(shape, inverse, bac
 
 
 @each_backend
-@pytest.mark.parametrize("shape", [(2, 12, 80, 80), (2, 48, 40, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 12, 80, 80), (2, 48, 40, 40), (2, 96, 28, 28), (2, 192, 20, 20)], ids=str)
 def test_calls_can_be_captured_in_a_cuda_graph(shape, backend):
-    x, *rest = step_on_gpu(shape)
-    expected = flow_step(x, *rest, backend=backend)  # and the configuration is timed
+    leaves = [tensor.requires_grad_() for tensor in step_on_gpu(shape)]
+
+    def values_and_gradients():
+        """With and without a coupling: the same kernels need more shared memory and less."""
+        found = []
+        for maps in ({"coupling": leaves[3], "injector": leaves[4]}, {"injector": leaves[4]}):
+            y, log_det = flow_step(*leaves[:3], **maps, backend=backend)
+            wanted = [*leaves[:3], *maps.values()]
+            found += [y, log_det, *torch.autograd.grad(y.square().sum() + log_det.sum(), wanted)]
+        return found
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # before a capture, kernels are loaded and configurations are timed
+        expected = values_and_gradients()
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y, log_det = flow_step(x, *rest, backend=backend)
-    y.zero_()
+        actual = values_and_gradients()
+    for tensor in actual:
+        tensor.detach().zero_()
     graph.replay()
-    torch.testing.assert_close((y, log_det), expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_a_call_after_one_that_cuda_refused(monkeypatch):
+    x, matrix, shift = step_on_gpu((1, 5000, 4, 4))[:3]
+    with pytest.raises(RuntimeError, match=r"has shared memory for \d+ channels of torch.float32, got 5000"):
+        channel_affine(x, matrix, shift, backend="cuda")
+    monkeypatch.setattr(cuda, "_most_channels", {x.device.index: {}})
+    with pytest.raises(RuntimeError, match="flow_step_kernel cannot run for a state of 1 samples, 5000 channels"):
+        channel_affine(x, matrix, shift, backend="cuda")
+    y = channel_affine(x[:, :12], matrix[:12, :12], shift[:12], backend="cuda")
+    torch.testing.assert_close(y, channel_affine(x[:, :12], matrix[:12, :12], shift[:12], backend="reference"))
 
 
 @each_backend
@@ -83,6 +113,9 @@ def test_a_stream_of_its_own_and_another_device(backend):
     stream.synchronize()
     assert y.device == device
     torch.testing.assert_close((y, log_det), expected)
+    torch.cuda.set_device(0)  # not that of the tensors, if there are two
+    torch.testing.assert_close(affine_coupling(x, h, backend=backend), expected)
+    assert torch.cuda.current_device() == 0
 
 
 @each_backend

@@ -9,7 +9,7 @@ from hypothesis import given
 from op_cases import drawn_affines, drawn_couplings
 from under_test import INTERPRETED, each_kernels, fuzz
 
-from invflow import AffineForm, affine_coupling, channel_affine
+from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 from invflow.ops import channel_affine_reference
 from invflow.ops.channel_affine import _product as product_of_matrices
 
@@ -211,6 +211,24 @@ def test_coupling_of_a_state_without_pixels(kernels, inverse):
     assert log_det.tolist() == [0.0, 0.0]
     (y.sum() + log_det.sum()).backward()
     assert x.grad.shape == h.grad.shape == x.shape
+
+
+@each_kernels
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("with_matrix", [False, True])
+def test_an_empty_batch_with_a_context_that_is_not(kernels, inverse, with_matrix):
+    x = torch.zeros(0, 4, 2, 3, device=kernels.device, requires_grad=True)
+    h = torch.zeros(3, 4, 2, 3, device=kernels.device, requires_grad=True)
+    settings = {"inverse": inverse, "backend": kernels.backend}
+    if with_matrix:
+        matrix, shift = (torch.ones(4, 4, device=kernels.device), torch.ones(4, device=kernels.device))
+        y, log_det = flow_step(x, matrix, shift, coupling=h, injector=h.repeat(1, 2, 1, 1), **settings)
+    else:
+        y, log_det = affine_coupling(x, h, start=2, **settings)
+    assert (y.shape, log_det.shape) == (x.shape, (0,))
+    (y.sum() + log_det.sum()).backward()
+    assert x.grad.shape == x.shape
+    assert h.grad.tolist() == torch.zeros_like(h).tolist()
 
 
 @each_kernels

@@ -22,6 +22,9 @@ void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients
 int64_t workspace(const FlowStep& step);
 int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device);
 
+// With how many channels at most, and with any fewer, a device can run a step that has a matrix, forward and backward.
+int64_t most_channels(int device, Dtype dtype);
+
 // CUDA's reason why a device cannot run these kernels: its driver or the device is too old for this build, for one. Empty
 // if it can.
 const char* why_not(int device);

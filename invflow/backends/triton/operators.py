@@ -289,7 +289,7 @@ def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
 def _shared_gradient(grad_h: Tensor, h: Tensor) -> Tensor:
     if grad_h.shape[0] == h.shape[0]:
         return grad_h
-    return empty_like(h).copy_(grad_h.view(h.shape[0], -1, *h.shape[1:]).sum(1))
+    return empty_like(h).copy_(grad_h.view(h.shape[0], grad_h.shape[0] // h.shape[0], *h.shape[1:]).sum(1))
 
 
 def _repeat(x: Tensor, h: Tensor) -> int:

@@ -48,7 +48,7 @@ inline Site called_from(const char* file = __builtin_FILE(), int line = __builti
 inline void* shared_memory() { return block_shared_memory; }  // the dynamic one
 inline int64_t largest_shared_bytes() { return MOST_SHARED; }
 
-// The device that the host code asks about, set from outside (see cuda_driver.py).
+// The device that the host code asks about, set from outside (see cuda_driver.py); of a library that does not ask, zeros.
 struct Device {
   int multiprocessors, shared_of_multiprocessor, shared_of_block;
 };
@@ -85,6 +85,8 @@ const char* launch(void (*kernel)(Parameters...), Index3 grid, Index3 block, int
   request.grid = grid;
   request.block = block;
   request.shared_bytes = static_cast<unsigned>(shared_bytes);
+  if (cuda_on_cpu_device.shared_of_block != 0 && shared_bytes > cuda_on_cpu_device.shared_of_block)
+    return "invalid argument: more shared memory than a block may have";
   if (cuda_on_cpu_redirect) {
     static_assert((sizeof(Parameters) + ... + 0) <= MOST_PARAMETER_BYTES, "more parameters than a kernel may have");
     PackedParameters packed;
