@@ -16,7 +16,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type 
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: test demo check triton cuda verify-cuda sanitize clean help
+.PHONY: test demo check triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -44,16 +44,22 @@ cuda: $(VENV)/.installed-test
 	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --archs 80 --banks float32 --check
 	$(BIN)/python -m tests.cuda_on_cpu.traffic --batch 1 --check
 
-verify-cuda: $(VENV)/.installed-test
+# Two halves, which make -j2 runs at a time. With PAGE=docs/kernels/cuda.md the figures of that page are written anew.
+verify-cuda: verify-cuda-operators verify-cuda-kernels
+
+verify-cuda-operators: $(VENV)/.installed-test
 	for order in ascending descending random:1; do \
 		CUDA_ON_CPU_ORDER=$$order INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest || exit; \
 	done
 	for architecture in 75 80 90 120; do INVFLOW_TEST_CUDA=$$architecture $(BIN)/python -m pytest || exit; done
 	for architecture in 80 90; do INVFLOW_TEST_PTX=$$architecture $(BIN)/python -m pytest || exit; done
+
+verify-cuda-kernels: MARKDOWN := $(if $(PAGE),--markdown $(PAGE))
+verify-cuda-kernels: $(VENV)/.installed-test
 	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/cuda_on_cpu
-	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --check
-	$(BIN)/python -m tests.cuda_on_cpu.traffic --check
-	$(BIN)/python -m tests.cuda_on_cpu.mutants
+	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --check $(MARKDOWN)
+	$(BIN)/python -m tests.cuda_on_cpu.traffic --check $(MARKDOWN)
+	$(BIN)/python -m tests.cuda_on_cpu.mutants $(MARKDOWN)
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
@@ -84,7 +90,7 @@ help:
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
 	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m invflow.backends.triton.compile_report --check"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
-	@echo "make verify-cuda: hours of one processor core, see the Makefile"
+	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make clean:  remove what the build left behind"
 

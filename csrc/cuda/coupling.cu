@@ -26,8 +26,9 @@ Units units_of(const FlowStep& step) {
 }
 
 // Units of a sample are numbered in 32 bits.
-void check_size(const Site& site) {
-  if (site.step.channels * site.step.pixels > INT32_MAX) check("a sample has more than 2^31 - 1 numbers", site);
+void check_size(const Units& units, const Site& site) {
+  if (static_cast<int64_t>(units.channels) * units.of_channel > INT32_MAX)
+    check("a sample has more than 2^31 - 1 numbers, or 16 bytes of them", site);
 }
 
 // Calls visit(channel, pixel) for every unit of a thread.
@@ -92,8 +93,8 @@ void coupling(const FlowStep& step, const Place& place) {
     using Access = decltype(access);
     using T = typename Access::T;
     const Site site{"coupling_kernel", step, place};
-    check_size(site);
     const Units units = units_of<Access>(step);
+    check_size(units, site);
     const int64_t blocks = step.batch * units.blocks;
     T* const log_dets = static_cast<T*>(place.workspace);
     if (blocks > 0) launch(site, coupling_kernel<Access>, blocks, kThreads, 0, step, units, log_dets);
@@ -115,8 +116,8 @@ void coupling_backward(const FlowStep& step, const FlowStepGradients& gradients,
     using Access = decltype(access);
     using T = typename Access::T;
     const Site site{"coupling_backward_kernel", step, place};
-    check_size(site);
     const Units units = units_of<Access>(step);
+    check_size(units, site);
     const int64_t blocks = step.batch / step.before[0].repeat * units.blocks;
     Workspace workspace(place.workspace);
     const View sums = workspace.sums_of<T>(step, step.before[0]);

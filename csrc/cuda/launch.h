@@ -98,9 +98,10 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
   if (shared_bytes > 47 * 1024) {
     cudaFuncAttributes now;
     check(text_of(cudaFuncGetAttributes(&now, kernel)), site);
-    if (shared_bytes > now.maxDynamicSharedSizeBytes)
+    const int allowed = now.maxDynamicSharedSizeBytes, wanted = static_cast<int>(shared_bytes);
+    if (wanted > allowed || allowed <= 48 * 1024)
       check(text_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(shared_bytes))),
+                                         wanted > allowed ? wanted : allowed)),
             site);
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(site.place.stream)>>>(

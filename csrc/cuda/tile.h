@@ -8,8 +8,8 @@
 
 namespace invflow::cuda {
 
-// Where the number of channels is known at run time only: of the numbers of a tile, and of a part of the matrix. Two tiles
-// and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
+// Where the number of channels is known at run time only: of the numbers of a tile at most, and of a part of the matrix at
+// least. Two tiles and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
 constexpr int kGeneralBytes = 20 * 1024, kGeneralBlock = 64 * 1024 - 64;
 constexpr int kResidentChannels = 48;  // up to so many channels the whole matrix is held at once
 
@@ -34,16 +34,15 @@ struct Geometry {
   static_assert(kChannels % kRows == 0 || kPixels == 1, "bands must be whole");
 
   explicit Geometry(int64_t channels, int64_t bytes_of_number) : channels_(static_cast<int>(channels)) {
-    const auto whole_bands = [](int64_t rows) { return static_cast<int>(rows / kRows * kRows); };
-    const int needed = whole_bands(channels + kRows - 1);
-    const int held = whole_bands(kGeneralBytes / (weights_stride() * bytes_of_number));
-    const auto fits = [&] {
-      return channels * pixels() * bytes_of_number <= kGeneralBytes &&
-             (2 * tile_size() + weights_size()) * bytes_of_number <= kGeneralBlock;
-    };
+    const int64_t needed = (channels + kRows - 1) / kRows * kRows;
     for (columns_ = kThreads;; columns_ /= 2) {
-      rows_ = std::min({bands() * kRows, needed, held});
-      if (fits() || columns_ == 4 / kGroup) break;
+      const int64_t tiles = (channels + needed) * stride() * bytes_of_number;
+      const int64_t part = std::max<int64_t>(kGeneralBytes, kGeneralBlock - tiles - 4 * bytes_of_number);
+      const int64_t held = part / (weights_stride() * bytes_of_number) / kRows * kRows;
+      rows_ = static_cast<int>(std::min({static_cast<int64_t>(bands()) * kRows, needed, held}));
+      const bool fits = channels * pixels() * bytes_of_number <= kGeneralBytes &&
+                        tiles + weights_size() * bytes_of_number <= kGeneralBlock;
+      if (fits || columns_ == 4 / kGroup) break;
     }
   }
 

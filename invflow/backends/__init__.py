@@ -89,7 +89,7 @@ def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> b
     Args:
         backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
         op: the operator's name, ``"channel_affine"`` for one.
-        x: the state, of which dtype and device count.
+        x: the state, of which dtype, device and number of channels count.
         raise_error: raise instead of returning ``False``.
 
     Raises:

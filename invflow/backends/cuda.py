@@ -22,8 +22,11 @@ else:
     _import_error = ""
 
 
-#: By device that can run the kernels: with how many channels, by dtype of the state. The others are asked every time,
-#: for the reason may pass: memory that other processes use, for one.
+#: By device: why it cannot run the kernels, empty if it can. One that cannot is asked again, for the reason may pass:
+#: memory that other processes use, for one.
+_refusals: dict[int, str] = {}
+
+#: By device that can: with how many channels, by dtype of the state.
 _most_channels: dict[int, dict[torch.dtype, int]] = {}
 
 #: Operators whose kernels keep all channels of some pixels in the shared memory of a block.
@@ -51,11 +54,13 @@ def why_not(op: str, x: Tensor) -> str:
         return f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
     device = x.device.index or 0
     if device not in _most_channels and not torch.compiler.is_compiling():
-        if reason := _CUDA.why_not(device):
-            return f"{x.device} cannot run kernels for {_CUDA.architectures} made by {_CUDA.compiler}: {reason}"
-        _most_channels[device] = {dtype: _CUDA.most_channels(device, number) for dtype, number in DTYPES.items()}
+        _refusals[device] = _CUDA.why_not(device)
+        if not _refusals[device]:
+            _most_channels[device] = {dtype: _CUDA.most_channels(device, number) for dtype, number in DTYPES.items()}
+    if reason := _refusals.get(device, ""):
+        return f"{x.device} cannot run kernels for {_CUDA.architectures} made by {_CUDA.compiler}: {reason}"
     most = _most_channels.get(device, {}).get(x.dtype)
-    if op in _WITH_MATRIX and most is not None and x.shape[1] > most:
+    if op in _WITH_MATRIX and most is not None and x.dim() > 1 and x.shape[1] > most:
         return f"{x.device} has shared memory for {most} channels of {x.dtype}, got {x.shape[1]}"
     return ""
 

@@ -98,6 +98,9 @@ class OnDevice:
     def __init__(self, index, channels=12):
         self.device, self.shape = torch.device("cuda", index), (1, channels, 8, 8)
 
+    def dim(self):
+        return len(self.shape)
+
 
 class Extension:
     compiler, architectures = "nvcc 0.1", "1-real"
@@ -117,6 +120,7 @@ class Extension:
 def extension(monkeypatch):
     found = Extension()
     monkeypatch.setattr(cuda, "_CUDA", found)
+    monkeypatch.setattr(cuda, "_refusals", {})
     monkeypatch.setattr(cuda, "_most_channels", {})
     return found
 
@@ -129,6 +133,15 @@ def test_a_device_that_cannot_run_the_kernels_is_asked_again(extension):
         )
         assert cuda.why_not("flow_step", OnDevice(0)) == ""
     assert extension.asked == [1, 0, 1]
+
+
+def test_what_a_device_said_holds_while_compiling(extension, monkeypatch):
+    said = [cuda.why_not("flow_step", OnDevice(index, channels=301)) for index in (0, 1)]
+    assert all(said)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert [cuda.why_not("flow_step", OnDevice(index, channels=301)) for index in (0, 1)] == said
+    assert cuda.why_not("flow_step", OnDevice(2)) == ""  # nobody knows
+    assert extension.asked == [0, 1]
 
 
 def test_more_channels_than_a_block_has_memory_for_are_refused(extension):
