@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invflow.backends._states import compute_dtype, empty_state
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -42,7 +44,7 @@ class FusedOperators:
     def channel_affine_backward(self, grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, matrix and shift: ``M^T g``, ``sum_bp g x^T`` and ``sum_bp g``."""
         step = Step(x, matrix, matrix[0])
-        no_grad = torch.zeros(x.shape[0], dtype=compute_dtype(x), device=x.device)
+        no_grad = torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
         return self._backward(step, grad_y, no_grad)
 
     def affine_coupling(self, x: Tensor, h: Tensor, start: int, *form: Any) -> tuple[Tensor, Tensor]:
@@ -92,16 +94,16 @@ class FusedOperators:
         return grad_x, grad_matrix, grad_shift, grads[0], grads[1]
 
     def _forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        y = empty_like(step.x)
-        log_det = torch.empty(step.x.shape[0], dtype=compute_dtype(step.x), device=step.x.device)
+        y = empty_state(step.x)
+        log_det = torch.empty(step.x.shape[0], dtype=compute_dtype(step.x.dtype), device=step.x.device)
         self._run_forward(step, step.view(y), log_det.data_ptr())
         return y, log_det
 
     def _backward(self, step: Step, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, matrix and shift (the last two empty without a matrix); the maps name where those of h go."""
-        grad_x, grad_log_det = empty_like(step.x), grad_log_det.contiguous()
+        grad_x, grad_log_det = empty_state(step.x), grad_log_det.contiguous()
         size = 0 if step.matrix is None else step.x.shape[1]
-        dtype, device = compute_dtype(step.x), step.x.device
+        dtype, device = compute_dtype(step.x.dtype), step.x.device
         grad_matrix = torch.empty(size, size, dtype=dtype, device=device)
         grad_shift = torch.empty(size, dtype=dtype, device=device)
         self._run_backward(
@@ -159,22 +161,9 @@ def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return tensor, (samples, channels, columns)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of all arithmetic with a state like ``x``."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """Memory for a result: channels_last if ``x`` is, else contiguous."""
-    if x.is_contiguous():
-        return torch.empty_like(x)
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
     """Memory for the gradient of ``h``: zero where no sample of ``x`` contributes to it, else of any content."""
-    return empty_like(h) if x.shape[0] else empty_like(h).zero_()
+    return empty_state(h) if x.shape[0] else empty_state(h).zero_()
 
 
 def _add_maps(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invflow.backends._states import compute_dtype
 from invflow.layers._checks import check_channels, check_input
-from invflow.ops._common import compute_dtype
 
 __all__ = ["ActNorm"]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from invflow.backends._states import compute_dtype
 from invflow.layers._cache import ValueCache, can_remember
 from invflow.layers._channel_affine import ChannelAffine, channel_affine_of
 from invflow.layers._checks import check_channels, check_context, check_input
@@ -16,7 +17,6 @@ from invflow.layers.conv1x1 import InvertibleConv1x1
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.injector import AffineInjector
 from invflow.ops import affine_coupling, flow_step
-from invflow.ops._common import compute_dtype
 
 __all__ = ["FlowStep"]
 

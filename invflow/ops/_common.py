@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from invflow.backends import KERNELS
+from invflow.backends._states import compute_dtype
 
 _LIBRARY = torch.library.Library("invflow", "DEF")
 _functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -66,23 +67,6 @@ def needs_reference() -> bool:
 def is_watched() -> bool:
     """Whether a transform, compiler or dispatch mode looks on, whose tensors must not be remembered."""
     return needs_reference() or torch.compiler.is_compiling() or _dispatch_modes() > 0
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an operator calculates and returns log-determinants: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def state_format(x: Tensor) -> torch.memory_format:
-    """The layout of a result: that of ``x`` if it is channels_last, else contiguous."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def empty_state(x: Tensor) -> Tensor:
-    """What a kernel's result of the shape of ``x`` looks like, for a fake."""
-    return torch.empty_like(x, memory_format=state_format(x))
 
 
 def reference_backward(

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from invflow.backends import select_backend
+from invflow.backends._states import compute_dtype, empty_state
 from invflow.ops._common import (
     check_raw_output,
     check_same_device,
     check_start,
     check_state,
-    compute_dtype,
-    empty_state,
     needs_reference,
     past_dispatcher,
     reference_backward,

@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from invflow.backends import select_backend
+from invflow.backends._states import empty_state, state_format
 from invflow.ops._common import (
     check_affine,
     check_same_device,
     check_state,
-    empty_state,
     needs_reference,
     past_dispatcher,
     reference_backward,
     register,
-    state_format,
 )
 
 __all__ = ["channel_affine", "channel_affine_reference"]

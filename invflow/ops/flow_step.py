@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from invflow.backends import select_backend
+from invflow.backends._states import compute_dtype, empty_state
 from invflow.ops._common import (
     check_affine,
     check_raw_output,
     check_same_device,
     check_start,
     check_state,
-    compute_dtype,
-    empty_state,
     needs_reference,
     past_dispatcher,
     reference_backward,

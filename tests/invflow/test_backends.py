@@ -18,7 +18,7 @@ from invflow import (
     use_backend,
 )
 from invflow.backends import KERNELS, cpu
-from invflow.ops._common import compute_dtype
+from invflow.backends._states import compute_dtype
 
 
 def call_channel_affine(x, **options):

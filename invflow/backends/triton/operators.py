@@ -13,7 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
-from invflow.backends._fused import compute_dtype, empty_like, with_pixels_in_line
+from invflow.backends._fused import with_pixels_in_line
+from invflow.backends._states import compute_dtype, empty_state
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (
@@ -56,8 +57,10 @@ def step_of(coupling: Tensor | None, injector: Tensor | None, settings: tuple[An
 
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool) -> tuple[Tensor, Tensor]:
-    y, count, pixels = empty_like(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
-    parts = torch.empty(x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x), device=x.device)
+    y, count, pixels = empty_state(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
+    parts = torch.empty(
+        x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x.dtype), device=x.device
+    )
     if x.numel():
         with _device_of(x):
             launch(
@@ -81,7 +84,7 @@ def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
 def affine_coupling_backward(
     grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    grad_x, grad_h = empty_like(x), _empty_gradient(x, h)
+    grad_x, grad_h = empty_state(x), _empty_gradient(x, h)
     if x.numel():
         with _device_of(x):
             launch(
@@ -105,7 +108,7 @@ def affine_coupling_backward(
 
 def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
     """y and log_det; ``shift`` None is zero, and ``matrix`` may have any strides."""
-    y, (batch, channels, height, width) = empty_like(x), x.shape
+    y, (batch, channels, height, width) = empty_state(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
     in_registers = channels * matrix.element_size() <= REGISTERS
     block_c, tiles = _tiles(channels, matrix.element_size())
@@ -142,7 +145,7 @@ def flow_step_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, M, v, coupling and injector, the last two empty where there is none."""
     batch, channels, height, width = x.shape
-    grad_x = empty_like(x)
+    grad_x = empty_state(x)
     grad_coupling, grad_injector = (
         torch.empty(0, dtype=x.dtype, device=x.device) if h is None else _empty_gradient(x, h)
         for h in (step.coupling, step.injector)
@@ -191,7 +194,7 @@ def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[
     """Gradients of x, M and v."""
     # dtype and memory format of a state are those of x, whatever the gradient's are
     grad_x, _ = flow_step(grad_y, matrix.t(), None, Step())
-    grad_x = empty_like(x).copy_(grad_x) if grad_x.stride() != empty_like(x).stride() else grad_x
+    grad_x = empty_state(x).copy_(grad_x) if grad_x.stride() != empty_state(x).stride() else grad_x
     return grad_x, *_matrix_gradient(grad_y, x, Step(), matrix)
 
 
@@ -282,14 +285,14 @@ def _precision() -> str:
 def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
     """For the gradient of h before samples that share it are summed: then in the dtype of the arithmetic."""
     if h.shape[0] == x.shape[0]:
-        return empty_like(h)
-    return torch.empty(x.shape[0], *h.shape[1:], dtype=compute_dtype(x), device=x.device)
+        return empty_state(h)
+    return torch.empty(x.shape[0], *h.shape[1:], dtype=compute_dtype(x.dtype), device=x.device)
 
 
 def _shared_gradient(grad_h: Tensor, h: Tensor) -> Tensor:
     if grad_h.shape[0] == h.shape[0]:
         return grad_h
-    return empty_like(h).copy_(grad_h.view(h.shape[0], grad_h.shape[0] // h.shape[0], *h.shape[1:]).sum(1))
+    return empty_state(h).copy_(grad_h.view(h.shape[0], _repeat(grad_h, h), *h.shape[1:]).sum(1))
 
 
 def _repeat(x: Tensor, h: Tensor) -> int:

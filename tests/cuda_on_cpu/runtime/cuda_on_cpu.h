@@ -46,7 +46,6 @@ namespace cuda_on_cpu {
 inline Site called_from(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 
 inline void* shared_memory() { return block_shared_memory; }  // the dynamic one
-inline int64_t largest_shared_bytes() { return MOST_SHARED; }
 
 // The device that the host code asks about, set from outside (see cuda_driver.py); of a library that does not ask, zeros.
 struct Device {
