@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
 __all__ = [

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from invflow import ActNorm
 from sr_models.checkpoints.files import UNUSED
-from sr_models.networks.coupling import ShallowNet
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.networks.coupling import ShallowNet
 from sr_models.registry import config_of, create
 
 __all__ = [

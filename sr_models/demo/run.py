@@ -11,14 +11,14 @@ import torch
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model
-from sr_models.evaluation.evaluate import Scores, evaluate_model, load_pair, mean_scores, score_samples, write_scores
-from sr_models.io.images import find_images, write_image
-from sr_models.evaluation.metrics import best_available_distance
 from sr_models.demo.photographs import unpack_photographs
+from sr_models.evaluation.evaluate import Scores, evaluate_model, load_pair, mean_scores, score_samples, write_scores
+from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.report import PhotographPictures, training_curve, write_report
+from sr_models.io.images import find_images, write_image
 from sr_models.io.resize import imresize
-from sr_models.training.run import train_model
 from sr_models.training.config import TrainingConfig
+from sr_models.training.run import train_model
 
 __all__ = ["demo_config", "run_demo"]
 

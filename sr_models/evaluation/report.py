@@ -16,8 +16,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sr_models.checkpoints.files import write_bytes, write_text
-from sr_models.evaluation.evaluate import Scores
 from sr_models.demo.photographs import PHOTOGRAPHS
+from sr_models.evaluation.evaluate import Scores
 
 __all__ = ["PhotographPictures", "TrainingCurve", "training_curve", "write_report"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invflow import FlowSequential
-from sr_models.flow.explosions import Watch
 from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse
+from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from invflow import FlowStep, InvertibleConv1x1, Split, Squeeze
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.checkpoints.published import published_layout
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.registry import create
 
 __all__ = ["Description", "LevelDescription", "describe"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
+from sr_models.flow.condition_sharing import ConditionedInverse, LevelContext, conditioned_inverse
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.assembly import (
     conditional_coupling,
     conditional_injector,
@@ -17,10 +19,8 @@ from sr_models.models.assembly import (
 )
 from sr_models.networks.coupling import ShallowNet
 from sr_models.networks.rrdb import RRDBEncoder
-from sr_models.flow.model import SuperResolutionFlow
-from sr_models.training.recipe import Recipe
 from sr_models.registry import check_fields, register_model
-from sr_models.flow.condition_sharing import ConditionedInverse, LevelContext, conditioned_inverse
+from sr_models.training.recipe import Recipe
 
 __all__ = ["NCSRConfig", "NoiseConditionalStep", "build_ncsr"]
 

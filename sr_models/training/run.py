@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sr_models.checkpoints.files import load_encoder, save_model, write_text
-from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import NoisyPair, clean_condition, noisy_pair
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
+from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 
 __all__ = ["FlowTraining", "train_model"]
 

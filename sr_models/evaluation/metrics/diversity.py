@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sr_models.io.images import check_rgb
 from sr_models.evaluation.metrics._arguments import check_same_rgb
 from sr_models.evaluation.metrics.distances import Distance
+from sr_models.io.images import check_rgb
 
 
 @dataclass(frozen=True)

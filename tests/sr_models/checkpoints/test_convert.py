@@ -12,11 +12,11 @@ from golden import FOLDER, load_golden
 from torch import Tensor
 
 import sr_models
-from sr_models.checkpoints.files import create_described, load_model, read_file, save_model
-from sr_models.cli.main import main
 from sr_models.checkpoints.convert import from_official, to_official
 from sr_models.checkpoints.detect import detect_model
+from sr_models.checkpoints.files import create_described, load_model, read_file, save_model
 from sr_models.checkpoints.published import published_layout, to_own, to_published
+from sr_models.cli.main import main
 
 KEYS = sorted((FOLDER / "keys").glob("*.json"))
 NAMES = {

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from sr_models.demo import photographs
-from sr_models.demo.run import run_demo
 from sr_models.demo.photographs import PHOTOGRAPHS, unpack_photographs
+from sr_models.demo.run import run_demo
 
 
 def test_photographs_come_out_of_their_packages(tmp_path: Path) -> None:

@@ -11,9 +11,16 @@ import pytest
 import torch
 
 import sr_models
-from sr_models.evaluation.evaluate import _bits_per_dim, evaluate_model, load_pair, mean_scores, scores_table, write_scores
-from sr_models.io.images import to_tensor, to_uint8, write_image
+from sr_models.evaluation.evaluate import (
+    _bits_per_dim,
+    evaluate_model,
+    load_pair,
+    mean_scores,
+    scores_table,
+    write_scores,
+)
 from sr_models.evaluation.metrics import diversity_score, lr_psnr, mse_distance, psnr, ssim
+from sr_models.io.images import to_tensor, to_uint8, write_image
 from sr_models.io.resize import imresize
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}

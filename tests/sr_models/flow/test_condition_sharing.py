@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
 from sr_models.flow import decoding
-from sr_models.networks.coupling import ConvActNorm, ShallowNet
-from sr_models.flow.decoding import decode_levels
-from sr_models.networks.rrdb import Features
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse, features_conv
+from sr_models.flow.decoding import decode_levels
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.networks.coupling import ConvActNorm, ShallowNet
+from sr_models.networks.rrdb import Features
 
 SCALES = (4, 8)
 

@@ -10,9 +10,8 @@ from tiny_models import randomised
 
 from invflow import FlowStep
 from sr_models.flow import model as model_module
-from sr_models.flow import explosions
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.explosions import ExplosionError, Watch
+from sr_models.flow.model import SuperResolutionFlow
 
 LR = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 import invflow
 from invflow import ActNorm, AffineCoupling, AffineInjector, FlowStep, InvertibleConv1x1, Split, Squeeze, ZeroConv2d
+from sr_models.checkpoints.published import published_name
 from sr_models.models.assembly import NetClass, conditional_coupling, conditional_injector, conditional_step
+from sr_models.models.ncsr import NoiseConditionalStep
 from sr_models.networks.coupling import ConvActNorm, DeepConvNet, ResidualNet, ResidualUnitNet, ShallowNet
 from sr_models.networks.rrdb import RRDB, RRDBEncoder
-from sr_models.models.ncsr import NoiseConditionalStep
-from sr_models.checkpoints.published import published_name
 
 CONTEXT = 320
 RUNS = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 from sr_models.io.images import to_uint8, write_image
 from sr_models.io.resize import imresize
+from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import sr_models
-from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.convert import from_official
-from sr_models.io.images import write_image
+from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
-from sr_models.training.recipe import Recipe
 from sr_models.evaluation.report import training_curve
-from sr_models.training.run import FlowTraining, train_model
+from sr_models.io.images import write_image
 from sr_models.training.config import TrainingConfig
+from sr_models.training.recipe import Recipe
+from sr_models.training.run import FlowTraining, train_model
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": [0, 1]}
 

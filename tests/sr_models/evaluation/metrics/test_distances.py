@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sr_models.io.images import crop_to_multiple
 from sr_models.evaluation.metrics import LPIPSDistance, best_available_distance, lpips_available, mse_distance, psnr
+from sr_models.io.images import crop_to_multiple
 
 GOLDEN = np.load(Path(__file__).parents[3] / "data" / "golden" / "metrics.npz")
 

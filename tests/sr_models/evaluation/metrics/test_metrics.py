@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sr_models.io.images import crop_to_multiple
 from sr_models.evaluation.metrics import (
     diversity_score,
     lr_psnr,
@@ -20,6 +19,7 @@ from sr_models.evaluation.metrics import (
     psnr,
     ssim,
 )
+from sr_models.io.images import crop_to_multiple
 
 FOLDER = Path(__file__).parents[3] / "data" / "golden"
 GOLDEN = np.load(FOLDER / "metrics.npz")
