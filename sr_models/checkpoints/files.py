@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.files import write_bytes, write_text
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -26,9 +26,7 @@ __all__ = [
     "load_model",
     "read_file",
     "save_model",
-    "write_bytes",
     "write_file",
-    "write_text",
 ]
 
 #: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
@@ -134,21 +132,6 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, T
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: it appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_suffix(path: str | os.PathLike[str]) -> Path:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sr_models.checkpoints.files import write_text
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
+from sr_models.io.files import write_text
 from sr_models.io.images import check_pair, crop_to_multiple, find_images, read_image, to_tensor, to_uint8
 from sr_models.io.resize import imresize
 

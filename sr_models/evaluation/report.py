@@ -12,12 +12,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sr_models.checkpoints.files import write_bytes, write_text
 from sr_models.demo.photographs import PHOTOGRAPHS
 from sr_models.evaluation.evaluate import Scores
+from sr_models.io.files import write_bytes, write_text
+from sr_models.io.images import encode_png
 
 __all__ = ["PhotographPictures", "TrainingCurve", "training_curve", "write_report"]
 
@@ -131,14 +131,16 @@ def _photograph_section(photograph: PhotographPictures) -> list[str]:
     coldest_label, coldest = next(iter(photograph.samples.items()))
     whole = [
         _figure(
-            _png(photograph.lr), f"low resolution, {photograph.lr.shape[1]} x {photograph.lr.shape[0]}", pixels=True
+            encode_png(photograph.lr),
+            f"low resolution, {photograph.lr.shape[1]} x {photograph.lr.shape[0]}",
+            pixels=True,
         ),
-        _figure(_png(photograph.bicubic), "bicubic"),
-        _figure(_png(coldest[0]), coldest_label),
-        _figure(_png(photograph.hr), "truth"),
+        _figure(encode_png(photograph.bicubic), "bicubic"),
+        _figure(encode_png(coldest[0]), coldest_label),
+        _figure(encode_png(photograph.hr), "truth"),
     ]
     details = [
-        _figure(_png(image.repeat(2, 0).repeat(2, 1)), label)
+        _figure(encode_png(image.repeat(2, 0).repeat(2, 1)), label)
         for label, image in _details(photograph, samples=3).items()
     ]
     return [
@@ -148,7 +150,7 @@ def _photograph_section(photograph: PhotographPictures) -> list[str]:
         f"<div class='row'>{''.join(details)}</div>",
         f"<p>Standard deviation of every pixel over {len(diverse)} samples at {list(photograph.samples)[-1]} "
         f"(of 255; brightest = {spread.max():.1f}):</p>",
-        _figure(_png(_heat(spread)), "where the samples differ"),
+        _figure(encode_png(_heat(spread)), "where the samples differ"),
     ]
 
 
@@ -193,12 +195,6 @@ def _busiest(image: np.ndarray) -> tuple[int, int]:
 def _heat(values: np.ndarray) -> np.ndarray:
     scaled = values / max(float(values.max()), 1e-12)
     return (matplotlib.colormaps["magma"](scaled)[..., :3] * 255).round().astype(np.uint8)
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _curve(curve: TrainingCurve) -> Figure:

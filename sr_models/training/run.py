@@ -16,9 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sr_models.checkpoints.files import load_encoder, save_model, write_text
+from sr_models.checkpoints.files import load_encoder, save_model
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import NoisyPair, clean_condition, noisy_pair
+from sr_models.io.files import write_text
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
 from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
