@@ -17,7 +17,7 @@ class Photograph:
     """One photograph in an installed package.
 
     Attributes:
-        name: what it is called here.
+        name: its name in this demonstration.
         package: import name of the package.
         file: path inside the package.
         train: trained on; otherwise only looked at and scored.
@@ -31,6 +31,12 @@ class Photograph:
     train: bool
     reduced: bool
     credit: str
+
+    @property
+    def attribution(self) -> str:
+        """One line for readers: name, author, licence, package and use."""
+        use = "trained on" if self.train else "only tested on"
+        return f"{self.name}: {self.credit}; from {self.package}, {use}"
 
 
 PHOTOGRAPHS: tuple[Photograph, ...] = (

@@ -17,7 +17,7 @@ import sr_models
 from sr_models.checkpoints.convert import from_official
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
-from sr_models.evaluation.report import training_curve
+from sr_models.evaluation.report.curve import training_curve
 from sr_models.io.images import write_image
 from sr_models.training.config import TrainingConfig
 from sr_models.training.recipe import Recipe
