@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,12 +65,20 @@ def draw_latents(
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
     temperatures = _temperatures_of(temperature, len(shapes))
-    # one stream a sample; its number is mixed into the seed by arithmetic that never collides
-    generators = [torch.Generator().manual_seed(attempt * 2**51 + seed * 2**20 + index) for index in samples]
+    generators = [_stream(seed, index, attempt) for index in samples]
     return [
         torch.stack([value * torch.randn(shape, generator=generator) for generator in generators])
         for value, shape in zip(temperatures, shapes, strict=True)
     ]
+
+
+def _stream(seed: int, index: int, attempt: int) -> torch.Generator:
+    """Give every sample random numbers of its own."""
+    number = attempt * 2**51 + seed * 2**20 + index
+    if number >= 2**32:
+        # a CPU generator ignores all but 32 bits of its seed
+        number = int(np.random.SeedSequence(number).generate_state(1)[0])
+    return torch.Generator().manual_seed(number)
 
 
 def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float) -> list[Tensor]:
