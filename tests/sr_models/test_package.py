@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from missing_packages import run_without
 
 import sr_models
 
 HEAVY = {"torch", "numpy", "lightning", "lpips", "matplotlib", "PIL", "scipy", "skimage", "tensorboard", "torchvision"}
 
-#: Runs code in an interpreter in which some packages cannot be imported.
-WITHOUT = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {names}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-{code}
-"""
-
-
-def run(code: str, *, without: set[str] | None = None) -> subprocess.CompletedProcess[str]:
-    code = WITHOUT.format(names=without, code=code) if without else code
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-
 
 def loaded_by(code: str) -> set[str]:
-    result = run(f"{code}\nimport sys; print(*sys.modules)")
+    result = run_without((), f"{code}\nimport sys; print(*sys.modules)")
     assert result.returncode == 0, result.stderr
     return {name.partition(".")[0] for name in result.stdout.split()}
 
@@ -84,7 +68,7 @@ def test_an_unknown_name_is_no_attribute() -> None:
     ],
 )
 def test_a_missing_extra_is_named_in_one_line(code: str, missing: str) -> None:
-    result = run(code, without={missing})
+    result = run_without({missing}, code)
     name = code.replace(".", " ").split()[-1]
     message = f"sr_models.{name} needs a package: {missing} is not installed: pip install 'invflow[sr]'"
     assert result.stderr.splitlines()[-1] == f"ModuleNotFoundError: {message}"
