@@ -132,12 +132,10 @@ def test_the_module_is_the_command() -> None:
     assert result.stdout.startswith("usage: sr-models COMMAND [options]\n")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], *([command, "--help"] for command in COMMANDS if command != "train")]
-)
-def test_help_loads_no_library(arguments: list[str]) -> None:
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"train"}))
+def test_help_loads_no_library(command: str) -> None:
     heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse"}
-    assert run_without(heavy, call(*arguments)).returncode == 0
+    assert run_without(heavy, call(command, "--help")).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ class TestMissingPackages:
         assert result.stderr == "sr-models: error: jsonargparse is not installed: pip install 'invflow[sr]'\n"
 
     def test_the_overview_needs_none(self) -> None:
-        result = run_without(EXTRAS, call("--help"))
+        result = run_without({"torch", "numpy", *EXTRAS}, call("--help"))
         assert result.returncode == 0
         assert "    convert " in result.stdout
 
@@ -183,16 +181,12 @@ class TestMissingPackages:
         ("package", "extra", "arguments"),
         [
             ("lightning", "sr", "train --model srflow-da --images {folder} --output {out}"),
-            ("safetensors", "sr", "sample --checkpoint {model} --images {folder} --output {out}"),
-            ("skimage", "sr", "evaluate --checkpoint {model} --images {folder}"),
             ("sklearn", "demo", "demo --steps 10 --output {out}"),
         ],
     )
-    def test_without_one_package(
-        self, run: Path, folder: Path, tmp_path: Path, package: str, extra: str, arguments: str
-    ) -> None:
+    def test_without_one_package(self, folder: Path, tmp_path: Path, package: str, extra: str, arguments: str) -> None:
         out = tmp_path / "out"
-        filled = arguments.format(folder=folder, model=run / "model.safetensors", out=out)
+        filled = arguments.format(folder=folder, out=out)
         result = run_without({package}, call(*filled.split()))
         assert result.returncode == 2
         assert result.stderr == f"sr-models: error: {package} is not installed: pip install 'invflow[{extra}]'\n"
