@@ -14,15 +14,16 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.models.publication import Publication
 from sr_models.training.recipe import Recipe
 
 __all__ = [
     "ModelPlugin",
-    "check_fields",
     "config_of",
     "create",
     "get_plugin",
     "list_models",
+    "published_models",
     "recipe_of",
     "register_model",
 ]
@@ -45,6 +46,7 @@ class ModelPlugin:
         build: makes the model from a config.
         summary: one line.
         recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
+        published: what its published files and options are like; ``None`` for a model without any.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ModelPlugin:
     build: Callable[[Any], SuperResolutionFlow]
     summary: str
     recipes: Mapping[str, Mapping[int, Recipe]] = field(default_factory=dict)
+    published: Publication | None = None
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -67,6 +70,7 @@ def register_model(
     presets: Mapping[str, Mapping[int, Mapping[str, Any]]],
     summary: str = "",
     recipes: Mapping[str, Mapping[int, Recipe]] | None = None,
+    published: Publication | None = None,
 ) -> Callable[[Builder], Builder]:
     """Decorator: register a function that builds a model from a config.
 
@@ -76,6 +80,8 @@ def register_model(
         presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
         summary: one line; default the first line of the function's docstring.
         recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
+        published: what its published files and options are like, so that they can be converted; ``None``: there are
+            none.
 
     Raises:
         ValueError: if the name is taken.
@@ -85,17 +91,10 @@ def register_model(
         if name in _plugins:
             raise ValueError(f"a model named {name!r} is already registered")
         line = summary or (build.__doc__ or "").strip().split("\n")[0]
-        _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {})
+        _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {}, published)
         return build
 
     return decorator
-
-
-def check_fields(config: Any, *, positive: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless these fields of a config are at least 1, and ``transition_steps`` at least 0."""
-    for name, least in [*((name, 1) for name in positive), ("transition_steps", 0)]:
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def _load() -> None:
@@ -113,6 +112,14 @@ def list_models() -> list[ModelPlugin]:
     """Every registered model, by name."""
     _load()
     return [_plugins[name] for name in sorted(_plugins)]
+
+
+def published_models() -> list[tuple[ModelPlugin, Publication]]:
+    """List the registered models that have published files, in the order of registration: built-in ones first."""
+    _load()
+    # a script may have registered its own before the built-in ones were loaded
+    ordered = sorted(_plugins.values(), key=lambda plugin: plugin.build.__module__ not in _BUILTIN)
+    return [(plugin, plugin.published) for plugin in ordered if plugin.published is not None]
 
 
 def get_plugin(name: str) -> ModelPlugin:

@@ -134,17 +134,17 @@ def convert(
     model: str | None = None,
     scale: int | None = None,
     blocks: list[int] | None = None,
-    to: Literal["safetensors", "official"] = "safetensors",
+    to: Literal["safetensors", "published"] = "safetensors",
 ) -> None:
     """Convert a published checkpoint (.pth of SRFlow, SRFlow-DA, NCSR or their RRDB encoder), or convert one back."""
-    from sr_models.checkpoints.convert import from_official, to_official
+    from sr_models.checkpoints.convert import convert_published, write_published
 
     if Path(file).resolve() == Path(output).resolve():
         raise ValueError(f"output must be another file than {file}")
     if to == "safetensors":
-        print(from_official(file, output, model=model, scale=scale, blocks=blocks))
+        print(convert_published(file, output, model=model, scale=scale, blocks=blocks))
     else:
-        print(to_official(file, output))
+        print(write_published(file, output))
     print(f"wrote {output}")
 
 
@@ -194,7 +194,7 @@ def _convert_arguments(parser: ArgumentParser) -> None:
         help="RRDB blocks that condition the flow, from 0, which the file does not say; default: the preset's",
     )
     parser.add_argument(
-        "--to", type=Literal["safetensors", "official"], default="safetensors", help="the kind of file to write"
+        "--to", type=Literal["safetensors", "published"], default="safetensors", help="the kind of file to write"
     )
 
 

@@ -31,7 +31,7 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     section 3.2) or, if it takes one channel of noise, on c.
 
     Args:
-        model: its config's ``noise_std`` is M.
+        model: its ``noise_std`` is M.
         hr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         std: :math:`\sigma`.
@@ -40,7 +40,7 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     noise = torch.randn(hr.shape, generator=generator)
     if not model.noise_channels:
         return NoisyPair(hr + std * noise.to(hr) if std else hr, lr, None)
-    level = model.config.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
+    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
     return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))

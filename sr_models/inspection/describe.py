@@ -150,7 +150,7 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
                 channels=start,
                 transition_steps=sum(isinstance(layer, FlowStep) and layer.coupling is None for layer in level),
                 steps=len(conditional),
-                noise_steps=sum(getattr(layer, "noise", None) is not None for layer in conditional),
+                noise_steps=model.noise_steps[len(levels)],
                 context_channels=model.encoder.context_channels,
                 latents=tuple(latents),
                 multiply_adds=_multiply_adds(level) / reduction**2,

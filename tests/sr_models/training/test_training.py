@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import sr_models
-from sr_models.checkpoints.convert import from_official
+from sr_models.checkpoints.convert import convert_published
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
 from sr_models.evaluation.report import training_curve
@@ -205,7 +205,7 @@ class TestRecipes:
         encoder = sr_models.create("srflow-da", **TINY).encoder
         state_dict = {name: encoder.state_dict()[own] for name, (own, _) in encoder_layout(encoder).items()}
         torch.save(state_dict, tmp_path / "rrdb.pth")
-        from_official(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
+        convert_published(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
         frozen = {"encoder": str(tmp_path / "rrdb.safetensors"), "encoder_steps": 0, "encoder_frozen": 1.0, "steps": 2}
         trained = load_model(train_model(config(folder, **frozen), tmp_path / "run", accelerator="cpu")).encoder
         for name, tensor in encoder.state_dict().items():
