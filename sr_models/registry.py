@@ -115,10 +115,11 @@ def list_models() -> list[ModelPlugin]:
 
 
 def published_models() -> list[tuple[ModelPlugin, Publication]]:
-    """List the registered models that have published files, in the order of registration: built-in ones first."""
+    """List the models that have published files: built-in ones first, then others in the order of registration."""
     _load()
-    # a script may have registered its own before the built-in ones were loaded
-    ordered = sorted(_plugins.values(), key=lambda plugin: plugin.build.__module__ not in _BUILTIN)
+    # somebody may have imported modules of models before, in any order
+    order = {module: position for position, module in enumerate(_BUILTIN)}
+    ordered = sorted(_plugins.values(), key=lambda plugin: order.get(plugin.build.__module__, len(order)))
     return [(plugin, plugin.published) for plugin in ordered if plugin.published is not None]
 
 

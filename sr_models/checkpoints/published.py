@@ -77,7 +77,7 @@ def published_name(name: str, layers_before: Iterable[int] = (), names: Mapping[
 
 def published_part(name: str, names: Mapping[str, str] | None = None) -> str:
     """The published name of a parameter within its layer; ``names`` as for :func:`published_name`."""
-    for own, published in {**(names or {}), **_NAMES}.items():
+    for own, published in (*(names or {}).items(), *_NAMES.items()):
         if name.startswith(own):
             name = published + name.removeprefix(own)
     if (match := re.match(r"(affine\.\w+)\.(\w+)\.", name)) and match[2] in _NETWORK_PARTS:
@@ -244,7 +244,7 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
         levels = config_of(plugin.name, scale=scale).levels
         if read_number(flow, "L") != levels:
             raise ValueError(f"options: L must be {levels} for {kind} at scale {scale}, got {flow['L']}")
-        affine = flow.get("CondAffineSeparatedAndCond") or {}
+        affine, stacked = flow.get("CondAffineSeparatedAndCond") or {}, flow.get("stackRRDB") or {}
         fields: dict[str, Any] = {
             "scale": scale,
             "steps": _steps(flow, levels),
@@ -253,14 +253,19 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
             "features": read_number(network, "nf"),
             "growth": growth,
             "blocks": read_number(network, "nb"),
-            "stacked_blocks": tuple((flow.get("stackRRDB") or {}).get("blocks") or ()),
+            "stacked_blocks": tuple(stacked.get("blocks") or ()),
             **publication.read_options(options),
         }
     except KeyError as error:
         raise ValueError(f"options must have the entry {error}") from None
     if affine.get("eps", 1e-4) != 1e-4:
         raise ValueError(f"options: eps must be 1e-4, got {affine['eps']}")
-    config_of(plugin.name, **fields)
+    if not stacked.get("concat", True):
+        raise ValueError(f"options: concat of stackRRDB must be true, got {stacked['concat']}")
+    try:
+        config_of(plugin.name, **fields)
+    except ValueError as error:
+        raise ValueError(f"options: {error}") from None
     return plugin.name, fields
 
 

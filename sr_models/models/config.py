@@ -34,15 +34,13 @@ class FlowConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
         object.__setattr__(self, "steps", check_steps("steps", self.steps, self.levels))
-        for name, least in (
-            ("transition_steps", 0),
-            ("hidden_channels", 1),
-            ("features", 1),
-            ("growth", 1),
-            ("blocks", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        least = {"transition_steps": 0, "hidden_channels": 1, "features": 1, "growth": 1, "blocks": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < bound:
+                raise ValueError(f"{name} must be a whole number of at least {bound}, got {value!r}")
+        if not all(isinstance(block, int) for block in self.stacked_blocks):
+            raise ValueError(f"stacked_blocks must be whole numbers, got {self.stacked_blocks}")
 
     @property
     def levels(self) -> int:

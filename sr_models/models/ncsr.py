@@ -62,21 +62,19 @@ class NCSRConfig(FlowConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "noise_steps", _checked("noise_steps", self.noise_steps, self.level_steps))
+        object.__setattr__(self, "noise_steps", _checked(self.noise_steps, self.level_steps))
         if self.noise_channels not in (1, 3):
             raise ValueError(f"noise_channels must be 1 or 3, got {self.noise_channels}")
 
 
-def _checked(name: str, counts: Sequence[int], steps: Sequence[int]) -> tuple[int, ...]:
-    """Return numbers of noise-conditional steps, one a level and at most its steps, as a tuple."""
-    most = steps[0] if len(set(steps)) == 1 else f"{', '.join(map(str, steps))}"
-    found = tuple(counts) if isinstance(counts, list | tuple) else ()
+def _checked(noise_steps: Any, steps: Sequence[int]) -> tuple[int, ...]:
+    """Return ``noise_steps`` as a tuple; ``steps`` are those of every level."""
+    found = tuple(noise_steps) if isinstance(noise_steps, list | tuple) else ()
     if len(found) != len(steps) or not all(
-        isinstance(count, int) and 0 <= count <= limit for count, limit in zip(found, steps, strict=True)
+        isinstance(count, int) and 0 <= count <= most for count, most in zip(found, steps, strict=True)
     ):
-        raise ValueError(
-            f"{name} must be {len(steps)} numbers, one a level, of at least 0 and at most {most}, got {counts}"
-        )
+        allowed = f"0..{steps[0]}" if len(set(steps)) == 1 else ", ".join(f"0..{most}" for most in steps)
+        raise ValueError(f"noise_steps (S) must be {len(steps)} numbers in {allowed}, one a level, got {noise_steps}")
     return found
 
 
@@ -138,7 +136,9 @@ class NoiseConditionalStep(nn.Module):
 
 def _detect(shapes: Shapes) -> dict[str, int] | None:
     """Read the noise's channels off the noise networks, which no other model has."""
-    inputs = [shape[1] for name, shape in shapes.items() if name.endswith(".affine.fAffine_std.0.weight")]
+    inputs = [
+        shape[1] for name, shape in shapes.items() if name.endswith(".affine.fAffine_std.0.weight") and len(shape) == 4
+    ]
     # the first level has the fewest channels, 12, of which the networks see half
     return {"noise_channels": min(inputs) - 6} if inputs else None
 

@@ -41,7 +41,8 @@ class Publication:
     Attributes:
         model: the option ``model`` of published options files.
         detect: returns the fields of the config that only this model has, read off names and shapes of a published
-            file; ``None`` for the file of another model. Models that were registered later are asked first.
+            file; ``None`` for the file of another model. The last of
+            :func:`sr_models.registry.published_models` is asked first.
         read_options: returns the same fields, read from a published options file. A ``KeyError`` names a missing entry.
         covers: tells whether the published implementation has the architecture of a config.
         names: prefixes of parameters within a layer, and the published prefixes that replace them.

@@ -77,8 +77,8 @@ def _detect_deep(shapes: Shapes, *, one_level: bool) -> dict[str, str] | None:
     """Recognise networks of six convolutions, in one level, which squeezes at once, or in several, which halve."""
     if not any(".affine.fAffine.10." in name for name in shapes):
         return None
-    channels = shapes.get("flowUpsamplerNet.layers.1.invconv.weight", (12,))[0]
-    return {} if (channels > 12) == one_level else None
+    channels = shapes.get("flowUpsamplerNet.layers.1.invconv.weight", ())[:1]
+    return {} if (channels > (12,)) == one_level else None
 
 
 @register_model(
@@ -102,7 +102,6 @@ _VARIANTS = {
 }
 _STEPS = {"R": {4: 6, 8: 6}, "D": {4: 1, 8: 1}, "S": {4: 12, 8: 18}}
 _DETECT: dict[str, Detection] = {
-    # both have networks of several parts, and those of D have parts of several convolutions
     "R": has_part(".affine.fAffine2.0.weight"),
     "D": has_part(".affine.fAffine2.0.0.weight"),
     "S": partial(_detect_deep, one_level=True),

@@ -260,7 +260,15 @@ class TestMistakes:
             convert_published(tmp_path / "model.pth", tmp_path / "again.safetensors")
 
     def test_models_that_were_not_published(self, tmp_path: Path) -> None:
-        model = sr_models.create("srflow-da", preset="small")
+        tiny = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
+        model = sr_models.create("srflow", preset="paper", **tiny)
         save_model(model, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match="the published implementations have no srflow-da like this one"):
+        with pytest.raises(ValueError, match="the published implementations have no srflow like this one"):
             write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+
+
+def test_a_preset_of_our_own_is_recognised(tmp_path: Path) -> None:
+    save_model(sr_models.create("srflow-da", preset="small"), tmp_path / "model.safetensors")
+    write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+    found = convert_published(tmp_path / "model.pth", tmp_path / "again.safetensors")
+    assert found.endswith("RRDB blocks 0, 2 condition the flow as in the preset 'small': the file does not say")
