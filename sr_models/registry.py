@@ -1,4 +1,4 @@
-"""Names of models: built-in plugins, and those that installed packages register.
+"""Registry of models: built-in plugins, and those that installed packages register.
 
 A package adds a model by an entry point of the group ``sr_models.plugins`` that names a module; importing that module
 must call :func:`register_model`.
@@ -40,13 +40,13 @@ class ModelPlugin:
     """One registered model.
 
     Attributes:
-        name: what :func:`create` and the command line call it.
-        config: dataclass of everything that determines the architecture; has a field ``scale``.
+        name: its name in :func:`create` and on the command line.
+        config: dataclass of everything that determines the architecture; it has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets.
         build: makes the model from a config.
         summary: one line.
-        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
-        published: what its published files and options are like; ``None`` for a model without any.
+        recipes: preset name -> scale -> default training settings; presets without any use those of :class:`Recipe`.
+        published: description of its published files and options; ``None`` for a model without any.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ModelPlugin:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Enlargements that it can be built for, with some preset."""
+        """Enlargements for which it has a preset."""
         return tuple(sorted({scale for preset in self.presets.values() for scale in preset}))
 
 
@@ -72,16 +72,15 @@ def register_model(
     recipes: Mapping[str, Mapping[int, Recipe]] | None = None,
     published: Publication | None = None,
 ) -> Callable[[Builder], Builder]:
-    """Decorator: register a function that builds a model from a config.
+    """Return a decorator that registers a function that builds a model from a config.
 
     Args:
         name: the model's name.
-        config: dataclass of everything that determines the architecture; has a field ``scale``.
+        config: dataclass of everything that determines the architecture; it has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
-        summary: one line; default the first line of the function's docstring.
-        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
-        published: what its published files and options are like, so that they can be converted; ``None``: there are
-            none.
+        summary: one line; default: the first line of the function's docstring.
+        recipes: preset name -> scale -> default training settings; presets without any use those of :class:`Recipe`.
+        published: description of its published files and options, which makes them convertible; default: none.
 
     Raises:
         ValueError: if the name is taken.
@@ -109,7 +108,7 @@ def _load() -> None:
 
 
 def list_models() -> list[ModelPlugin]:
-    """Every registered model, by name."""
+    """List every registered model, by name."""
     _load()
     return [_plugins[name] for name in sorted(_plugins)]
 
@@ -124,7 +123,7 @@ def published_models() -> list[tuple[ModelPlugin, Publication]]:
 
 
 def get_plugin(name: str) -> ModelPlugin:
-    """The registered model of that name.
+    """Return the registered model of that name.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
@@ -136,7 +135,7 @@ def get_plugin(name: str) -> ModelPlugin:
 
 
 def config_of(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> Any:
-    """The config of a model: a preset with single fields replaced.
+    """Return the config of a model: a preset with single fields replaced.
 
     Raises:
         ValueError: an unknown model, scale, preset or field; the message lists the known ones.
@@ -156,7 +155,7 @@ def config_of(name: str, *, scale: int = 4, preset: str = "released", **override
 
 
 def recipe_of(name: str, *, scale: int = 4, preset: str = "released") -> Recipe:
-    """How a preset is trained unless the user says otherwise.
+    """Return the default training settings of a preset.
 
     Raises:
         ValueError: an unknown model, scale or preset; the message lists the known ones.

@@ -1,4 +1,4 @@
-"""Files of the published implementations to files of this library, and back."""
+"""Conversion of published files to files of this library, and back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def convert_published(
 ) -> str:
     """Convert a published ``.pth`` file, of a flow or of an RRDB encoder alone, to ``output`` and the JSON beside it.
 
-    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits; those that are never
+    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits. Those that are never
     evaluated are kept as well.
 
     Args:
@@ -45,7 +45,7 @@ def convert_published(
             the preset with these sizes.
 
     Returns:
-        What was found, for people.
+        A line for people that says what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -68,15 +68,17 @@ def convert_published(
 
 
 def write_published(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> str:
-    """Convert a file of this library back to a published one. What was converted from a published file comes back bit
-    for bit; elsewhere the tensors that are never evaluated are zero.
+    """Convert a file of this library to a published one.
+
+    A file that was converted from a published one comes back bit for bit. In others, the tensors that are never
+    evaluated are zero.
 
     Args:
         source: ends in ``.safetensors``.
         output: ends in ``.pth``.
 
     Returns:
-        What was found, for people.
+        A line for people that says what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -103,7 +105,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """A state dict that ``torch.save`` wrote, without running anything that the file may contain.
+    """Read a state dict that ``torch.save`` wrote, without running anything that the file may contain.
 
     Raises:
         FileNotFoundError: no such file.

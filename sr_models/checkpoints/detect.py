@@ -1,4 +1,4 @@
-"""Which model a published state dict belongs to, from its names and shapes."""
+"""Detection of the model that a published state dict belongs to, from its names and shapes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["detect_model"]
 def detect_model(
     state_dict: Mapping[str, Tensor], stacked_blocks: Iterable[int] | None = None
 ) -> tuple[str, dict[str, Any], str]:
-    """Name, config and preset of the model that a published state dict belongs to.
+    """Detect name, config and preset of the model that a published state dict belongs to.
 
-    Which RRDB blocks condition the flow is not in the file, nor which steps of an NCSR see the noise: they are those of
-    the preset that agrees with everything that is in it.
+    No file tells which RRDB blocks condition the flow, and for some models more is missing. Such fields are taken from
+    the first preset that agrees with everything that the file tells.
 
     Args:
         state_dict: published names and tensors.
@@ -32,7 +32,7 @@ def detect_model(
         Arguments of :func:`sr_models.create`, and the name of the preset that was used; empty if none was needed.
 
     Raises:
-        ValueError: not a published model, or no preset to take from what the file does not say.
+        ValueError: not a published model, or no preset that agrees with the file.
     """
     shapes = shapes_of(state_dict)
     encoder = detect_encoder(shapes, "RRDB.")
@@ -57,7 +57,7 @@ def detect_model(
 
 
 def _recognised(shapes: Shapes) -> tuple[ModelPlugin, Publication, Mapping[str, Any]]:
-    """The first model that says that the file is its own, and the fields that only this model has."""
+    """Ask the models whose file it is; return the first that says yes, and the fields that only this model has."""
     for plugin, published in reversed(published_models()):
         own = published.detect(shapes)
         if own is not None:
@@ -66,7 +66,7 @@ def _recognised(shapes: Shapes) -> tuple[ModelPlugin, Publication, Mapping[str, 
 
 
 def _steps(shapes: Shapes, plugin: ModelPlugin, scale: int) -> dict[str, Any]:
-    """``steps`` and ``transition_steps`` of the file's levels.
+    """Count ``steps`` and ``transition_steps`` of the file's levels.
 
     A level begins with a squeeze, which has a number in the list of layers, but no tensors.
     """

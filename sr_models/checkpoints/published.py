@@ -59,11 +59,11 @@ Layout = dict[str, tuple[str | None, tuple[int, ...]]]
 
 
 def published_name(name: str, layers_before: Iterable[int] = (), names: Mapping[str, str] | None = None) -> str:
-    """The published name of one of a model's parameters.
+    """Return the published name of one of a model's parameters.
 
     Args:
-        name: our name.
-        layers_before: for every level, the number of layers of those before.
+        name: its name in this library.
+        layers_before: for every level, the number of layers in the levels before it.
         names: prefixes within a layer that only this model has, see :class:`Publication`.
     """
     if name.startswith("encoder."):
@@ -76,7 +76,7 @@ def published_name(name: str, layers_before: Iterable[int] = (), names: Mapping[
 
 
 def published_part(name: str, names: Mapping[str, str] | None = None) -> str:
-    """The published name of a parameter within its layer; ``names`` as for :func:`published_name`."""
+    """Return the published name of a parameter within its layer; ``names`` as for :func:`published_name`."""
     for own, published in (*(names or {}).items(), *_NAMES.items()):
         if name.startswith(own):
             name = published + name.removeprefix(own)
@@ -86,7 +86,10 @@ def published_part(name: str, names: Mapping[str, str] | None = None) -> str:
 
 
 def published_layout(model: SuperResolutionFlow) -> Layout:
-    """All tensors of the published file of a model like this one (which may be on the meta device), in its order.
+    """List all tensors of the published file of a model, in the file's order.
+
+    Args:
+        model: a model of the same architecture; may be on the meta device.
 
     Raises:
         ValueError: a model that the published implementations do not have.
@@ -113,7 +116,7 @@ def _publication_of(model: SuperResolutionFlow) -> Publication:
 
 
 def encoder_layout(encoder: nn.Module) -> Layout:
-    """All tensors of the published file of an encoder alone, in its order."""
+    """List all tensors of the published file of an encoder alone, in the file's order."""
     return {published_encoder_name(name): (name, tuple(tensor.shape)) for name, tensor in encoder.state_dict().items()}
 
 
@@ -124,7 +127,7 @@ def _published_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
 
 
 def _position(name: str) -> tuple[int, int, int]:
-    """Sorts names like a published file: the encoder, the flow's layers with their parts in order, the dead one."""
+    """Sort key of names in a published file: the encoder, the layers with their parts in order, the unused one."""
     match = re.match(r"flowUpsamplerNet\.layers\.(\d+)\.(affine\.[a-zA-Z_]+|\w+)", name)
     if match is None:
         return (0, 0, 0) if name.startswith("RRDB.") else (2, 0, 0)
@@ -132,7 +135,7 @@ def _position(name: str) -> tuple[int, int, int]:
 
 
 def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None:
-    """Raise ``ValueError`` unless these are the tensors of the layout; those that we have not may be missing."""
+    """Raise ``ValueError`` unless these are the tensors of the layout; those without a name of ours may be missing."""
     problems = []
     for problem, names in (
         ("missing", [name for name, (own, _) in layout.items() if own is not None and name not in given]),
@@ -148,17 +151,17 @@ def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None
 
 
 def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors, from a published state dict: those of ``model``, and under the prefix ``unused.`` the rest.
+    """Translate a published state dict: tensors of ``model`` under its names, the rest under the prefix ``unused.``.
 
     As in the published code, an actnorm with a bias other than zero counts as initialised. Tensors are views where
     possible.
 
     Args:
-        model: of the same architecture; may be on the meta device.
+        model: a model of the same architecture; may be on the meta device.
         state_dict: published names and tensors.
 
     Raises:
-        ValueError: naming missing, unexpected or misshapen tensors.
+        ValueError: missing, unexpected or misshapen tensors, which are named.
     """
     given = without_module(state_dict)
     layout = published_layout(model)
@@ -176,8 +179,11 @@ def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict
 
 
 def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict, from our tensors: what :func:`to_own` returned. Tensors that are never evaluated are zero
-    where ``tensors`` has none.
+    """Translate tensors back to a published state dict.
+
+    Args:
+        model: a model of the same architecture; may be on the meta device.
+        tensors: as :func:`to_own` returns them. Missing tensors that are never evaluated become zero.
 
     Raises:
         ValueError: a model that the published implementations do not have.
@@ -190,7 +196,7 @@ def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> d
 
 
 def without_module(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix that data-parallel training leaves in names."""
+    """Remove the prefix that data-parallel training leaves in names."""
     return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
 
 
@@ -200,7 +206,7 @@ def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor])
     As in the published code, an actnorm with a bias other than zero counts as initialised.
 
     Raises:
-        ValueError: naming missing, unexpected or misshapen tensors.
+        ValueError: missing, unexpected or misshapen tensors, which are named.
     """
     own = to_own(model, state_dict)
     model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
@@ -228,7 +234,7 @@ def from_published(
 
 
 def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str, dict[str, Any]]:
-    """Name and config of the model that a published options file describes; arguments of :func:`sr_models.create`.
+    """Read a published options file: the arguments of :func:`sr_models.create` for the model that it describes.
 
     Raises:
         ValueError: an option that is missing or that this library does not have.
@@ -270,7 +276,7 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
 
 
 def _steps(flow: Mapping[str, Any], levels: int) -> int | tuple[int, ...]:
-    """The option K: one number for every level, or a list whose entry 0 is unused and whose entry l is level l's."""
+    """Read the option K: one number for every level, or a list whose entry l is level l's and entry 0 is unused."""
     if not isinstance(flow["K"], list | tuple):
         return check_steps("options: K", read_number(flow, "K"), levels)
     if len(flow["K"]) != levels + 1:
