@@ -17,7 +17,7 @@ def run(
     model: str | None,
     scale: int | None,
     blocks: list[int] | None,
-    to: Literal["safetensors", "official"],
+    to: Literal["safetensors", "published"],
 ) -> None:
     """Convert a published checkpoint (.pth of SRFlow, SRFlow-DA, NCSR or their RRDB encoder), or convert one back.
 
@@ -25,16 +25,16 @@ def run(
 
     Example:
         sr-models convert SRFlow_DF2K_4X.pth --output srflow.safetensors
-        sr-models convert srflow.safetensors --to official --output published.pth
+        sr-models convert srflow.safetensors --to published --output published.pth
     """
-    from sr_models.checkpoints.convert import from_official, to_official
+    from sr_models.checkpoints.convert import convert_published, write_published
 
     if Path(file).resolve() == Path(output).resolve():
         raise ValueError(f"output must be another file than {file}")
     if to == "safetensors":
-        print(from_official(file, output, model=model, scale=scale, blocks=blocks))
+        print(convert_published(file, output, model=model, scale=scale, blocks=blocks))
     else:
-        print(to_official(file, output))
+        print(write_published(file, output))
     print(f"wrote {output}")
 
 
@@ -51,5 +51,5 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="RRDB blocks that condition the flow, from 0, which the file does not say; default: the preset's",
     )
     parser.add_argument(
-        "--to", type=Literal["safetensors", "official"], default="safetensors", help="the kind of file to write"
+        "--to", type=Literal["safetensors", "published"], default="safetensors", help="the kind of file to write"
     )

@@ -19,7 +19,7 @@ FLOORS = [
     {"io"},
     {"networks"},
     {"flow"},
-    {"training.recipe"},
+    {"training.recipe", "models.publication"},
     {"registry"},
     {"models"},
     {"checkpoints"},

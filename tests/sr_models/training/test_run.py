@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sr_models
-from sr_models.checkpoints.convert import from_official
+from sr_models.checkpoints.convert import convert_published
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
 from sr_models.evaluation.report.curve import training_curve
@@ -70,7 +70,7 @@ def test_pretrained_encoder(config: MakeConfig, tmp_path: Path) -> None:
     encoder = sr_models.create("srflow-da", **config().overrides).encoder
     state_dict = {name: encoder.state_dict()[own] for name, (own, _) in encoder_layout(encoder).items()}
     torch.save(state_dict, tmp_path / "rrdb.pth")
-    from_official(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
+    convert_published(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
     frozen = {"encoder": str(tmp_path / "rrdb.safetensors"), "encoder_steps": 0, "encoder_frozen": 1.0, "steps": 2}
     trained = load_model(train_model(config(**frozen), tmp_path / "run", accelerator="cpu")).encoder
     for name, tensor in encoder.state_dict().items():
