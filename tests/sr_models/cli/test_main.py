@@ -132,7 +132,7 @@ def test_the_module_is_the_command() -> None:
     assert result.stdout.startswith("usage: sr-models COMMAND [options]\n")
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"train"}))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_no_library(command: str) -> None:
     heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse"}
     assert run_without(heavy, call(command, "--help")).returncode == 0
