@@ -48,7 +48,7 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
 
 
 def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
-    """What the JSON file says about a model."""
+    """Describe a model as its JSON file does: name and config."""
     return {"model": model.name, "config": dataclasses.asdict(model.config)}
 
 
@@ -76,7 +76,7 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
 
 
 def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
-    """Load the weights of an encoder alone, converted from a published one, into that of a model.
+    """Load a converted file that holds an encoder alone into the encoder of a model.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -92,7 +92,7 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
-    """A fresh model like that of the file whose JSON says this."""
+    """Create a model with fresh weights from the description in a JSON file."""
     fields = dict(description["config"])
     return create(description["model"], scale=fields.pop("scale"), **fields)
 
@@ -110,7 +110,7 @@ def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensor
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors that :func:`write_file` wrote.
+    """Read the description and the tensors that :func:`write_file` wrote.
 
     Raises:
         FileNotFoundError: one of the two files is missing.

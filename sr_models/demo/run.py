@@ -28,7 +28,7 @@ TEMPERATURES = (0.0, 0.5, 0.9)
 
 
 def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingConfig:
-    """The demonstration's training run: a fifth of the steps for the encoder, the rest for the flow."""
+    """Settings of the demonstration's training: a fifth of the steps for the encoder, the rest for the flow."""
     return TrainingConfig(
         model="srflow-da",
         scale=4,
@@ -50,11 +50,11 @@ def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingCo
 
 
 def run_demo(output: str | os.PathLike[str], *, steps: int, seed: int, samples: int = 10) -> Path:
-    """Train, sample, score and write ``report.html``; goes on where an interrupted run stopped.
+    """Train, sample, score and write ``report.html``, or go on where an interrupted run stopped.
 
     Args:
         output: folder of the run.
-        steps: optimizer steps, at least 10.
+        steps: training steps, at least 10.
         seed: determines the run.
         samples: samples a photograph at temperatures other than 0.
 

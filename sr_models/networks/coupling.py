@@ -42,11 +42,11 @@ class ConvActNorm(nn.Conv2d):
         return self._conv_forward(x, *self.folded())
 
     def waits(self) -> bool:
-        """Whether the next batch will initialise the actnorm."""
+        """Tell whether the next batch will initialise the actnorm."""
         return self.actnorm.initializes_from(self.weight)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that this is: scales the few weights instead of the many results."""
+        """Weight and bias of the one convolution that this is. It scales the few weights, not the many results."""
         scale = self.actnorm.log_scale.exp()
         return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
 
@@ -171,7 +171,7 @@ class _Residual(nn.Sequential):
 
 
 def _convs_and_relus(inputs: int, outputs: int, repeats: int = 1) -> list[nn.Module]:
-    """3x3 convolutions, each followed by a ReLU."""
+    """List 3x3 convolutions, each followed by a ReLU."""
     layers: list[nn.Module] = []
     for _ in range(repeats):
         conv = nn.Conv2d(inputs, outputs, 3, padding=1)

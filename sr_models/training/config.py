@@ -25,7 +25,7 @@ class TrainingConfig:
         val_images: folder of photographs whose fixed crops are scored during training; none: no validation.
         crop: side of the high-resolution crops in pixels.
         batch_size: crops a step; default: the preset's.
-        steps: optimizer steps, pretraining included; default: the preset's.
+        steps: training steps, pretraining included; default: the preset's.
         lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's.
         noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's. A
             model that is conditioned on noise draws its own instead.
