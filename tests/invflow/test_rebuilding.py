@@ -146,7 +146,9 @@ def test_a_tree_that_comes_from_elsewhere_is_built_from_its_own_sources(checkout
 @pytest.mark.parametrize("how", ["wheel", "editable"])
 def test_a_compiler_that_appears_is_found(checkout, how):
     hidden = checkout.compiler.rename(checkout.compiler.with_name("hidden"))
-    arguments = ["wheel", "-w", str(checkout.compiler.parent / "wheels"), "."] if how == "wheel" else ["install", "-e", "."]
+    arguments = (
+        ["wheel", "-w", str(checkout.compiler.parent / "wheels"), "."] if how == "wheel" else ["install", "-e", "."]
+    )
     done = checkout.pip(*arguments)
     assert done.returncode != 0
     assert "It needs a C++17 compiler, GCC or Clang; set CXX to name one." in done.stdout + done.stderr
