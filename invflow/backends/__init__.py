@@ -118,8 +118,9 @@ def select_backend(backend: str | None, op: str, x: Tensor) -> str:
     if chosen != "auto":
         can_run(chosen, op, x, raise_error=True)
         return chosen
-    for chosen, kernels in KERNELS.items():
+    for name, kernels in KERNELS.items():
         if not kernels.why_not(op, x):
+            chosen = name
             break
     else:
         chosen = "reference"
@@ -139,9 +140,9 @@ def _warn_that_it_is_slow() -> None:
     _warned = True
     folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     warnings.warn(
-        f"invflow runs plain PyTorch, up to six times slower than its kernels: {reason}. It was imported from {folder}. "
-        "If that is a source tree, run pip install -e . there, or start Python in another folder to use an installed "
-        'invflow; if not, install invflow again. use_backend("reference") chooses plain PyTorch without this warning.',
+        f"invflow runs plain PyTorch, up to six times slower than its kernels: {reason}. It was imported from "
+        f"{folder}. If that is a source tree, run pip install -e . there, or start Python in another folder to use an "
+        'installed invflow; if not, install invflow again. use_backend("reference") silences this warning.',
         RuntimeWarning,
         stacklevel=2,
     )
