@@ -17,7 +17,7 @@ class AffineInjector(nn.Module):
     :math:`\log\det = \sum \log s` (Lugmayr et al., SRFlow, 2020, eq. 6).
 
     Args:
-        channels: C.
+        channels: number C of channels.
         net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
         context_channels: channels of the context, at least 1.
         form: how h becomes shift and scale.
@@ -52,7 +52,7 @@ class AffineInjector(nn.Module):
         return self._transform(z, context, "z", inverse=True)
 
     def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions (see :class:`Rerun`)."""
+        """One evaluation of the network for both directions (see ``Rerun``)."""
         with torch.enable_grad():
             h = self.raw_output(context)
         x = affine_coupling(z, h.detach(), self.form, inverse=True)[0].requires_grad_()

@@ -1,4 +1,4 @@
-"""What can be done with the latents of images between :meth:`SuperResolutionFlow.encode` and ``decode``.
+"""What can be done with the latents of images between :meth:`sr_models.SuperResolutionFlow.encode` and ``decode``.
 
 Latents are lists of (B, C, H, W), one tensor for every latent, in encode order. They are standardised: those of real
 images look like samples of N(0, I). Decoding the latents of one image with the low-resolution image of another gives
