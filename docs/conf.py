@@ -6,6 +6,14 @@ built. MathJax, which draws the formulas, is loaded from a CDN when a page is vi
 
 from __future__ import annotations
 
+import pydoc
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
 import invflow
 
 project = "invflow"
@@ -21,12 +29,43 @@ myst_heading_anchors = 3
 
 autodoc_inherit_docstrings = False  # nn.Module's text on forward says nothing of a layer
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+autodoc_default_options = {"exclude-members": "extra_repr"}
 python_maximum_signature_line_length = 100
 napoleon_custom_sections = [("Shape", "returns_style"), "Items", "Units"]
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
-# Every name that stands in a role or in a signature is to lead somewhere, except those of other projects: their
-# inventories would have to be fetched.
+# Every name in a role or in a signature is to lead somewhere, except those of other projects: their inventories would
+# have to be fetched.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(torch|numpy|PIL|collections|pathlib)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|PIL|lightning|collections|pathlib|os)\..*"),
+    ("py:class", "Tensor"),  # as a field of a NamedTuple: its annotations stay text
+    ("py:class", r".*\.Builder"),  # a type variable
+    ("py:class", r"invflow\.layers\.(_rerun\..*|flow_step\.PendingCoupling)"),  # what layers tell each other
+]
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Element | None:
+    """Look a name up as Python does, from the module that it stands in, and link to where that object is documented,
+    which may be under a shorter name: ``invflow.Split`` is defined in ``invflow.layers.split``."""
+    if node.get("refdomain") != "py":
+        return None
+    target, domain = node["reftarget"], env.get_domain("py")
+    wanted = [_object(name) for name in (target, f"{node.get('py:module')}.{target}")]
+    for name in domain.objects:
+        if name.endswith(target.rpartition(".")[2]) and any(o is not None and _object(name) is o for o in wanted):
+            node["reftarget"] = name
+            return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], name, node, text)
+    return None
+
+
+def _object(name: str) -> Any:
+    try:
+        return pydoc.locate(name)
+    except pydoc.ErrorDuringImport:
+        return None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", resolve)
