@@ -71,13 +71,13 @@ def test_only_what_explodes_is_drawn_again(model: SuperResolutionFlow, monkeypat
 
 
 def test_what_is_within_the_limit_stays_as_it_is() -> None:
-    state = torch.full((2, 3, 2, 2), robust.LIMIT)
+    state = torch.full((2, 3, 2, 2), explosions.LIMIT)
     watch = Watch(clamp=True)
     assert watch(state, 0, 1, 0) is state
     assert not watch.found
-    state[1, 0, 0, 0] = -2 * robust.LIMIT
-    assert watch(state, 4, 1, 7).abs().max() == robust.LIMIT
-    assert watch.found == {5: (1, 7, 2 * robust.LIMIT)}
+    state[1, 0, 0, 0] = -2 * explosions.LIMIT
+    assert watch(state, 4, 1, 7).abs().max() == explosions.LIMIT
+    assert watch.found == {5: (1, 7, 2 * explosions.LIMIT)}
 
 
 def test_unknown_ways(model: SuperResolutionFlow) -> None:
