@@ -67,5 +67,13 @@ def _object(name: str) -> Any:
         return None
 
 
+def readable_defaults(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A dataclass's ``<factory>`` is no expression, and Sphinx would not read the signature that it stands in."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", readable_defaults)
     app.connect("missing-reference", resolve)
