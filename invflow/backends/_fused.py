@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invflow.backends._states import compute_dtype, empty_state
+from invflow._numerics import compute_dtype, empty_state
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}

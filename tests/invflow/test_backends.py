@@ -17,8 +17,8 @@ from invflow import (
     flow_step,
     use_backend,
 )
+from invflow._numerics import compute_dtype
 from invflow.backends import KERNELS, cpu
-from invflow.backends._states import compute_dtype
 
 
 def call_channel_affine(x, **options):

@@ -13,8 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
+from invflow._numerics import compute_dtype, empty_state
 from invflow.backends._fused import with_pixels_in_line
-from invflow.backends._states import compute_dtype, empty_state
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (

@@ -9,6 +9,7 @@ import torch
 from tiny_models import randomised
 
 from invflow import FlowStep
+from sr_models.flow import explosions
 from sr_models.flow import model as model_module
 from sr_models.flow.explosions import ExplosionError, Watch
 from sr_models.flow.model import SuperResolutionFlow

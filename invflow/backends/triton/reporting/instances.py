@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from invflow.backends.triton import operators
-from invflow.ops.affine_coupling import AffineForm
+from invflow.ops._affine_coupling import AffineForm
 
 #: Channels with the height and width of their state: of the benchmarks, and those that fill each size of tile.
 SIZES = ((12, 80), (24, 80), (48, 40), (96, 40), (192, 20))

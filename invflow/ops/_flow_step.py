@@ -7,21 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from invflow._numerics import compute_dtype, empty_state
 from invflow.backends import select_backend
-from invflow.backends._states import compute_dtype, empty_state
-from invflow.ops._common import (
-    check_affine,
-    check_raw_output,
-    check_same_device,
-    check_start,
-    check_state,
-    needs_reference,
-    past_dispatcher,
-    reference_backward,
-    register,
-)
-from invflow.ops.affine_coupling import PUBLISHED_FORM, AffineForm, affine_coupling_reference
-from invflow.ops.channel_affine import channel_affine_reference
+from invflow.ops._affine_coupling import PUBLISHED_FORM, AffineForm, affine_coupling_reference
+from invflow.ops._channel_affine import channel_affine_reference
+from invflow.ops._checks import check_affine, check_raw_output, check_same_device, check_start, check_state
+from invflow.ops._registration import past_dispatcher, register
+from invflow.ops._transforms import needs_reference, reference_backward
 
 __all__ = ["flow_step", "flow_step_reference"]
 

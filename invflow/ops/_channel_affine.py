@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invflow._numerics import empty_state, state_format
 from invflow.backends import select_backend
-from invflow.backends._states import empty_state, state_format
-from invflow.ops._common import (
-    check_affine,
-    check_same_device,
-    check_state,
-    needs_reference,
-    past_dispatcher,
-    reference_backward,
-    register,
-)
+from invflow.ops._checks import check_affine, check_same_device, check_state
+from invflow.ops._registration import past_dispatcher, register
+from invflow.ops._transforms import needs_reference, reference_backward
 
 __all__ = ["channel_affine", "channel_affine_reference"]
 

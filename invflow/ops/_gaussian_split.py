@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invflow.ops._common import check_state
-from invflow.ops.affine_coupling import AffineForm, affine_coupling
+from invflow.ops._affine_coupling import AffineForm, affine_coupling
+from invflow.ops._checks import check_state
 
 __all__ = ["gaussian_split"]
 

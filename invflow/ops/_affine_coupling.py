@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invflow._numerics import compute_dtype, empty_state
 from invflow.backends import select_backend
-from invflow.backends._states import compute_dtype, empty_state
-from invflow.ops._common import (
-    check_raw_output,
-    check_same_device,
-    check_start,
-    check_state,
-    needs_reference,
-    past_dispatcher,
-    reference_backward,
-    register,
-)
+from invflow.ops._checks import check_raw_output, check_same_device, check_start, check_state
+from invflow.ops._registration import past_dispatcher, register
+from invflow.ops._transforms import needs_reference, reference_backward
 
 __all__ = ["AffineForm", "affine_coupling", "affine_coupling_reference"]
 
