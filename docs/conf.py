@@ -42,7 +42,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|lightning|collections|pathlib|os)\..*"),
     ("py:class", "Tensor"),  # as a field of a NamedTuple: its annotations stay text
     ("py:class", r".*\.Builder"),  # a type variable
-    ("py:class", r"invflow\.layers\.(_rerun\..*|flow_step\.PendingCoupling)"),  # what layers tell each other
+    # what layers tell each other, and operators the kernels
+    ("py:class", r"invflow\.(layers\._rerun\..*|layers\.flow_step\.PendingCoupling|backends\.protocol\.Form)"),
 ]
 
 
