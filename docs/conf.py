@@ -6,7 +6,9 @@ built. MathJax, which draws the formulas, is loaded from a CDN when a page is vi
 
 from __future__ import annotations
 
+import pkgutil
 import pydoc
+import re
 from typing import Any
 
 from docutils import nodes
@@ -15,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import invflow
+import sr_models
 
 project = "invflow"
 author = "the invflow authors"
@@ -47,6 +50,34 @@ nitpick_ignore_regex = [
 ]
 
 
+def expand_rooms(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put the API of every module of a package in the place of ``<!-- every module of PACKAGE -->``."""
+    source[0] = re.sub(
+        r"^<!-- every module of (\S+) -->$", lambda found: _room(found[1]), source[0], flags=re.MULTILINE
+    )
+
+
+def _room(package: str) -> str:
+    modules = pkgutil.walk_packages(pydoc.locate(package).__path__, f"{package}.")
+    parts = [_module(package, is_package=True)]
+    for module in modules:
+        if "._" not in module.name:
+            parts.append(f"## {module.name.removeprefix(package + '.')}\n\n{_module(module.name, module.ispkg)}")
+    return "\n\n".join(parts)
+
+
+def _module(name: str, is_package: bool) -> str:
+    """A package's text, or all of a module: what a package exports is documented where it is defined."""
+    members = "" if is_package else "   :members:\n"
+    return f"```{{eval-rst}}\n.. automodule:: {name}\n{members}```"
+
+
+def skip_what_stands_above(app: Sphinx, what: str, name: str, value: object, skip: bool, options: Any) -> bool | None:
+    """What ``invflow`` and ``sr_models`` themselves export is documented under that name, and not again in a module."""
+    exported = (getattr(package, name) for package in (invflow, sr_models) if name in package.__all__)
+    return True if what == "module" and any(public is value for public in exported) else None
+
+
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Element | None:
     """Look a name up as Python does, from the module that it stands in, and link to where that object is documented,
     which may be under a shorter name: ``invflow.Split`` is defined in ``invflow.layers.split``."""
@@ -76,5 +107,7 @@ def readable_defaults(
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", expand_rooms)
+    app.connect("autodoc-skip-member", skip_what_stands_above)
     app.connect("autodoc-process-signature", readable_defaults)
     app.connect("missing-reference", resolve)
