@@ -6,14 +6,16 @@ built. MathJax, which draws the formulas, is loaded from a CDN when a page is vi
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import pydoc
 import re
-from typing import Any
+from typing import Any, cast
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 
 import invflow
@@ -42,7 +44,7 @@ napoleon_use_rtype = False
 # have to be fetched.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|PIL|lightning|collections|pathlib|os)\..*"),
+    ("py:.*", r"(torch|numpy|PIL|lightning|matplotlib|collections|pathlib|os)\..*"),
     ("py:class", "Tensor"),  # as a field of a NamedTuple: its annotations stay text
     ("py:class", r".*\.Builder"),  # a type variable
     # what layers tell each other, and operators the kernels
@@ -58,7 +60,7 @@ def expand_rooms(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _room(package: str) -> str:
-    modules = pkgutil.walk_packages(pydoc.locate(package).__path__, f"{package}.")
+    modules = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
     parts = [_module(package, is_package=True)]
     for module in modules:
         if "._" not in module.name:
@@ -83,7 +85,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.
     which may be under a shorter name: ``invflow.Split`` is defined in ``invflow.layers.split``."""
     if node.get("refdomain") != "py":
         return None
-    target, domain = node["reftarget"], env.get_domain("py")
+    target, domain = node["reftarget"], cast(PythonDomain, env.get_domain("py"))
     wanted = [_object(name) for name in (target, f"{node.get('py:module')}.{target}")]
     for name in domain.objects:
         if name.endswith(target.rpartition(".")[2]) and any(o is not None and _object(name) is o for o in wanted):
