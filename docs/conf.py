@@ -6,6 +6,7 @@ built. MathJax, which draws the formulas, is loaded from a CDN when a page is vi
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import pydoc
@@ -13,6 +14,7 @@ import re
 from typing import Any, cast
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
@@ -40,16 +42,8 @@ napoleon_custom_sections = [("Shape", "returns_style"), "Items", "Units"]
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 
-# Every name in a role or in a signature is to lead somewhere, except those of other projects: their inventories would
-# have to be fetched.
+# A name in a role or in a signature that does not exist is an error; see resolve().
 nitpicky = True
-nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|PIL|lightning|matplotlib|collections|pathlib|os)\..*"),
-    ("py:class", "Tensor"),  # as a field of a NamedTuple: its annotations stay text
-    ("py:class", r".*\.Builder"),  # a type variable
-    # what layers tell each other, and operators the kernels
-    ("py:class", r"invflow\.(layers\._rerun\..*|layers\.flow_step\.PendingCoupling|backends\.protocol\.Form)"),
-]
 
 
 def expand_rooms(app: Sphinx, page: str, source: list[str]) -> None:
@@ -81,19 +75,32 @@ def skip_what_stands_above(app: Sphinx, what: str, name: str, value: object, ski
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Element | None:
-    """Look a name up as Python does, from the module that it stands in, and link to where that object is documented,
-    which may be under a shorter name: ``invflow.Split`` is defined in ``invflow.layers.split``."""
+    """Look a name up as Python does, and link to where that object is documented, which may be under a shorter name:
+    ``invflow.Split`` is defined in ``invflow.layers.split``. What exists but has no place in these pages, such as
+    ``torch.Tensor``, is left without a link: the inventories of other projects would have to be fetched."""
     if node.get("refdomain") != "py":
         return None
     target, domain = node["reftarget"], cast(PythonDomain, env.get_domain("py"))
-    wanted = [_object(name) for name in (target, f"{node.get('py:module')}.{target}")]
+    modules = (node.get("py:module"), _defining_module(node))
+    wanted = [value for name in (target, *(f"{module}.{target}" for module in modules)) if (value := _object(name))]
     for name in domain.objects:
-        if name.endswith(target.rpartition(".")[2]) and any(o is not None and _object(name) is o for o in wanted):
+        if name.endswith(target.rpartition(".")[2]) and any(_object(name) is value for value in wanted):
             node["reftarget"] = name
             return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], name, node, text)
-    return None
+    return text if wanted else None
 
 
+def _defining_module(node: nodes.Element) -> str | None:
+    """Where the object is defined in whose description the node stands: its names are those of that module."""
+    while node is not None and not isinstance(node, addnodes.desc):
+        node = node.parent
+    if node is None:
+        return None
+    described = _object(f"{node[0]['module']}.{node[0]['fullname']}")
+    return getattr(described, "__module__", None)
+
+
+@functools.cache
 def _object(name: str) -> Any:
     try:
         return pydoc.locate(name)
@@ -108,8 +115,16 @@ def readable_defaults(
     return signature and signature.replace("<factory>", "..."), returns
 
 
+def untyped(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Keep Napoleon from taking what stands before a colon in an attribute's first line for its type: an empty comment
+    goes before it."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", expand_rooms)
     app.connect("autodoc-skip-member", skip_what_stands_above)
     app.connect("autodoc-process-signature", readable_defaults)
+    app.connect("autodoc-process-docstring", untyped, priority=400)  # before napoleon
     app.connect("missing-reference", resolve)

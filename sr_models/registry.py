@@ -75,8 +75,7 @@ def register_model(
         config: dataclass of everything that determines the architecture; has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
         summary: one line; default the first line of the function's docstring.
-        recipes: preset name -> scale -> how it is trained by default; others like
-            :class:`sr_models.training.recipe.Recipe` itself.
+        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
 
     Raises:
         ValueError: if the name is taken.

@@ -69,7 +69,7 @@ class AffineCoupling(nn.Module):
         return self._transform(z, context, "z", inverse=True)
 
     def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions, since its input passes unchanged (see ``Rerun``)."""
+        """One evaluation of the network for both directions, since its input passes unchanged (see :class:`Rerun`)."""
         with torch.enable_grad():
             passed = z[:, : self.start].detach().requires_grad_()
             h = self.raw_output(passed, context)

@@ -52,7 +52,7 @@ class AffineInjector(nn.Module):
         return self._transform(z, context, "z", inverse=True)
 
     def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions (see ``Rerun``)."""
+        """One evaluation of the network for both directions (see :class:`Rerun`)."""
         with torch.enable_grad():
             h = self.raw_output(context)
         x = affine_coupling(z, h.detach(), self.form, inverse=True)[0].requires_grad_()

@@ -64,7 +64,7 @@ class Split(nn.Module):
         return torch.cat([kept, factored], 1), log_det
 
     def rerun(self, z: Sequence[Tensor], context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions, since its input stays (see ``Rerun``)."""
+        """One evaluation of the network for both directions, since its input stays (see :class:`Rerun`)."""
         epsilon, kept = z
         kept = kept.detach().requires_grad_()
         with torch.enable_grad():

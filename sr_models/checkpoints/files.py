@@ -31,7 +31,7 @@ __all__ = [
     "write_text",
 ]
 
-#: What the names of tensors begin with that belong to no part of the model. A converted file keeps them to be able to
+#: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
 #: give them back.
 UNUSED = "unused."
 

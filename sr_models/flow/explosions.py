@@ -9,8 +9,7 @@ from torch import Tensor
 
 __all__ = ["LIMIT", "Explosion", "ExplosionError", "OnExplode", "Watch", "check_on_explode"]
 
-#: The largest absolute activation that decoding is trusted with, since float32 rounds beyond it by a grey level of
-#: 8 bits.
+#: The largest absolute activation that decoding is trusted with: float32 rounds beyond it by a grey level of 8 bits.
 LIMIT = 1e5
 
 OnExplode = Literal["error", "resample", "clamp"]

@@ -15,7 +15,7 @@ __all__ = ["NoisyPair", "clean_condition", "noisy_pair"]
 
 
 class NoisyPair(NamedTuple):
-    """Arguments of :meth:`sr_models.SuperResolutionFlow.encode`."""
+    """Arguments of :meth:`SuperResolutionFlow.encode`."""
 
     hr: Tensor
     lr: Tensor

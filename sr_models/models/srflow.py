@@ -49,7 +49,7 @@ class SRFlowConfig:
 
     @property
     def levels(self) -> int:
-        """Number of levels (L), of which the last one works at half the low resolution."""
+        """Number of levels (L): the last one works at half the low resolution."""
         return self.scale.bit_length()
 
 

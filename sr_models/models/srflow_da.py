@@ -51,7 +51,7 @@ class SRFlowDAConfig:
 
     @property
     def levels(self) -> int:
-        """Number of levels (L), of which the last one works at the low resolution's size."""
+        """Number of levels (L): the last one works at the low resolution's size."""
         return 1 if self.variant == "S" else self.scale.bit_length() - 1
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["PAPER_NOISE_STD", "Recipe"]
 
-#: Dequantisation noise of the SRFlow paper, N(0, (4 / sqrt 3)^2) on the 0..255 scale.
+#: Dequantisation noise of the SRFlow paper: N(0, (4 / sqrt 3)^2) on the 0..255 scale.
 PAPER_NOISE_STD = 4 / math.sqrt(3) / 255
 
 
