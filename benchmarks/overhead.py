@@ -102,16 +102,16 @@ def _calls() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
 
         return forward_and_backward
 
+    def operator(state: Tensor) -> tuple[Tensor, Tensor]:
+        return invflow.flow_step(state, matrix, shift, h, injector)
+
     def nothing() -> None:
         pass
 
     no_grad = torch.no_grad()
     return {
-        "flow_step, forward": (lambda: invflow.flow_step(x, matrix, shift, h, injector), nothing),
-        "flow_step, forward + backward": (
-            trained(lambda: invflow.flow_step(leaf, matrix, shift, h, injector)),
-            nothing,
-        ),
+        "flow_step, forward": (lambda: operator(x), nothing),
+        "flow_step, forward + backward": (trained(lambda: operator(leaf)), nothing),
         "FlowStep, forward": (no_grad(lambda: step(x, context)), no_grad(lambda: networks(1))),
         "FlowStep, inverse": (no_grad(lambda: step.inverse(x, context)), no_grad(lambda: networks(1))),
         "FlowStep, forward + backward": (trained(lambda: step(x, context)), lambda: networks(1).backward()),
