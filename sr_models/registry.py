@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from sr_models.model import SuperResolutionFlow
-from sr_models.recipe import Recipe
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.training.recipe import Recipe
 
 __all__ = [
     "ModelPlugin",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input
 
 __all__ = ["ActNorm"]

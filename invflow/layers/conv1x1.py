@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input
 from invflow.layers._inverse import InverseCache
 from invflow.ops import channel_affine

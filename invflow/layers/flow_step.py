@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._cache import ValueCache, can_remember
 from invflow.layers._channel_affine import ChannelAffine, channel_affine_of
 from invflow.layers._checks import check_channels, check_context, check_input

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
-from sr_models.assembly import (
+from sr_models.flow.condition_sharing import ConditionedInverse, LevelContext, conditioned_inverse
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.models.assembly import (
     conditional_coupling,
     conditional_injector,
     conditional_step,
     encoder_of,
     flow_levels,
 )
-from sr_models.coupling_nets import ShallowNet
-from sr_models.encoder import RRDBEncoder
-from sr_models.model import SuperResolutionFlow
-from sr_models.recipe import Recipe
+from sr_models.networks.coupling import ShallowNet
+from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import check_fields, register_model
-from sr_models.sharing import ConditionedInverse, LevelContext, conditioned_inverse
+from sr_models.training.recipe import Recipe
 
 __all__ = ["NCSRConfig", "NoiseConditionalStep", "build_ncsr"]
 
@@ -109,7 +109,7 @@ class NoiseConditionalStep(nn.Module):
         return x, log_det + part
 
     def conditioned_inverse(self, context: LevelContext) -> ConditionedInverse:
-        """``inverse`` for the samples of some images (see :mod:`sr_models.sharing`)."""
+        """``inverse`` for the samples of some images (see :mod:`sr_models.flow.condition_sharing`)."""
         features = LevelContext(context.features)
         coupling = conditioned_inverse(self.coupling, features)
         noise = None if self.noise is None or context.noise is None else (self.noise, context.noise)

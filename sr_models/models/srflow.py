@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from invflow import AffineForm
-from sr_models.assembly import conditional_step, encoder_of, flow_levels
-from sr_models.coupling_nets import ShallowNet
-from sr_models.model import SuperResolutionFlow
-from sr_models.recipe import Recipe
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.models.assembly import conditional_step, encoder_of, flow_levels
+from sr_models.networks.coupling import ShallowNet
 from sr_models.registry import check_fields, register_model
+from sr_models.training.recipe import Recipe
 
 __all__ = ["SRFlowConfig", "affine_form", "build_srflow"]
 

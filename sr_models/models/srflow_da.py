@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from invflow import FlowSequential, Split, Squeeze
-from sr_models.assembly import conditional_step, encoder_of, flow_levels, transition
-from sr_models.coupling_nets import DeepConvNet, ResidualNet, ResidualUnitNet
-from sr_models.model import SuperResolutionFlow
-from sr_models.recipe import Recipe
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.models.assembly import conditional_step, encoder_of, flow_levels, transition
+from sr_models.networks.coupling import DeepConvNet, ResidualNet, ResidualUnitNet
 from sr_models.registry import check_fields, register_model
+from sr_models.training.recipe import Recipe
 
 __all__ = ["SRFlowDAConfig", "build_srflow_da"]
 

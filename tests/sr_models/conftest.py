@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from sr_models.metrics import LPIPSDistance
+from sr_models.evaluation.metrics import LPIPSDistance
 
 # A deadline would make the tests fail on a busy machine.
 settings.register_profile("no deadline", deadline=None)

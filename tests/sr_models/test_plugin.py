@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_models.images import read_image, write_image
+from sr_models.io.images import read_image, write_image
 
 SOURCE = Path(__file__).parents[1] / "data" / "plugin_example"
 
@@ -31,7 +31,7 @@ def sr_models(site: Path | None, *arguments: str) -> subprocess.CompletedProcess
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if site is not None:
         environment["PYTHONPATH"] = str(site)
-    command = [sys.executable, "-m", "sr_models.cli", *arguments]
+    command = [sys.executable, "-m", "sr_models.cli.main", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
