@@ -18,6 +18,7 @@ from benchmarks import sampling
 from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
 from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
 from benchmarks.report import plot, table
+from sr_models.io.files import write_text
 
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
 _ALLOCATOR = {
@@ -58,9 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         record: dict[str, Any] = {"machine": _machine(device), "command": _command()}
         record["results"] = [dataclasses.asdict(result) for result in results]
-        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, arguments.json)
+        write_text(arguments.json, json.dumps(record, indent=1))
 
 
 def _command() -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 import sr_models
 from benchmarks.spec import Case, Spec
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
-from sr_models.flow.sampling import draw_latents
+from sr_models.flow.latents import draw_latents
 
 __all__ = ["ROUNDS", "build", "specs"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,6 @@ __all__ = ["Kernel", "register"]
 _LIBRARY = torch.library.Library("invflow", "DEF")
 _dispatch_keys: Callable[[Tensor], Any] = torch._C._dispatch_keys
 _PLAIN_TYPES = (Tensor, Parameter)
-_PLAIN_KEY = re.compile(r"CPU|CUDA|HIP|ADInplaceOrView|Autograd\w+|Autocast\w+")
-
-#: By dispatch keys of a tensor: whether no key but those of device and autograd is among them.
-_plain: dict[int, bool] = {}
-
 #: ``kernel(*tensors, settings, backend)``.
 Kernel = Callable[..., Any]
 
@@ -43,6 +37,7 @@ def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) ->
     """
     _LIBRARY.define(f"{name}({tensors}, {SCHEMA}, str backend) -> {results}")
     count = tensors.count(",") + 1
+    are_plain = _are_plain_unbatched if tensors.startswith("Tensor grad") else _are_plain
 
     def registered(*args: Any) -> Any:
         found = getattr(KERNELS[args[-1]], name)(*args[:count], settings_of(args[count : count + COUNT]))
@@ -54,23 +49,31 @@ def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) ->
     operator = getattr(torch.ops.invflow, name).default
 
     def kernel(*args: Any) -> Any:
-        *tensors, settings, backend = args
-        if is_intercepted() or not all(tensor is None or _is_plain(tensor) for tensor in tensors):
-            return operator(*tensors, *flat_settings(settings), backend)
-        return getattr(KERNELS[backend], name)(*tensors, settings)
+        settings, backend = args[count:]
+        if is_intercepted() or not are_plain(args[:count]):
+            return operator(*args[:count], *flat_settings(settings), backend)
+        return getattr(KERNELS[backend], name)(*args[:count], settings)
 
     return kernel
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    if type(tensor) not in _PLAIN_TYPES:
+def _are_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Tell whether all are ordinary tensors in memory, none of a subclass and none a negated view of another."""
+    for tensor in tensors:  # noqa: SIM110 (a generator takes three times as long)
+        if tensor is not None and (type(tensor) not in _PLAIN_TYPES or tensor.is_neg()):
+            return False
+    return True
+
+
+def _are_plain_unbatched(tensors: tuple[Any, ...]) -> bool:
+    """Tell the same of two gradients and the tensors after them, of which the first is the state.
+
+    Gradients may be batched by ``torch.autograd.grad(..., is_grads_batched=True)`` without any other sign of it.
+    """
+    if not _are_plain(tensors):
         return False
-    keys = _dispatch_keys(tensor)
-    number = keys.raw_repr()
-    if number not in _plain:
-        names = re.findall(r"\w+", str(keys))[1:]
-        _plain[number] = all(_PLAIN_KEY.fullmatch(name) for name in names)
-    return _plain[number]
+    grad_y, grad_log_det, x = (_dispatch_keys(tensor).raw_repr() for tensor in tensors[:3])
+    return grad_y == x == grad_log_det
 
 
 def _empty_like(x: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def test_a_missing_extension_is_the_reason(monkeypatch):
 class OnDevice:
     """As much of a tensor on a CUDA device as the choice of a backend looks at."""
 
-    dtype = torch.float32
+    dtype, is_cuda = torch.float32, True
 
     def __init__(self, index, channels=12):
         self.device, self.shape = torch.device("cuda", index), (1, channels, 8, 8)
