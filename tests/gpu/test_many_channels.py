@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from invflow.backends._fused import DTYPES
+from invflow._numerics import KERNEL_DTYPES
 from tests.emulator.drivers import cuda as cuda_driver
 from tests.emulator.drivers.cuda import cuda_on_cpu, library
 from tests.emulator.occupancy import MULTIPROCESSORS
@@ -21,12 +21,12 @@ pytestmark = [
 ]
 
 #: Static shared memory of a forward kernel, for the sums of four warps.
-STATIC = {dtype: 32 if dtype == torch.float64 else 16 for dtype in DTYPES}
+STATIC = {dtype: 32 if dtype == torch.float64 else 16 for dtype in KERNEL_DTYPES}
 
 
 def most_channels(architecture: int, dtype: torch.dtype) -> int:
     with cuda_on_cpu(device=architecture):
-        return load_extension("_CUDA", library()).most_channels(0, DTYPES[dtype])
+        return load_extension("_CUDA", library()).most_channels(0, KERNEL_DTYPES[dtype])
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])

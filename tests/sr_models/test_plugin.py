@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_models.images import read_image, write_image
+from sr_models.io.images import read_image, write_image
 
 SOURCE = Path(__file__).parents[1] / "data" / "plugin_example"
 

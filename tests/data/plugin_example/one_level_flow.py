@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from invflow import FlowSequential, Squeeze
 from sr_models import SuperResolutionFlow, register_model
-from sr_models.assembly import conditional_step, transition
-from sr_models.coupling_nets import DeepConvNet
-from sr_models.encoder import RRDBEncoder
+from sr_models.models.assembly import conditional_step, transition
+from sr_models.networks.coupling import DeepConvNet
+from sr_models.networks.rrdb import RRDBEncoder
 
 
 @dataclass(frozen=True)

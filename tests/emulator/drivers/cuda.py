@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from invflow.backends import cuda
+from invflow.backends import _cuda, cuda
 
 from .. import build, nvcc
 from ..occupancy import MULTIPROCESSORS
@@ -81,14 +81,14 @@ def cuda_on_cpu(
     facts.multiprocessors, facts.shared_of_multiprocessor = multiprocessors, chip.shared
     facts.shared_of_block = chip.of_block
     where = {
-        "_CUDA": load_extension("_CUDA", path),
-        "_stream": lambda device: 0,
+        "extension": load_extension("_CUDA", path),
         "unavailable": lambda: "",
         "why_not": lambda op, x: "" if x.device.type == "cpu" else f"it runs on the CPU, got {x.device}",
     }
     with contextlib.ExitStack() as stack:
         for name, value in where.items():
             stack.enter_context(mock.patch.object(cuda, name, value))
+        stack.enter_context(mock.patch.object(_cuda, "_stream", return_value=0))
         if capability is None:
             yield []
         else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from invflow.backends.triton import operators
-from invflow.ops.affine_coupling import AffineForm
+from invflow.ops._affine_form import AffineForm
 
 #: Channels with the height and width of their state: of the benchmarks, and those that fill each size of tile.
 SIZES = ((12, 80), (24, 80), (48, 40), (96, 40), (192, 20))
@@ -109,13 +109,13 @@ def flow_step_backward(
 
 def channel_affine(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Instance]:
     """The affine map alone, and its gradients."""
-    x, matrix, shift, _ = _state(shape, dtype)
+    x, matrix, shift, grad_log_det = _state(shape, dtype)
     forward, backward = (
         _name("channel_affine", shape, dtype, FORMS[0], backward=backward) for backward in (False, True)
     )
     return [
         *recorded(forward, lambda: operators.flow_step(x, matrix, shift, operators.Step())),
-        *recorded(backward, lambda: operators.channel_affine_backward(x, x, matrix)),
+        *recorded(backward, lambda: operators.flow_step_backward(x, grad_log_det, x, matrix, shift, operators.Step())),
     ]
 
 
@@ -128,7 +128,7 @@ def affine_coupling(
     forward, backward = (
         _name("affine_coupling", shape, dtype, form, inverse, backward=backward) for backward in (False, True)
     )
-    flat = form.flat()
+    flat = form.for_kernels()
     return [
         *recorded(forward, lambda: operators.affine_coupling(x, h, start, flat, inverse)),
         *recorded(backward, lambda: operators.affine_coupling_backward(x, grad_log_det, x, h, start, flat, inverse)),
@@ -164,8 +164,8 @@ def _step(x: Tensor, inverse: bool, form: AffineForm, injector: bool) -> operato
         coupling=_maps(x, channels - channels // 2),
         injector=_maps(x, channels) if injector else None,
         start=channels // 2,
-        coupling_form=form.flat(),
-        injector_form=form.flat(),
+        coupling_form=form.for_kernels(),
+        injector_form=form.for_kernels(),
         inverse=inverse,
     )
 

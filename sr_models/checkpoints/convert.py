@@ -1,0 +1,177 @@
+"""Conversion of published files to files of this library, and back."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sr_models.checkpoints.detect import detect_model
+from sr_models.checkpoints.files import create_described, describe_file, read_file, write_file
+from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published, without_module
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.files import write_bytes
+from sr_models.models.encoder import detect_encoder, is_encoder
+from sr_models.models.publication import shapes_of
+from sr_models.networks.rrdb import RRDBEncoder
+from sr_models.registry import create
+
+__all__ = ["convert_published", "read_state_dict", "write_published"]
+
+
+def convert_published(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    scale: int | None = None,
+    blocks: Sequence[int] | None = None,
+) -> str:
+    """Convert a published ``.pth`` file, of a flow or of an RRDB encoder alone, to ``output`` and the JSON beside it.
+
+    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits. Those that are never
+    evaluated are kept as well.
+
+    Args:
+        source: the published file, which is loaded without unpickling anything but tensors.
+        output: ends in ``.safetensors``.
+        model: a name, if it is to be checked.
+        scale: if it is to be checked.
+        blocks: the RRDB blocks whose outputs condition the flow, from 0, which the file does not say; default: those of
+            the preset with these sizes.
+
+    Returns:
+        A line for people that says what the file holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, model or scale, or missing, unexpected or misshapen tensors, which are named.
+    """
+    state_dict = without_module(read_state_dict(source))
+    try:
+        if is_encoder(shapes_of(state_dict)):
+            description, tensors, found = _encoder_from_published(state_dict, model)
+            file_scale = description["encoder"]["scale"]
+        else:
+            description, tensors, found = _model_from_published(state_dict, model, blocks)
+            file_scale = description["config"]["scale"]
+        if scale not in (None, file_scale):
+            raise ValueError(f"its scale is {file_scale}, not {scale}")
+    except ValueError as error:
+        raise ValueError(f"cannot convert {source}: {error}") from error
+    write_file(output, description, tensors)
+    return found
+
+
+def write_published(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> str:
+    """Convert a file of this library to a published one.
+
+    A file that was converted from a published one comes back bit for bit. In others, the tensors that are never
+    evaluated are zero.
+
+    Args:
+        source: ends in ``.safetensors``.
+        output: ends in ``.pth``.
+
+    Returns:
+        A line for people that says what the file holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read, or a model that the published implementations do not have.
+    """
+    output = Path(output)
+    if output.suffix != ".pth":
+        raise ValueError(f"a published file must end in .pth, got {output}")
+    description, tensors = read_file(source)
+    try:
+        if "encoder" in description:
+            found, name = encoder_layout(_meta_encoder(description["encoder"])), "RRDB encoder"
+            state_dict = {published: tensors[own or ""].reshape(shape) for published, (own, shape) in found.items()}
+        else:
+            with torch.device("meta"):
+                like = create_described(description)
+            state_dict, name = to_published(like, tensors), like.name
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot convert {source}: {error}") from error
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    write_bytes(output, buffer.getvalue())
+    return f"{name} with {sum(map(torch.numel, state_dict.values())):,} parameters"
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict that ``torch.save`` wrote, without running anything that the file may contain.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything but a dict of floating-point tensors of one dtype.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"model file {path} does not exist")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    # torch reports broken and refused files with nearly every exception type there is
+    except Exception as error:
+        raise ValueError(f"cannot read {path}: it is not a file of tensors alone that torch.save wrote") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"cannot read {path}: it does not hold a state dict")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"cannot read {path}: {name!r} is not a floating-point tensor")
+    if len(dtypes := {tensor.dtype for tensor in content.values()}) > 1:
+        raise ValueError(f"cannot read {path}: its tensors have several dtypes: {', '.join(sorted(map(str, dtypes)))}")
+    return dict(content)
+
+
+def _model_from_published(
+    state_dict: dict[str, Tensor], model: str | None, blocks: Sequence[int] | None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    name, fields, preset = detect_model(state_dict, blocks)
+    if model not in (None, name):
+        raise ValueError(f"it holds {name}, not {model}")
+    with torch.device("meta"):
+        like = create(name, **fields)
+    tensors = to_own(like, state_dict)
+    found = f"{name} at {like.scale}x with {_parameter_count(like):,} parameters"
+    if unused := sum(map(torch.numel, state_dict.values())) - _parameter_count(like):
+        found += f", and {unused:,} that are never evaluated"
+    blocks_found = ", ".join(map(str, fields["stacked_blocks"]))
+    conditioning = (
+        f"RRDB blocks {blocks_found} condition the flow" if blocks_found else "no RRDB block conditions the flow"
+    )
+    if preset:
+        conditioning += f" as in the preset {preset!r}: the file does not say"
+    return describe_file(like), tensors, f"{found}; {conditioning}"
+
+
+def _encoder_from_published(
+    state_dict: dict[str, Tensor], model: str | None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    if model is not None:
+        raise ValueError(f"it holds an RRDB encoder only, not {model}")
+    fields = detect_encoder(shapes_of(state_dict))
+    encoder = _meta_encoder(fields)
+    layout = encoder_layout(encoder)
+    check_layout(state_dict, layout, "the state dict")
+    tensors = {own: state_dict[name] for name, (own, _) in layout.items() if own is not None}
+    return (
+        {"encoder": fields},
+        tensors,
+        f"RRDB encoder at {fields['scale']}x with {_parameter_count(encoder):,} parameters",
+    )
+
+
+def _meta_encoder(fields: dict[str, int]) -> RRDBEncoder:
+    with torch.device("meta"):
+        return RRDBEncoder(**fields, stacked_blocks=())
+
+
+def _parameter_count(module: SuperResolutionFlow | RRDBEncoder) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,28 @@
+"""Image quality metrics of the super-resolution literature, on 8-bit RGB images of shape (H, W, 3).
+
+None of them crops: the NTIRE challenges crop truth and samples to multiples of 8 first
+(:func:`sr_models.io.images.crop_to_multiple`), the SRFlow papers do not crop at all.
+"""
+
+from sr_models.evaluation.metrics.distances import (
+    Distance,
+    LPIPSDistance,
+    best_available_distance,
+    lpips_available,
+    mse_distance,
+)
+from sr_models.evaluation.metrics.diversity import DiversityResult, diversity_score
+from sr_models.evaluation.metrics.fidelity import lr_psnr, psnr, ssim
+
+__all__ = [
+    "Distance",
+    "DiversityResult",
+    "LPIPSDistance",
+    "best_available_distance",
+    "diversity_score",
+    "lpips_available",
+    "lr_psnr",
+    "mse_distance",
+    "psnr",
+    "ssim",
+]

@@ -1,0 +1,85 @@
+"""From latents to images: level by level and layer by layer, so that one layer's conditions exist at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from invflow import FlowSequential
+from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse
+from sr_models.flow.explosions import Watch
+
+__all__ = ["decode_levels"]
+
+#: States that go through a layer together have about this many pixels: the hidden channels of a network then fit a
+#: cache, and need memory that does not depend on the number of states.
+_CHUNK_PIXELS = 2**14
+
+
+def decode_levels(
+    levels: Sequence[FlowSequential],
+    latents: list[Tensor],
+    contexts: list[LevelContext],
+    watch: Watch | None = None,
+) -> Tensor:
+    """The images of the given latents, unclamped.
+
+    Args:
+        levels: in encode order.
+        latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image. Taken off
+            the list one by one, to free their memory.
+        contexts: of the levels, for B images. Taken off the list as well.
+        watch: looks at every layer's result.
+    """
+    for number, level in reversed(list(enumerate(levels, 1))):
+        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+    return latents.pop()
+
+
+def _decode_level(
+    level: FlowSequential, latents: list[Tensor], context: LevelContext, level_number: int, watch: Watch | None
+) -> Tensor:
+    x = latents.pop()
+    count = len(x)
+    own = context.features.own
+    layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3]))
+    states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
+    del x
+    result: Tensor | None = None
+    for position, layer in reversed(list(enumerate(level.layers))):
+        inverse = conditioned_inverse(layer, context)
+        epsilon = latents.pop() if getattr(layer, "num_latents", 1) == 2 else None
+        for number, (images, part) in enumerate(chunks):
+            state = states[number]
+            state = inverse(state if epsilon is None else [epsilon[part], state], images)
+            if watch is not None:
+                state = watch(state, part.start, level_number, position)
+            if position > 0:
+                states[number] = state
+                continue
+            # not collected and joined, which would take the memory of all states twice
+            if result is None:
+                shape = (count, *state.shape[1:])
+                result = torch.empty(shape, dtype=state.dtype, device=state.device, memory_format=layout)
+            result[part] = state
+            states[number] = state[:0]
+    assert result is not None
+    return result
+
+
+def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:
+    """Images, and states of them, to process together: several images with all their states, or states of one."""
+    together = max(_CHUNK_PIXELS // max(pixels, 1), 1)
+    if together >= states:
+        step = together // max(states, 1)
+        for image in range(0, max(images, 1), step):
+            stop = min(image + step, images)
+            yield slice(image, stop), slice(image * states, stop * states)
+        return
+    for image in range(images):
+        for start in range(0, states, together):
+            stop = min(start + together, states)
+            yield slice(image, image + 1), slice(image * states + start, image * states + stop)

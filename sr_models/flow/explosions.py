@@ -1,0 +1,77 @@
+"""Decoding that does not explode unseen: an inverse may amplify up to 1 / eps of its couplings, 10^4, a layer."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+__all__ = ["LIMIT", "Explosion", "ExplosionError", "OnExplode", "Watch", "check_on_explode"]
+
+#: The largest absolute activation that decoding is trusted with: float32 rounds beyond it by a grey level of 8 bits.
+LIMIT = 1e5
+
+OnExplode = Literal["error", "resample", "clamp"]
+
+
+class ExplosionError(FloatingPointError):
+    """A sample whose activations exceeded :data:`LIMIT` or were not finite."""
+
+
+class Explosion(NamedTuple):
+    """The place where the activations of a sample first exceeded :data:`LIMIT`.
+
+    Attributes:
+        level: from 1, the finest.
+        layer: from 0, in encode order, within the level.
+        largest: absolute activation after the layer's inverse; NaN if there was a NaN.
+    """
+
+    level: int
+    layer: int
+    largest: float
+
+    def __str__(self) -> str:
+        return f"level {self.level}, layer {self.layer}: largest activation {self.largest:.3g} exceeds {LIMIT:.0e}"
+
+
+class Watch:
+    """Look at every layer's result while decoding, in one pass over the state.
+
+    Args:
+        clamp: limit the activations to :data:`LIMIT` and put 0 for NaN.
+
+    Attributes:
+        found: number of the state -> its first explosion.
+    """
+
+    def __init__(self, *, clamp: bool = False) -> None:
+        self.clamp = clamp
+        self.found: dict[int, Explosion] = {}
+
+    def __call__(self, state: Tensor, first: int, level: int, layer: int) -> Tensor:
+        """Record the states that exceed the limit, and return the states to go on with.
+
+        Args:
+            state: (B, C, H, W), after the layer's inverse.
+            first: number of the first of the B states.
+            level, layer: as in :class:`Explosion`.
+        """
+        if not state.numel():
+            return state
+        values = state.detach()
+        largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3)))
+        exploded = (~(largest <= LIMIT)).nonzero().flatten().tolist()
+        for index in exploded:
+            self.found.setdefault(first + index, Explosion(level, layer, float(largest[index])))
+        if exploded and self.clamp:
+            return state.nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
+        return state
+
+
+def check_on_explode(on_explode: str) -> None:
+    """Raise ``ValueError`` unless it is one of "error", "resample" and "clamp"."""
+    if on_explode not in get_args(OnExplode):
+        choices = ", ".join(map(repr, get_args(OnExplode)))
+        raise ValueError(f"on_explode must be one of {choices}, got {on_explode!r}")

@@ -1,0 +1,154 @@
+"""The latents of a flow: drawn for samples, interpolated between images, or transferred from one to another.
+
+Latents are lists of (B, C, H, W), one tensor for every latent, in encode order. They are standardised: those of real
+images look like samples of N(0, I), so that latents drawn from it decode to natural images. Decoding the latents of one
+image with the low-resolution image of another gives the latter the former's details.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["draw_latents", "interpolate", "transfer"]
+
+#: Below this angle the two ways to interpolate are the same to rounding, and the spherical one divides by zero.
+_SMALLEST_ANGLE = 1e-4
+
+
+def _temperatures_of(temperature: float | Sequence[float], latents: int) -> list[float]:
+    """Give every latent its temperature.
+
+    Args:
+        temperature: one for all latents, or one a latent.
+        latents: number of latents.
+
+    Raises:
+        ValueError: a temperature that is negative or not finite, or the wrong number of them.
+    """
+    given = [float(temperature)] * latents if isinstance(temperature, int | float) else list(temperature)
+    if len(given) != latents:
+        raise ValueError(f"temperature must be a number or {latents} numbers, one a latent, got {len(given)}")
+    for value in given:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"temperature must be finite and at least 0, got {value}")
+    return given
+
+
+def draw_latents(
+    shapes: Sequence[tuple[int, int, int]],
+    samples: Sequence[int],
+    temperature: float | Sequence[float],
+    seed: int,
+    attempt: int = 0,
+) -> list[Tensor]:
+    """Draw the latents of samples. Those of a sample depend on neither the batch nor the number of samples.
+
+    Args:
+        shapes: (C, H, W) of every latent.
+        samples: indices of the samples, from 0, less than 2^20.
+        temperature: standard deviation, one number or one a latent.
+        seed: in 0..2^31 - 1.
+        attempt: number of the draw, at most 2^10; every attempt gives other latents.
+
+    Returns:
+        Normal values (number of samples, C, H, W) for every latent, float32, on the CPU.
+
+    Raises:
+        ValueError: a temperature or seed out of range, or the wrong number of temperatures.
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
+    temperatures = _temperatures_of(temperature, len(shapes))
+    generators = [_stream(seed, index, attempt) for index in samples]
+    return [
+        torch.stack([value * torch.randn(shape, generator=generator) for generator in generators])
+        for value, shape in zip(temperatures, shapes, strict=True)
+    ]
+
+
+def _stream(seed: int, index: int, attempt: int) -> torch.Generator:
+    """Give every sample random numbers of its own."""
+    number = attempt * 2**51 + seed * 2**20 + index
+    if number >= 2**32:
+        # a CPU generator ignores all but 32 bits of its seed
+        number = int(np.random.SeedSequence(number).generate_state(1)[0])
+    return torch.Generator().manual_seed(number)
+
+
+def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float) -> list[Tensor]:
+    r"""Interpolate between the latents of two batches of images, on the sphere:
+
+    .. math:: z = \frac{\sin((1 - w) \Omega)}{\sin \Omega} z_1 + \frac{\sin(w \Omega)}{\sin \Omega} z_2,
+              \qquad \Omega = \angle(z_1, z_2)
+
+    for every latent of every image (White, *Sampling Generative Networks*, 2016). Unlike a straight line it keeps the
+    norm: halfway between two typical latents lies a typical one, where the mean of both, of
+    :math:`1 / \sqrt 2` the standard deviation, decodes to a picture that is too smooth.
+
+    Args:
+        first: result for weight 0.
+        second: result for weight 1, of the same shapes.
+        weight: w, in 0..1.
+
+    Raises:
+        ValueError: different shapes, or a weight out of range.
+    """
+    _check_shapes(first, second, "second")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must be in 0..1, got {weight}")
+    return [_interpolate(a, b, weight) for a, b in zip(first, second, strict=True)]
+
+
+def _interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    a, b = first.double().flatten(1), second.double().flatten(1)
+    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    cosine = ((a * b).sum(1) / norms.clamp(min=1e-300)).clamp(-1, 1)
+    # latents that are zero, opposite or alike have no arc between them
+    angle = torch.where(norms > 0, cosine.acos(), 0.0)
+    straight = (angle < _SMALLEST_ANGLE) | (angle > math.pi - _SMALLEST_ANGLE)
+    angle = torch.where(straight, 1.0, angle)
+    parts = [torch.where(straight, w, (w * angle).sin() / angle.sin())[:, None] for w in (1 - weight, weight)]
+    return (parts[0] * a + parts[1] * b).reshape(first.shape).to(first.dtype)
+
+
+def transfer(source: Sequence[Tensor], target: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+    """Join the latents of ``source`` inside a mask with those of ``target`` outside. Decoded with the low-resolution
+    image of the target, its content within the mask takes the details of the source (Lugmayr et al., SRFlow, 2020).
+
+    Args:
+        source: latents of images.
+        target: latents of other images, of the same shapes.
+        mask: (B or 1, 1, H, W) in 0..1, of the high resolution; a latent takes its mean over the latent's pixels, and a
+            mean strictly between 0 and 1 mixes both such that the variance stays.
+
+    Raises:
+        ValueError: different shapes, or a mask of another shape or range.
+    """
+    _check_shapes(source, target, "target")
+    batch = source[0].shape[0]
+    if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[1] != 1:
+        raise ValueError(f"mask must have shape ({batch} or 1, 1, height, width), got {tuple(mask.shape)}")
+    if mask.numel() and not (mask.min() >= 0 and mask.max() <= 1):
+        raise ValueError(f"mask must be in 0..1, got values in {mask.min().item():g}..{mask.max().item():g}")
+    for latent in source:
+        if any(large % small for large, small in zip(mask.shape[2:], latent.shape[2:], strict=True)):
+            raise ValueError(
+                f"mask must be a multiple of every latent's size, got {tuple(mask.shape[2:])} for {tuple(latent.shape)}"
+            )
+    mixed = []
+    for a, b in zip(source, target, strict=True):
+        share = F.adaptive_avg_pool2d(mask.to(a.dtype), (a.shape[2], a.shape[3]))
+        mixed.append(share.sqrt() * a + (1 - share).sqrt() * b)
+    return mixed
+
+
+def _check_shapes(first: Sequence[Tensor], second: Sequence[Tensor], name: str) -> None:
+    expected, given = ([tuple(latent.shape) for latent in latents] for latents in (first, second))
+    if not expected or expected != given:
+        raise ValueError(f"{name} must have shapes {expected}, got {given}")

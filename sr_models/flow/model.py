@@ -1,0 +1,316 @@
+"""What every super-resolution flow is: an encoder and levels of invertible layers that encode, decode and sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
+from sr_models.flow.condition_sharing import LevelContext
+from sr_models.flow.decoding import decode_levels
+from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
+from sr_models.flow.latents import draw_latents
+from sr_models.flow.tiling import LEAST_TILE, decode_tiles
+from sr_models.networks.rrdb import RRDBEncoder
+
+__all__ = ["Encoding", "SuperResolutionFlow"]
+
+#: How often the latents of a sample that explodes are drawn again.
+_RESAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A batch of images as a flow sees them.
+
+    Attributes:
+        latents: in encode order, standardised: their prior is N(0, I).
+        log_det: (B,), pure ``log |det|`` of the map from image to latents.
+        log_prior: (B,), log N(latents; 0, I).
+        dims: number of elements of one image.
+    """
+
+    latents: list[Tensor]
+    log_det: Tensor
+    log_prior: Tensor
+    dims: int
+
+    @property
+    def log_prob(self) -> Tensor:
+        """(B,), log-density of the images (scaled to [0, 1]) given their low-resolution images."""
+        return self.log_det + self.log_prior
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """(B,), negative log-likelihood in bits per dimension of images scaled to [0, 1]; a third of the bits per pixel
+        that the SR-flow papers' code reports. For 8-bit values add 8."""
+        return bits_per_dim(self.log_prob, self.dims)
+
+
+class SuperResolutionFlow(nn.Module):
+    r"""Conditional flow p(hr | lr): an encoder computes features of the low-resolution image, and level l of the flow
+    works at 1 / 2^l of the high resolution with the features of that resolution as context
+    (Lugmayr et al., SRFlow, 2020, figure 2).
+
+    Args:
+        scale: enlargement, a power of two.
+        encoder: features of the low-resolution image.
+        levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze.
+        noise_channels: channels of the noise that conditions the model as well; 0: none.
+        noise_steps: for every level, how many of its steps the noise conditions; if any, the level's context ends with
+            the noise's channels.
+        noise_std: largest standard deviation of the noise in training, images in [0, 1].
+
+    Attributes:
+        name: of the registered model, set by :func:`sr_models.create`.
+        config: of the registered model, set by :func:`sr_models.create`.
+    """
+
+    name: str
+    config: Any
+
+    def __init__(
+        self,
+        scale: int,
+        encoder: RRDBEncoder,
+        levels: Sequence[FlowSequential],
+        *,
+        noise_channels: int = 0,
+        noise_steps: Sequence[int] = (),
+        noise_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.encoder = encoder
+        self.levels = nn.ModuleList(levels)
+        self.noise_channels = noise_channels
+        self.noise_steps = tuple(noise_steps) or (0,) * len(levels)
+        self.noise_std = noise_std
+
+    def _levels(self) -> list[FlowSequential]:
+        return [cast(FlowSequential, level) for level in self.levels]
+
+    @property
+    def lr_multiple(self) -> int:
+        """What height and width of a low-resolution image must be multiples of, so that every level can halve them."""
+        squeezes = (layer.factor for level in self._levels() for layer in level if isinstance(layer, Squeeze))
+        return max(math.prod(squeezes) // self.scale, 1)
+
+    def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
+        """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
+        the channels of the noise, if it is given, in the levels that it conditions."""
+        return [context.joined() for context in self.level_contexts(lr, noise)]
+
+    def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
+        """The same before features are enlarged and joined."""
+        if lr.shape[2] % self.lr_multiple or lr.shape[3] % self.lr_multiple:
+            raise ValueError(
+                f"lr must have height and width divisible by {self.lr_multiple}, got {tuple(lr.shape[2:])}"
+            )
+        factors, factor = [], float(self.scale)
+        for level in self._levels():
+            factor /= cast(Squeeze, level[0]).factor
+            factors.append(factor)
+        if noise is not None:
+            self._check_noise(noise, lr)
+        maps = self.encoder.features(lr, factors)
+        return [
+            LevelContext(maps[factor], None if noise is None or not noisy else self._resized(noise, maps[factor].own))
+            for factor, noisy in zip(factors, self.noise_steps, strict=True)
+        ]
+
+    def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
+        size = context.shape[2:]
+        if noise.shape[2:] == (1, 1):
+            return noise.expand(len(context), self.noise_channels, *size)
+        return F.interpolate(noise, size=size, mode="bicubic")
+
+    def _check_noise(self, noise: Tensor, lr: Tensor) -> None:
+        if not self.noise_channels:
+            raise ValueError(f"noise must be None: {self.name} is not conditioned on noise")
+        batch, height, width = lr.shape[0], lr.shape[2] * self.scale, lr.shape[3] * self.scale
+        allowed = [(batch, 1, 1, 1), (batch, self.noise_channels, height, width)]
+        if tuple(noise.shape) not in allowed:
+            raise ValueError(f"noise must have shape {allowed[0]} or {allowed[1]}, got {tuple(noise.shape)}")
+
+    def encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Encoding:
+        """Latents and likelihood of high-resolution images.
+
+        Args:
+            hr: (B, 3, scale h, scale w) in [0, 1].
+            lr: (B, 3, h, w) in [0, 1].
+            noise: what a noise-conditional model is conditioned on: the noise (B, ``noise_channels``, scale h, scale w)
+                that was added to ``hr``, or its standard deviation (B, 1, 1, 1); ``None`` leaves the layers out.
+
+        Raises:
+            ValueError: shapes that do not fit each other, or a size that the levels cannot halve.
+            TypeError: a dtype other than the model's.
+        """
+        self._check(lr, "lr")
+        self._check(hr, "hr")
+        expected = (lr.shape[0], 3, lr.shape[2] * self.scale, lr.shape[3] * self.scale)
+        if hr.shape != expected:
+            raise ValueError(
+                f"hr must have shape {expected} for lr of shape {tuple(lr.shape)} at scale {self.scale}, "
+                f"got {tuple(hr.shape)}"
+            )
+        latents: list[Tensor] = []
+        log_det = hr.new_zeros(hr.shape[0])
+        x = hr
+        for level, context in zip(self._levels(), self.contexts(lr, noise), strict=True):
+            z, level_log_det = level(x, context)
+            log_det = log_det + level_log_det
+            *factored, x = z if isinstance(z, list) else [z]
+            latents += factored
+        latents.append(x)
+        return Encoding(latents, log_det, standard_normal_log_prob(latents), hr[0].numel() if len(hr) else 0)
+
+    def decode(self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The image (B, 3, scale h, scale w), unclamped, of the given latents (in encode order); ``noise`` as in
+        :meth:`encode`.
+
+        Raises:
+            ValueError: latents of the wrong number or shape.
+        """
+        self._check(lr, "lr")
+        shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
+        expected = [(lr.shape[0], *shape) for shape in shapes]
+        if [tuple(latent.shape) for latent in latents] != expected:
+            raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
+        return self._decode(list(latents), lr, noise)
+
+    def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
+        """For latents (B M, ...) of M successive samples of each of the B images; the list is emptied."""
+        if lr.device.type == "cpu":
+            lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
+        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
+
+    def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
+        channels, height, width = 3, height * self.scale, width * self.scale
+        shapes = []
+        for layer in (layer for level in self._levels() for layer in level):
+            if isinstance(layer, Squeeze):
+                factor = layer.factor
+                channels, height, width = channels * factor**2, height // factor, width // factor
+            elif isinstance(layer, Split):
+                shapes.append((layer.factored, height, width))
+                channels -= layer.factored
+        return [*shapes, (channels, height, width)]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        lr: Tensor,
+        n: int = 1,
+        *,
+        temperature: float | Sequence[float] = 0.9,
+        seed: int = 0,
+        on_explode: OnExplode = "resample",
+        tile: int | None = None,
+    ) -> Tensor:
+        """Samples of p(hr | lr), clamped to [0, 1].
+
+        The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives
+        the same samples alone and in a batch. An image of a size that the levels cannot halve is continued at the right
+        and the bottom by reflection, and the samples are cropped.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1], of any size.
+            n: samples an image, at least 1.
+            temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
+                all latents, or one a latent, in encode order.
+            seed: in 0..2^31 - 1.
+            on_explode: what to do where an activation exceeds 1e5 or is not finite: ``"error"``; ``"resample"`` draws
+                other latents for the sample, five times, then it is an error; ``"clamp"`` limits the activations.
+            tile: decode in tiles of this side, in low-resolution pixels, at least 16, that fade into each other: for
+                images whose activations do not fit into memory. The latents are those of the whole image, so the
+                result differs only by what the tiles' borders do to the convolutions. ``None``: the whole image.
+
+        Raises:
+            ExplosionError: a sample that exploded; the message says where.
+            ValueError: an argument out of range, or an image that is not finite.
+            TypeError: a dtype other than the model's.
+
+        Returns:
+            (B, n, 3, scale h, scale w).
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if n >= 2**20:
+            raise ValueError(f"n must be less than 2^20, got {n}")
+        check_on_explode(on_explode)
+        if tile is not None and tile < LEAST_TILE:
+            raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+        self._check(lr, "lr")
+        if not bool(lr.isfinite().all()):
+            raise ValueError("lr must be finite, got NaN or infinity")
+        height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
+        lr = _padded(lr, self.lr_multiple)
+        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile)
+        return images[..., :height, :width]
+
+    def _watched_samples(
+        self,
+        lr: Tensor,
+        samples: Sequence[int],
+        temperature: float | Sequence[float],
+        seed: int,
+        on_explode: OnExplode,
+        tile: int | None,
+        attempt: int = 0,
+    ) -> Tensor:
+        """(B, number of samples, 3, scale h, scale w); those that explode are drawn again, by themselves."""
+        shapes, n = self.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
+        latents = [
+            latent.to(lr).expand(len(lr), *latent.shape).flatten(0, 1)
+            for latent in draw_latents(shapes, samples, temperature, seed, attempt)
+        ]
+        # published samples are of noise zero
+        noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
+        watch = Watch(clamp=on_explode == "clamp")
+
+        def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
+            return self._decode(latents, lr, noise, watch)
+
+        if tile is None or tile >= max(lr.shape[2:]):
+            images = decode(latents, lr)
+        else:
+            images = decode_tiles(decode, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
+        images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
+        if on_explode == "clamp":
+            return images
+        for state, explosion in watch.found.items():
+            image, position = divmod(state, n)
+            if on_explode == "error" or attempt == _RESAMPLES:
+                draws = f" in {attempt + 1} draws" if attempt else ""
+                raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}")
+            again = self._watched_samples(
+                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, attempt + 1
+            )
+            images[image, position] = again[0, 0]
+        return images
+
+    def _check(self, image: Tensor, name: str) -> None:
+        if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
+            given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"{name} must have shape (batch, 3, height, width), got {given}")
+        dtype = self.encoder.conv_first.weight.dtype
+        if image.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """Continued at the right and the bottom to multiples; by reflection, or the last pixel if too small."""
+    for dim in (2, 3):
+        side = image.shape[dim]
+        if missing := -side % multiple:
+            mode = "reflect" if missing < side else "replicate"
+            image = F.pad(image, (0, 0, 0, missing) if dim == 2 else (0, missing, 0, 0), mode=mode)
+    return image

@@ -1,0 +1,59 @@
+"""The noise of training, and the condition of models that see it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.resize import imresize
+
+__all__ = ["NoisyPair", "clean_condition", "noisy_pair"]
+
+
+class NoisyPair(NamedTuple):
+    """Arguments of :meth:`SuperResolutionFlow.encode`."""
+
+    hr: Tensor
+    lr: Tensor
+    noise: Tensor | None
+
+
+def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, generator: torch.Generator) -> NoisyPair:
+    r"""Add the noise of a training step to a batch of images.
+
+    Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`. A noise-conditional one draws
+    :math:`c \sim U(0, M)` for every image, sees :math:`hr + v`, :math:`v = c \, \varepsilon`, and the low-resolution
+    image plus the noise :math:`v` reduced like an image, and is conditioned on :math:`v` (Kim and Son, NCSR, 2021,
+    section 3.2) or, if it takes one channel of noise, on c.
+
+    Args:
+        model: its ``noise_std`` is M.
+        hr: (B, 3, H, W) in [0, 1].
+        lr: (B, 3, h, w) in [0, 1].
+        std: :math:`\sigma`.
+        generator: of the CPU.
+    """
+    noise = torch.randn(hr.shape, generator=generator)
+    if not model.noise_channels:
+        return NoisyPair(hr + std * noise.to(hr) if std else hr, lr, None)
+    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
+    noise = level * noise
+    condition = noise if model.noise_channels == 3 else level
+    return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))
+
+
+def clean_condition(model: SuperResolutionFlow, images: Tensor) -> Tensor | None:
+    """Return the noise argument for images without noise: zero, or ``None`` for a model that takes none."""
+    return images.new_zeros(len(images), 1, 1, 1) if model.noise_channels else None
+
+
+def _reduced(noise: Tensor, scale: int) -> Tensor:
+    """Reduce noise like the low-resolution images, but neither clip nor round it."""
+    batch, channels, height, width = noise.shape
+    planes = noise.permute(2, 3, 0, 1).reshape(height, width, batch * channels).numpy()
+    reduced = torch.from_numpy(np.moveaxis(imresize(planes, 1 / scale), -1, 0))
+    return reduced.reshape(batch, channels, height // scale, width // scale)

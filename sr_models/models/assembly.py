@@ -1,0 +1,76 @@
+"""What the published models are assembled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from invflow import AffineCoupling, AffineForm, AffineInjector, FlowSequential, FlowStep, Split, Squeeze
+
+__all__ = [
+    "conditional_coupling",
+    "conditional_injector",
+    "conditional_step",
+    "flow_levels",
+    "transition",
+]
+
+#: A network's class: ``net(in_channels, hidden_channels, out_channels)``.
+NetClass = Callable[[int, int, int], nn.Module]
+
+
+def transition(channels: int, steps: int) -> list[nn.Module]:
+    """Flow steps of actnorm and 1x1 convolution only, at the start of a level (Lugmayr et al., SRFlow, 2020, 3.4)."""
+    return [FlowStep(channels) for _ in range(steps)]
+
+
+def flow_levels(
+    count: int, splits: int, transition_steps: int, steps: Callable[[int, int], list[nn.Module]]
+) -> list[FlowSequential]:
+    """Levels of a squeeze by 2, transition steps and conditional steps, the first ``splits`` of them with a split.
+
+    Args:
+        count: number of levels.
+        splits: number of levels that factor half of their channels out.
+        transition_steps: as in :func:`transition`.
+        steps: ``steps(level, channels)``, level from 0: the conditional steps.
+    """
+    levels, channels = [], 3
+    for level in range(count):
+        channels *= 4
+        layers = [Squeeze(2), *transition(channels, transition_steps), *steps(level, channels)]
+        if level < splits:
+            split = Split(channels)
+            layers.append(split)
+            channels = split.kept
+        levels.append(FlowSequential(layers))
+    return levels
+
+
+def conditional_step(
+    channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
+) -> FlowStep:
+    """Actnorm, 1x1 convolution, injector and coupling (the same, figure 2)."""
+    return FlowStep(
+        channels,
+        injector=conditional_injector(channels, context_channels, hidden_channels, net, form),
+        coupling=conditional_coupling(channels, context_channels, hidden_channels, net, form),
+    )
+
+
+def conditional_injector(
+    channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
+) -> AffineInjector:
+    """An affine map of all channels that depends on the context only."""
+    network = net(context_channels, hidden_channels, 2 * channels)
+    return AffineInjector(channels, network, context_channels=context_channels, form=form)
+
+
+def conditional_coupling(
+    channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
+) -> AffineCoupling:
+    """An affine map of the second half of the channels that depends on the first half and the context."""
+    passed = channels // 2
+    network = net(passed + context_channels, hidden_channels, 2 * (channels - passed))
+    return AffineCoupling(channels, network, context_channels=context_channels, form=form)

@@ -1,0 +1,178 @@
+"""The low-resolution encoder: RRDB, whose features condition every flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Features", "RRDBEncoder"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features that condition one level of a flow, before they are enlarged to the level's resolution.
+
+    Attributes:
+        own: (B, F, H, W), at the level's resolution.
+        stacked: (B, S, H / repeat, W / repeat); its enlargement follows the channels of ``own``. ``None``: nothing.
+        repeat: how often a pixel of ``stacked`` is repeated in both directions, at least 2.
+    """
+
+    own: Tensor
+    stacked: Tensor | None = None
+    repeat: int = 2
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of both parts together."""
+        return self.own.shape[1] + (0 if self.stacked is None else self.stacked.shape[1])
+
+    def joined(self) -> Tensor:
+        """Enlarge and join the parts: (B, F + S, H, W), at the level's resolution."""
+        if self.stacked is None:
+            return self.own
+        return torch.cat([self.own, F.interpolate(self.stacked, scale_factor=self.repeat)], 1)
+
+
+class DenseBlock(nn.Module):
+    """Dense block: five convolutions, each seeing all earlier outputs (Wang et al., ESRGAN, 2018, figure 4)."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        outputs = (growth, growth, growth, growth, features)
+        self.convs = nn.ModuleList(_small_conv(features + i * growth, out) for i, out in enumerate(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [x]
+        for conv in self.convs[:-1]:
+            seen.append(_leaky(conv(torch.cat(seen, 1))))
+        return 0.2 * self.convs[-1](torch.cat(seen, 1)) + x
+
+
+class RRDB(nn.Module):
+    """Residual in residual: three dense blocks under one more skip connection."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.2 * self.dense(x) + x
+
+
+class RRDBEncoder(nn.Module):
+    """RRDB network: features of the low-resolution image at several resolutions, and the image that they predict.
+
+    A feature map of factor f has f times the resolution of the low-resolution image: the trunk's output at factor 1 and
+    the output of every upsampling stage (after its activation) at 2, 4, ... Each is concatenated with the outputs of
+    the ``stacked_blocks`` of the trunk, enlarged by pixel repetition (Lugmayr et al., SRFlow, 2020, section 3.3).
+
+    Args:
+        scale: 4 or 8, the enlargement of the predicted image.
+        features: channels of the trunk.
+        growth: channels that each convolution of a dense block adds.
+        blocks: number of RRDB blocks.
+        stacked_blocks: indices, from 0, of the blocks whose outputs are concatenated to every feature map.
+    """
+
+    def __init__(
+        self,
+        scale: int,
+        *,
+        features: int = 64,
+        growth: int = 32,
+        blocks: int = 23,
+        stacked_blocks: tuple[int, ...] = (1, 8, 15, 22),
+    ) -> None:
+        super().__init__()
+        if any(not 0 <= block < blocks for block in stacked_blocks):
+            raise ValueError(f"stacked_blocks must be in 0..{blocks - 1} for {blocks} blocks, got {stacked_blocks}")
+        self.scale = scale
+        self.stacked_blocks = tuple(stacked_blocks)
+        self.context_channels = (len(stacked_blocks) + 1) * features
+        self.conv_first = _conv(3, features)
+        self.trunk = nn.ModuleList(RRDB(features, growth) for _ in range(blocks))
+        self.trunk_conv = _conv(features, features)
+        self.upconvs = nn.ModuleList(_conv(features, features) for _ in range(scale.bit_length() - 1))
+        self.hr_conv = _conv(features, features)
+        self.last_conv = _conv(features, 3)
+
+    def forward(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Tensor]:
+        """Compute joined feature maps (B, ``context_channels``, factor h, factor w) by factor, see :meth:`features`."""
+        return {factor: features.joined() for factor, features in self.features(lr, factors).items()}
+
+    def features(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Features]:
+        """Compute features by factor. Upsampling stages beyond the largest factor are not computed.
+
+        At factor 1/2 the trunk's output is averaged over 2 x 2 pixels. The stacked blocks keep every second pixel of
+        every second row, as in the published networks.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            factors: powers of two from 1/2 to the scale; h and w are even if 1/2 is among them.
+        """
+        factors = set(factors)
+        feature, blocks = self._trunk(lr)
+        stacked = torch.cat(blocks, 1) if blocks else None
+        found: dict[float, Features] = {}
+        if 0.5 in factors:
+            found[0.5] = Features(
+                torch.cat([F.avg_pool2d(feature, 2), *(block[:, :, ::2, ::2] for block in blocks)], 1)
+            )
+        parts = [feature, *blocks]
+        factor = 1
+        while True:
+            if factor in factors:
+                enlarged = factor > 1
+                found[factor] = Features(feature, stacked, factor) if enlarged else Features(torch.cat(parts, 1))
+            if factor >= max(factors):
+                return found
+            feature = self._upsample(feature, factor)
+            factor *= 2
+
+    def image(self, lr: Tensor) -> Tensor:
+        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it."""
+        feature, _ = self._trunk(lr)
+        factor = 1
+        while factor < self.scale:
+            feature = self._upsample(feature, factor)
+            factor *= 2
+        return self.last_conv(_leaky(self.hr_conv(feature)))
+
+    def _trunk(self, lr: Tensor) -> tuple[Tensor, list[Tensor]]:
+        feature = self.conv_first(lr)
+        outputs: dict[int, Tensor] = {}
+        for index, block in enumerate(self.trunk):
+            feature = block(feature)
+            if index in self.stacked_blocks:
+                outputs[index] = feature
+        # The long skip starts at the last block, not at the first convolution as in ESRGAN: so are the published flows.
+        return feature + self.trunk_conv(feature), [outputs[index] for index in self.stacked_blocks]
+
+    def _upsample(self, feature: Tensor, factor: int) -> Tensor:
+        """Enlarge the features from factor to twice the factor."""
+        conv = self.upconvs[factor.bit_length() - 1]
+        return _leaky(conv(F.interpolate(feature, scale_factor=2)))
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution that starts at a tenth of the usual size, so that residual blocks start near the identity."""
+    conv = _conv(inputs, outputs)
+    nn.init.kaiming_normal_(conv.weight)
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)

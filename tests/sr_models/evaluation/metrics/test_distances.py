@@ -1,0 +1,180 @@
+"""Distance maps: squared error and LPIPS, and the choice between them."""
+
+import math
+import os
+import pickle
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sr_models.evaluation.metrics import LPIPSDistance, best_available_distance, lpips_available, mse_distance, psnr
+from sr_models.io.images import crop_to_multiple
+
+GOLDEN = np.load(Path(__file__).parents[3] / "data" / "golden" / "metrics.npz")
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_images(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """An empty place for weights, on a machine without network."""
+
+    def refuse(*_):
+        raise AssertionError("tried to open a connection")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    return checkpoints / "alexnet-owt-7be5be79.pth"
+
+
+@given(seeds)
+def test_mse_distance_agrees_with_psnr(seed):
+    first, second = random_images(seed, 2, 9, 8)
+    map_ = mse_distance(first, second)
+    assert map_.shape == (9, 8)
+    assert 10 * math.log10(4 / map_.mean()) == pytest.approx(psnr(first, second), abs=1e-9)
+
+
+def test_mse_distance_is_local():
+    hr = random_images(0, 9, 8)
+    sr = hr.copy()
+    sr[3, 5] = 255 - sr[3, 5]
+    assert np.argwhere(mse_distance(sr, hr)).tolist() == [[3, 5]]
+    assert mse_distance(np.zeros_like(hr), np.full_like(hr, 255)).max() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea"])
+def test_lpips_map_matches_reference(name, random_lpips):
+    hr = crop_to_multiple(GOLDEN[f"div/{name}/gt"], 8)
+    sr = GOLDEN[f"div/{name}/srs"][0][: hr.shape[0], : hr.shape[1]]
+    expected = GOLDEN[f"div/{name}/lpips_map0_randalex"][0, 0]
+    map_ = random_lpips(sr, hr)
+    assert map_.dtype == np.float32
+    np.testing.assert_allclose(map_, expected, rtol=0, atol=1e-5 * expected.max())
+
+
+@settings(max_examples=5)
+@given(seed=seeds)
+def test_lpips_properties(seed, random_lpips):
+    first, second = random_images(seed, 2, 31, 40)
+    assert (random_lpips(first, first) == 0).all()
+    map_ = random_lpips(first, second)
+    assert map_.shape == (31, 40)
+    assert map_.min() >= 0
+    assert map_.max() > 0
+    np.testing.assert_allclose(random_lpips(second, first), map_, rtol=1e-5, atol=0)
+
+
+def test_lpips_ignores_autocast(random_lpips):
+    first, second = random_images(0, 2, 32, 32)
+    expected = random_lpips(first, second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(random_lpips(first, second), expected)
+
+
+def test_lpips_construction_is_silent_and_draws_no_random_numbers(alexnet_weights, linear_weights, capfd, recwarn):
+    pytest.importorskip("lpips")
+    recwarn.clear()
+    before = torch.get_rng_state()
+    LPIPSDistance(alexnet_weights, linear_weights)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert capfd.readouterr() == ("", "")
+    assert len(recwarn) == 0
+
+
+def test_lpips_copies_its_weights(alexnet_weights, linear_weights):
+    pytest.importorskip("lpips")
+    first, second = random_images(0, 2, 32, 32)
+    own = {key: value.clone() for key, value in alexnet_weights.items()}
+    distance = LPIPSDistance(own, linear_weights)
+    expected = distance(first, second)
+    own["features.0.weight"].zero_()
+    np.testing.assert_array_equal(distance(first, second), expected)
+
+
+def test_lpips_errors(alexnet_weights, linear_weights, random_lpips):
+    image = random_images(0, 30, 40)
+    with pytest.raises(ValueError, match="LPIPS needs images of at least 31x31 pixels, got 30x40"):
+        random_lpips(image, image)
+    with pytest.raises(
+        ValueError, match=r"LPIPS needs the weight features\.0\.weight, which the given state dict lacks"
+    ):
+        LPIPSDistance({}, linear_weights)
+    with pytest.raises(ValueError, match=r"needs lin0\.model\.1\.weight of shape \(1, 64, 1, 1\), got \(1,\)"):
+        LPIPSDistance(alexnet_weights, {**linear_weights, "lin0.model.1.weight": torch.zeros(1)})
+
+
+# Choice of the distance
+
+
+def test_without_weights_falls_back_to_mse(torch_home):
+    pytest.importorskip("lpips")
+    available, reason = lpips_available()
+    assert not available
+    assert reason == f"LPIPS needs the AlexNet weights of torchvision in {torch_home}, which does not exist"
+    assert best_available_distance() == ("mse", mse_distance)
+    with pytest.raises(FileNotFoundError, match=str(torch_home)):
+        LPIPSDistance.from_local_files()
+
+
+@pytest.mark.parametrize("package", ["lpips", "torchvision"])
+def test_without_a_package_falls_back_to_mse(torch_home, monkeypatch, package):
+    pytest.importorskip("lpips")
+    torch_home.touch()
+    monkeypatch.setitem(sys.modules, package, None)
+    assert lpips_available() == (False, f"LPIPS needs the package {package}, which is not installed")
+    assert best_available_distance() == ("mse", mse_distance)
+
+
+def test_local_files_are_used(torch_home, alexnet_weights, random_lpips):
+    # The published file also holds the classifier, which LPIPS does not use.
+    torch.save({**alexnet_weights, "classifier.6.bias": torch.zeros(1000)}, torch_home)
+    assert lpips_available() == (True, str(torch_home))
+    name, distance = best_available_distance()
+    first, second = random_images(0, 2, 32, 32)
+    assert name == "lpips"
+    # The fixtures hold the linear weights of the package.
+    np.testing.assert_array_equal(distance(first, second), random_lpips(first, second))
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+HOSTILE = pickle.dumps({"features.0.weight": Malicious()}, protocol=2)
+
+
+def test_hostile_fixture_is_hostile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(HOSTILE)
+    assert Path("executed").exists()
+
+
+@pytest.mark.parametrize("content", [HOSTILE, b"", b"<html>not found</html>"], ids=["hostile", "empty", "html"])
+def test_damaged_or_hostile_weights_are_refused(torch_home, monkeypatch, content):
+    pytest.importorskip("lpips")
+    monkeypatch.chdir(torch_home.parent)
+    torch_home.write_bytes(content)
+    with pytest.raises(ValueError, match=f"cannot load weights from {torch_home}: "):
+        best_available_distance()
+    assert not Path("executed").exists()
+
+
+def test_weights_must_be_a_state_dict(torch_home):
+    pytest.importorskip("lpips")
+    torch.save([torch.zeros(1)], torch_home)
+    with pytest.raises(ValueError, match=f"{torch_home} must hold a state dict of tensors, got list"):
+        best_available_distance()

@@ -1,0 +1,115 @@
+"""Scores of a model are those of its samples."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sr_models
+from sr_models.evaluation.evaluate import (
+    _bits_per_dim,
+    evaluate_model,
+    load_pair,
+    mean_scores,
+    scores_table,
+    write_scores,
+)
+from sr_models.evaluation.metrics import diversity_score, lr_psnr, mse_distance, psnr, ssim
+from sr_models.io.images import to_tensor, to_uint8, write_image
+from sr_models.io.resize import imresize
+
+TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def model() -> sr_models.SuperResolutionFlow:
+    torch.manual_seed(0)
+    return sr_models.create("srflow-da", scale=4, **TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("truth")
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (24, 35)), ("b", (40, 16))):
+        write_image(path / f"{name}.png", rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("name", ["srflow", "ncsr"])
+def test_likelihood_is_of_what_the_levels_can_halve(name: str) -> None:
+    torch.manual_seed(0)
+    model = sr_models.create(name, scale=8, **TINY, **({"noise_steps": (0, 0, 1, 1)} if name == "ncsr" else {})).eval()
+    hr, lr = torch.rand(1, 3, 24, 40), torch.rand(1, 3, 3, 5)
+    noise = torch.zeros(1, 1, 1, 1) if name == "ncsr" else None
+    with torch.no_grad():
+        expected = model.encode(hr[..., :16, :32], lr[..., :2, :4], noise).bits_per_dim.item()
+        assert _bits_per_dim(model, hr, lr) == expected
+        assert math.isnan(_bits_per_dim(model, hr[..., :8, :], lr[..., :1, :]))
+
+
+def test_scores(model: sr_models.SuperResolutionFlow, folder: Path) -> None:
+    seen = {}
+    rows = evaluate_model(
+        model,
+        folder,
+        samples=3,
+        temperature=0.5,
+        seed=2,
+        distance=mse_distance,
+        on_image=lambda path, lr, drawn, hr: seen.update({path.name: (lr, drawn, hr)}),
+    )
+    assert [row.image for row in rows] == ["a.png", "b.png"]
+    for row in rows:
+        lr, drawn, hr = seen[row.image]
+        assert hr.shape[0] % 8 == hr.shape[1] % 8 == 0
+        expected = model.sample(to_tensor(lr)[None], 3, temperature=0.5, seed=2)[0]
+        assert all(np.array_equal(a, to_uint8(b)) for a, b in zip(drawn, expected, strict=True))
+        assert row.psnr == pytest.approx(np.mean([psnr(sample, hr) for sample in drawn]))
+        assert row.ssim == pytest.approx(np.mean([ssim(sample, hr) for sample in drawn]))
+        lr_psnrs = [lr_psnr(sample, hr, 4) for sample in drawn]
+        assert (row.lr_psnr, row.lr_psnr_worst) == pytest.approx((np.mean(lr_psnrs), min(lr_psnrs)))
+        assert row.diversity == diversity_score(drawn, hr, mse_distance).score
+        with torch.no_grad():
+            nll = model.encode(to_tensor(hr)[None], to_tensor(lr)[None]).bits_per_dim.item()
+        assert row.nll == nll
+    mean = mean_scores(rows, "both")
+    assert mean.image == "both"
+    assert mean.psnr == pytest.approx((rows[0].psnr + rows[1].psnr) / 2)
+
+
+def test_low_resolution_folder(folder: Path, tmp_path: Path) -> None:
+    hr = load_pair(folder / "a.png", 4)[1]
+    lr = imresize(np.ascontiguousarray(hr), 1 / 4)
+    write_image(tmp_path / "a.png", np.roll(lr, 1, axis=0))
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    write_image(truth / "a.png", hr)
+    assert np.array_equal(load_pair(truth / "a.png", 4, tmp_path)[0], np.roll(lr, 1, axis=0))
+    with pytest.raises(ValueError, match="2 times lr of 6x8, got 24x32"):
+        load_pair(truth / "a.png", 2, tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no low-resolution image named b"):
+        load_pair(folder / "b.png", 4, tmp_path)
+
+
+def test_small_image_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "small.png", np.zeros((7, 20, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"small.png must be at least 8 x 8 pixels, got 20 x 7"):
+        load_pair(tmp_path / "small.png", 4)
+
+
+def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, folder: Path, tmp_path: Path) -> None:
+    rows = evaluate_model(model, folder, samples=2, distance=mse_distance)
+    table = scores_table(rows, "mse")
+    assert "diversity(mse)" in table
+    assert [line.split()[0] for line in table.splitlines()] == ["image", "a.png", "b.png", "mean"]
+    write_scores(tmp_path / "scores.csv", rows, "mse")
+    with (tmp_path / "scores.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert float(read[1]["diversity_mse"]) == rows[1].diversity
+    assert all(math.isfinite(float(row["nll"])) for row in read)

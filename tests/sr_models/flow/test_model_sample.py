@@ -1,0 +1,53 @@
+"""Sampling: seeds, temperatures, sizes, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny_models import randomised
+
+from sr_models.flow.model import SuperResolutionFlow
+
+
+@pytest.fixture(scope="module", params=["srflow", "srflow-da", "ncsr"])
+def model(request: pytest.FixtureRequest) -> SuperResolutionFlow:
+    return randomised(request.param)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (5, 7)])
+def test_any_size(model: SuperResolutionFlow, size: tuple[int, int]) -> None:
+    lr = torch.rand(2, 3, *size, dtype=torch.float64)
+    samples = model.sample(lr, 2)
+    assert samples.shape == (2, 2, 3, 4 * size[0], 4 * size[1])
+    assert samples.isfinite().all()
+
+
+def test_one_temperature_a_latent(model: SuperResolutionFlow) -> None:
+    lr = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    count = len(model.latent_shapes(4, 4))
+    assert torch.equal(model.sample(lr, 2, temperature=[0.7] * count), model.sample(lr, 2, temperature=0.7))
+    mixed = model.sample(lr, 2, temperature=[0.0] * (count - 1) + [0.7])
+    assert not torch.equal(mixed[:, 0], mixed[:, 1])
+    message = f"temperature must be a number or {count} numbers, one a latent, got {count + 1}"
+    with pytest.raises(ValueError, match=message):
+        model.sample(lr, temperature=[0.7] * (count + 1))
+    with pytest.raises(ValueError, match=r"temperature must be finite and at least 0, got -1\.0"):
+        model.sample(lr, temperature=[-1.0] * count)
+
+
+def test_an_image_that_is_not_finite_is_refused(model: SuperResolutionFlow) -> None:
+    for value in (math.nan, math.inf):
+        lr = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+        lr[0, 1, 2, 3] = value
+        with pytest.raises(ValueError, match="lr must be finite, got NaN or infinity"):
+            model.sample(lr)
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_samples_do_not_depend_on_the_split(model: SuperResolutionFlow, split: int) -> None:
+    lr = torch.rand(3, 3, 4, 6, dtype=torch.float64)
+    together = model.sample(lr, 4, seed=7)
+    parts = torch.cat([model.sample(part, 4, seed=7) for part in lr.split(split)])
+    torch.testing.assert_close(parts, together, rtol=0, atol=1e-10)

@@ -1,0 +1,72 @@
+"""Decoding in tiles: the whole image's latents, exact away from the tiles' borders, no seams."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import NAMES, randomised
+from torch import Tensor
+
+import sr_models
+from sr_models.flow.tiling import decode_tiles
+
+
+@pytest.mark.parametrize("size", [(16, 40), (41, 16), (50, 67)])
+def test_tiles_of_a_pointwise_decoder_are_the_whole(size: tuple[int, int]) -> None:
+    """Without convolutions nothing depends on the tiles."""
+
+    def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
+        fine, coarse = (
+            torch.nn.functional.interpolate(latent, (4 * lr.shape[2], 4 * lr.shape[3])) for latent in latents
+        )
+        return fine + 3 * coarse + torch.nn.functional.interpolate(lr, scale_factor=4)
+
+    height, width = (side // 2 * 2 for side in size)
+    lr = torch.rand(1, 3, height, width, dtype=torch.float64)
+    latents = [torch.randn(2, 3, 4 * height, 4 * width).double(), torch.randn(2, 3, height // 2, width // 2).double()]
+    tiled = decode_tiles(decode, latents, lr, tile=16, multiple=2, scale=4)
+    torch.testing.assert_close(tiled, decode(latents, lr), rtol=1e-12, atol=1e-12)
+
+
+def shallow() -> sr_models.SuperResolutionFlow:
+    """A receptive field below 16 low-resolution pixels."""
+    torch.manual_seed(0)
+    config = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 1, "stacked_blocks": (0,)}
+    model = sr_models.create("srflow", scale=4, transition_steps=0, **config).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    for module in model.modules():
+        if hasattr(module, "mark_initialized"):
+            module.mark_initialized()
+    return model.eval()
+
+
+def test_exact_where_no_border_is_seen() -> None:
+    model, lr = shallow(), torch.rand(1, 3, 96, 128, dtype=torch.float64)
+    whole, tiled = model.sample(lr, 2), model.sample(lr, 2, tile=80)
+    # tiles at columns 0..80 and 48..128, of rows at 0..80 and 16..96: the middle of each is its own and sees no border
+    for rows, columns in (
+        (slice(0, 8), slice(0, 24)),
+        (slice(88, 96), slice(104, 128)),
+        (slice(0, 8), slice(104, 128)),
+    ):
+        place = (..., *(slice(4 * part.start, 4 * part.stop) for part in (rows, columns)))
+        torch.testing.assert_close(tiled[place], whole[place], rtol=1e-10, atol=1e-10)
+    assert not torch.equal(tiled, whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_close_and_deterministic(name: str) -> None:
+    model, lr = randomised(name), torch.rand(2, 3, 37, 53, dtype=torch.float64)
+    whole, tiled = model.sample(lr, 2), model.sample(lr, 2, tile=20)
+    assert tiled.shape == (2, 2, 3, 148, 212)
+    assert (tiled - whole).abs().mean() < 0.1 * (whole - whole.mean()).abs().mean()
+    torch.testing.assert_close(model.sample(lr, 2, tile=20), tiled, rtol=0, atol=0)
+    torch.testing.assert_close(model.sample(lr[1:], 1, tile=20)[0, 0], tiled[1, 0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.sample(lr, 2, tile=64), whole, rtol=0, atol=0)
+
+
+def test_a_tile_too_small() -> None:
+    with pytest.raises(ValueError, match="tile must be at least 16, got 8"):
+        randomised("srflow").sample(torch.rand(1, 3, 32, 32, dtype=torch.float64), tile=8)
