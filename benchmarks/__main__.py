@@ -18,6 +18,21 @@ _ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run by path: Python has put this folder on its path instead of the one that holds it
     sys.path[0] = str(_ROOT)
 
+# glibc keeps what is freed: page faults would otherwise take as long as the kernels
+_ALLOCATOR = {
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1099511627776",
+}
+
+if __name__ == "__main__":
+    from sr_models.openmp import bind_threads
+
+    # before torch is loaded, which reads both once
+    bind_threads()
+    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
+
 try:
     import torch
 
@@ -25,17 +40,11 @@ try:
     from benchmarks import sampling
     from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
     from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.overhead import measure_overhead, overhead_table
     from benchmarks.report import plot, table
     from sr_models.io.files import write_text
 except ModuleNotFoundError as error:
     sys.exit(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}")
-
-# glibc keeps what is freed: page faults would otherwise take as long as the kernels
-_ALLOCATOR = {
-    "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "1099511627776",
-}
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -90,6 +99,13 @@ def _peaks(arguments: argparse.Namespace) -> None:
     print(json.dumps(peaks_of(arguments.request)))
 
 
+def _overhead(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    torch.set_num_threads(1)
+    print(overhead_table(measure_overhead(arguments.rounds)))
+
+
 def _report(arguments: argparse.Namespace) -> None:
     record = json.loads(arguments.json.read_text())
     results = [Measurement(**result) for result in record["results"]]
@@ -137,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     peaks = commands.add_parser("peaks")  # what --peak-memory starts
     peaks.add_argument("request")
     peaks.set_defaults(function=_peaks)
+    overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
+    overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
+    overhead.set_defaults(function=_overhead)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")
@@ -159,6 +178,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
     sys.exit(main())

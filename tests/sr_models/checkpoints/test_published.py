@@ -218,7 +218,7 @@ def gradients(golden: Golden, model: sr_models.SuperResolutionFlow, run: str) ->
 
 
 def test_gradients(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:
-    """Float64 gives the published gradients; float32 is at most twice as wrong as plain PyTorch, between the same kinks.
+    """Float64 gives the published gradients; float32 errs at most twice as much as plain PyTorch, between equal kinks.
 
     A ReLU's input of -3.5e-6 (the largest of its layer is 3.1) became 9e-8 in ncsr_4_full with one thread and
     memory="invert", and this one sign of 2.7 million changed gradients by 5e-3 where rounding changes them by 3e-6.
