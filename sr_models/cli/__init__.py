@@ -13,6 +13,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from sr_models.openmp import bind_threads
+
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after an error, 130 after an interruption.
     """
+    if arguments is None:
+        bind_threads()
     command, *options = (sys.argv[1:] if arguments is None else arguments) or ("",)
     try:
         if command in ("-h", "--help"):

@@ -218,7 +218,7 @@ def gradients(golden: Golden, model: sr_models.SuperResolutionFlow, run: str) ->
 
 
 def test_gradients(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:
-    """Float64 gives the published gradients; float32 is at most twice as wrong as plain PyTorch.
+    """Float64 gives the published gradients; float32 errs at most twice as much as plain PyTorch, between equal kinks.
 
     One ReLU's input of -3.5e-6, in a layer whose largest is 3.1, became 9e-8 with one thread and ``memory="invert"``
     (ncsr_4_full): this sign alone changed gradients by 5e-3, where rounding changes them by 3e-6.
