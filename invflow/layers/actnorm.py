@@ -26,7 +26,7 @@ class ActNorm(nn.Module):
     own batch.
 
     Args:
-        channels: C.
+        channels: number C of channels.
 
     Shape:
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).

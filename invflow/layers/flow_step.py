@@ -42,7 +42,7 @@ class FlowStep(nn.Module):
     :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
 
     Args:
-        channels: C.
+        channels: number C of channels.
         injector: optional; without it the context reaches the coupling only.
         coupling: optional; without injector and coupling this is a "transition step" of SRFlow.
         conv1x1: default a new :class:`InvertibleConv1x1`.

@@ -31,7 +31,7 @@ class Encoding:
 
     Attributes:
         latents: in encode order, standardised: their prior is N(0, I).
-        log_det: (B,), pure log |det| of the map from image to latents.
+        log_det: (B,), pure ``log |det|`` of the map from image to latents.
         log_prior: (B,), log N(latents; 0, I).
         dims: number of elements of one image.
     """

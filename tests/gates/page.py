@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ channels, 0 where it is not known to the compiler.
 def write_section(path: Path, name: str, text: str) -> None:
     """Puts ``text`` in the place of section ``name``, one of :data:`SECTIONS`, and leaves the others."""
     page = path.read_text() if path.exists() else ""
-    parts = {section: _section(page, section) for section in SECTIONS} | {name: text.strip() + "\n"}
+    parts = {section: _section(page, section) for section in SECTIONS} | {name: _wrapped(text)}
     written = [f"\n{_begin(section)}\n{part}{_end(section)}\n" for section, part in parts.items() if part]
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(_INTRODUCTION + "".join(written))
@@ -50,6 +51,14 @@ def add_markdown_option(parser: argparse.ArgumentParser) -> None:
 def check_markdown(parser: argparse.ArgumentParser, path: Path | None) -> None:
     if path is not None and not path.parent.is_dir():
         parser.exit(2, f"{parser.prog}: folder of --markdown {path} does not exist\n")
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs of prose in lines of 120 characters: what was put into a text may have made its lines longer."""
+    blocks = text.strip().split("\n\n")
+    prose = [not block.startswith(("#", "|", "```")) for block in blocks]
+    filled = [textwrap.fill(b, 120, break_on_hyphens=False) if p else b for b, p in zip(blocks, prose, strict=True)]
+    return "\n\n".join(filled) + "\n"
 
 
 def _begin(section: str) -> str:

@@ -102,24 +102,12 @@ extern "C" __global__ void branches(const float* x, int* out, int n) {
   if (i >= n) return;
   const int value = int(x[i] * 1000);
   switch (i % 6) {
-    case 0:
-      atomicMax(&out[0], value);
-      break;
-    case 1:
-      atomicMin(&out[1], value);
-      break;
-    case 2:
-      atomicAdd(&out[2], value);
-      break;
-    case 3:
-      atomicOr(&out[3], 1 << (i % 31));
-      break;
-    case 4:
-      atomicXor(&out[4], value);
-      break;
-    default:
-      atomicCAS(&out[5], 0, i);
-      break;
+    case 0: atomicMax(&out[0], value); break;
+    case 1: atomicMin(&out[1], value); break;
+    case 2: atomicAdd(&out[2], value); break;
+    case 3: atomicOr(&out[3], 1 << (i % 31)); break;
+    case 4: atomicXor(&out[4], value); break;
+    default: atomicCAS(&out[5], 0, i); break;
   }
 }
 

@@ -72,24 +72,15 @@ using namespace kernels;
 
 extern "C" const char* sum(int mistake, const float* x, float* out, int n) {
   switch (mistake) {
-    case NO_BARRIER:
-      return launch_sum<NO_BARRIER>(x, out, n);
-    case NO_ATOMIC:
-      return launch_sum<NO_ATOMIC>(x, out, n);
-    case PAST_SHARED:
-      return launch_sum<PAST_SHARED>(x, out, n);
-    case PAST_GLOBAL:
-      return launch_sum<PAST_GLOBAL>(x, out, n);
-    case MISALIGNED:
-      return launch_sum<MISALIGNED>(x, out, n);
-    case DIVERGENT:
-      return launch_sum<DIVERGENT>(x, out, n);
-    case EARLY_EXIT:
-      return launch_sum<EARLY_EXIT>(x, out, n);
-    case WRONG_MASK:
-      return launch_sum<WRONG_MASK>(x, out, n);
-    default:
-      return launch_sum<NONE>(x, out, n);
+    case NO_BARRIER: return launch_sum<NO_BARRIER>(x, out, n);
+    case NO_ATOMIC: return launch_sum<NO_ATOMIC>(x, out, n);
+    case PAST_SHARED: return launch_sum<PAST_SHARED>(x, out, n);
+    case PAST_GLOBAL: return launch_sum<PAST_GLOBAL>(x, out, n);
+    case MISALIGNED: return launch_sum<MISALIGNED>(x, out, n);
+    case DIVERGENT: return launch_sum<DIVERGENT>(x, out, n);
+    case EARLY_EXIT: return launch_sum<EARLY_EXIT>(x, out, n);
+    case WRONG_MASK: return launch_sum<WRONG_MASK>(x, out, n);
+    default: return launch_sum<NONE>(x, out, n);
   }
 }
 extern "C" const char* unwritten(float* out) {

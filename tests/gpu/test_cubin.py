@@ -146,6 +146,8 @@ def test_a_page_keeps_the_sections_of_others(tmp_path: Path) -> None:
     assert places == sorted(places)
     assert f"old {SECTIONS[1]}" not in text
     assert list(tmp_path.iterdir()) == [page]
+    write_section(page, SECTIONS[1], f"{'word ' * 40}\n\n| {'cell ' * 40}|")
+    assert sum(len(line) > 120 for line in page.read_text().splitlines()) == 1  # the table
 
 
 def test_the_table_has_a_line_for_each_kernel() -> None:

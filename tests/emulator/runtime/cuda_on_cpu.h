@@ -47,7 +47,8 @@ inline Site called_from(const char* file = __builtin_FILE(), int line = __builti
 
 inline void* shared_memory() { return block_shared_memory; }  // the dynamic one
 
-// The device that the host code asks about, set from outside (see cuda_driver.py); of a library that does not ask, zeros.
+// The device that the host code asks about, set from outside (see cuda_driver.py); of a library that does not ask,
+// zeros.
 struct Device {
   int multiprocessors, shared_of_multiprocessor, shared_of_block;
 };
