@@ -1,6 +1,7 @@
 # make test   create .venv if needed and run the whole test suite
 # make demo   create .venv if needed, train a small model, write runs/demo/report.html
-# make check  ruff and mypy
+# make check  ruff, mypy and clang-format
+# make docs   the documentation as HTML in build/docs; a warning is an error
 # make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation
 # make cuda   the CUDA kernels on the CPU: their source, their PTX and machine code for one architecture, their traffic
 # make verify-cuda  the same in several orders, for all architectures, under sanitizers, and with errors made on purpose
@@ -11,12 +12,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.inc')
 
 # OpenMP threads that wait for each other spin for so many turns before they sleep. On a machine that also does something
 # else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: test demo check triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
+.PHONY: test demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -29,20 +31,24 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 # Of the tests through PTX those that compile few kernels.
 PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or element_by_element
 triton: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
-	$(BIN)/python -m invflow.backends.triton.compile_report --check
+	$(BIN)/python -m tests.gates.compile_report --check
 
 # See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
 cuda: $(VENV)/.installed-test
 	INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest
 	INVFLOW_TEST_CUDA=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
-	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --archs 80 --banks float32 --check
-	$(BIN)/python -m tests.cuda_on_cpu.traffic --batch 1 --check
+	$(BIN)/python -m tests.gates.cubin --archs 80 --banks float32 --check
+	$(BIN)/python -m tests.gates.traffic --batch 1 --check
 
 # Two halves, which make -j2 runs at a time. With PAGE=docs/kernels/cuda.md the figures of that page are written anew.
 verify-cuda: verify-cuda-operators verify-cuda-kernels
@@ -56,10 +62,10 @@ verify-cuda-operators: $(VENV)/.installed-test
 
 verify-cuda-kernels: MARKDOWN := $(if $(PAGE),--markdown $(PAGE))
 verify-cuda-kernels: $(VENV)/.installed-test
-	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/cuda_on_cpu
-	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --check $(MARKDOWN)
-	$(BIN)/python -m tests.cuda_on_cpu.traffic --check $(MARKDOWN)
-	$(BIN)/python -m tests.cuda_on_cpu.mutants $(MARKDOWN)
+	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m tests.gates.cubin --check $(MARKDOWN)
+	$(BIN)/python -m tests.gates.traffic --check $(MARKDOWN)
+	$(BIN)/python -m tests.gates.mutants $(MARKDOWN)
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
@@ -85,10 +91,11 @@ clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
 help:
-	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev]' && $(BIN)/python -m pytest"
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/python -m pytest"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
-	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
-	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m invflow.backends.triton.compile_report --check"
+	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
+	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
+	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
@@ -96,7 +103,7 @@ help:
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.
 $(VENV)/.installed-demo: EXTRAS := demo
-$(VENV)/.installed-test: EXTRAS := demo,test,dev
+$(VENV)/.installed-test: EXTRAS := demo,test,dev,docs
 $(VENV)/.installed-demo $(VENV)/.installed-test: $(SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.10 or newer, or set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON"; exit 1; }

@@ -1,4 +1,7 @@
-"""``python -m benchmarks run flow_step --json out.json`` and ``python -m benchmarks report out.json``."""
+"""``python -m benchmarks run flow_step --json out.json`` and ``python -m benchmarks report out.json``.
+
+Outside the source tree name this folder: ``python path/to/benchmarks run flow_step``. Both measure the tree's invflow.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+_ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # run by path: Python has put this folder on its path instead of the one that holds it
+    sys.path[0] = str(_ROOT)
 
-import invflow
-from benchmarks import sampling
-from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
-from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
-from benchmarks.report import plot, table
+try:
+    import torch
+
+    import invflow
+    from benchmarks import sampling
+    from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
+    from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.report import plot, table
+    from sr_models.io.files import write_text
+except ModuleNotFoundError as error:
+    sys.exit(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}")
 
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
 _ALLOCATOR = {
@@ -38,6 +49,8 @@ def _run(arguments: argparse.Namespace) -> None:
     names = runnable(arguments.operator, device) if arguments.backends is None else arguments.backends.split(",")
     if unknown := [name for name in names if name not in allowed]:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
+    if arguments.backends is None and "cpu" in allowed and device == "cpu" and "cpu" not in names:
+        _say_why_the_kernels_are_left_out()
     if arguments.rounds is None:
         arguments.rounds = sampling.ROUNDS if arguments.operator == "sampling" else 25
     if arguments.rounds < 2:
@@ -58,9 +71,14 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         record: dict[str, Any] = {"machine": _machine(device), "command": _command()}
         record["results"] = [dataclasses.asdict(result) for result in results]
-        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, arguments.json)
+        write_text(arguments.json, json.dumps(record, indent=1))
+
+
+def _say_why_the_kernels_are_left_out() -> None:
+    try:
+        invflow.can_run("cpu", "flow_step", torch.empty(1, 1, 1, 1), raise_error=True)
+    except RuntimeError as error:
+        print(f"benchmarks: {error}: run pip install -e . in {_ROOT} to measure it", file=sys.stderr)
 
 
 def _command() -> str:
@@ -131,6 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)
+    except ModuleNotFoundError as error:
+        print(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2

@@ -150,7 +150,7 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
         "MALLOC_TOP_PAD_": "0",
         "MALLOC_TRIM_THRESHOLD_": "0",
     }
-    command = [sys.executable, "-m", "benchmarks", "peaks", request]
+    command = [sys.executable, str(Path(__file__).parent), "peaks", request]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {spec.name} failed: {done.stderr.strip().splitlines()[-1]}")

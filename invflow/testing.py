@@ -33,7 +33,7 @@ def assert_invertible(
             absolute value); default 1e-10 for a float64 ``x``, else 1e-4.
 
     Returns:
-        The largest round-trip error and the largest |log_det(forward) + log_det(inverse)|.
+        The largest round-trip error and the largest ``|log_det(forward) + log_det(inverse)|``.
 
     Raises:
         AssertionError: naming what failed and by how much.

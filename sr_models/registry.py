@@ -11,11 +11,14 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sr_models.flow.model import SuperResolutionFlow
-from sr_models.models.publication import Publication
 from sr_models.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    # torch is not needed to know which settings there are
+    from sr_models.flow.model import SuperResolutionFlow
+    from sr_models.models.publication import Publication
 
 __all__ = [
     "ModelPlugin",
@@ -28,7 +31,7 @@ __all__ = [
     "register_model",
 ]
 
-Builder = TypeVar("Builder", bound=Callable[[Any], SuperResolutionFlow])
+Builder = TypeVar("Builder", bound=Callable[[Any], "SuperResolutionFlow"])
 
 _BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr")
 _plugins: dict[str, ModelPlugin] = {}

@@ -1,4 +1,5 @@
-// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/cpu.py is its only caller.
+// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/cpu.py is its only
+// caller.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,5 +1,5 @@
-// Arrays aligned to lines of the cache. Not std::unique_ptr: its inline functions would be merged across instruction sets
-// (see simd.h).
+// Arrays aligned to lines of the cache. Not std::unique_ptr: its inline functions would be merged across instruction
+// sets (see simd.h).
 #pragma once
 
 #include <cstdint>

@@ -86,8 +86,8 @@ INVFLOW_INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof(v));
 }
 
-// To an address aligned to the vector, past the caches where the processor can: for results that are too large to be found
-// there again. finish_streaming() puts these stores before all that follow.
+// To an address aligned to the vector, past the caches where the processor can: for results that are too large to be
+// found there again. finish_streaming() puts these stores before all that follow.
 template <class T>
 INVFLOW_INLINE void stream(T* to, Vec<T> v) {
 #if INVFLOW_VECTOR_BYTES == 64 && defined(__AVX512F__)
@@ -162,8 +162,8 @@ INVFLOW_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
   return x > high ? broadcast<T>(high) : x;
 }
 
-// exp(x) = 2^n (1 + q): x = n ln 2 + r with |r| <= ln(2)/2 and q = exp(r) - 1, a polynomial. 2^n comes in two factors, so
-// that results overflow to infinity and underflow through the subnormals as they should. NaN stays NaN.
+// exp(x) = 2^n (1 + q): x = n ln 2 + r with |r| <= ln(2)/2 and q = exp(r) - 1, a polynomial. 2^n comes in two factors,
+// so that results overflow to infinity and underflow through the subnormals as they should. NaN stays NaN.
 template <class T>
 struct Exponential {
   Vec<T> q, factor, other_factor;
@@ -229,8 +229,8 @@ INVFLOW_INLINE OnePlusExp<T, n> one_plus_exp_within(Group<T, n> x, T limit) {
   return {high, p, exp};
 }
 
-// 1 / b + c, where b is between 1 and 2^126. A division of 512-bit vectors takes 16 cycles, an approximate reciprocal and
-// a Newton step 4.
+// 1 / b + c, where b is between 1 and 2^126. A division of 512-bit vectors takes 16 cycles, an approximate reciprocal
+// and a Newton step 4.
 template <class T, int n>
 INVFLOW_INLINE Group<T, n> reciprocal_plus(const OnePlusExp<T, n>& b, T c) {
   Group<T, n> r, rest;
@@ -265,7 +265,8 @@ INVFLOW_INLINE Group<T, n> quotient(Group<T, n> a, const Group<T, n>& b) {
 }
 
 // tanh and its derivative, from m = exp(2 |x|) - 1 = 2^n q + (2^n - 1), which loses nothing near zero: tanh |x| is
-// m / (m + 2) for small and 1 - 2 / (m + 2) for large |x|, and the derivative 4 (m + 1) / (m + 2)^2, without cancellation.
+// m / (m + 2) for small and 1 - 2 / (m + 2) for large |x|, and the derivative 4 (m + 1) / (m + 2)^2, without
+// cancellation.
 template <class T>
 struct TanhAndSlope {
   Vec<T> tanh, slope;
@@ -311,8 +312,9 @@ INVFLOW_INLINE Vec<T> log(Vec<T> x) {
   return x != x ? x : result;
 }
 
-// log(1 / (1 + exp(-x))), finite where the sigmoid itself underflows: min(x, 0) - log(1 + e) with e = exp(-|x|) <= 1, the
-// logarithm as in log() but from e, so that no sum with 1 is rounded: f = e / (2 + e), and (e - 1) / (e + 3) beyond sqrt(2).
+// log(1 / (1 + exp(-x))), finite where the sigmoid itself underflows: min(x, 0) - log(1 + e) with e = exp(-|x|) <= 1,
+// the logarithm as in log() but from e, so that no sum with 1 is rounded: f = e / (2 + e), and (e - 1) / (e + 3) beyond
+// sqrt(2).
 template <class T>
 INVFLOW_INLINE Vec<T> log_sigmoid(Vec<T> x) {
   using V = VectorOf<T>;

@@ -49,9 +49,8 @@ PYBIND11_MODULE(_CUDA, m) {
           return workspace(step_of(step), gradients_of(grad_y, grad_log_det, grad_x, grad_matrix, grad_shift), device);
         });
   m.def("why_not", &invflow::cuda::why_not);
-  m.def("most_channels", [](int device, int dtype) {
-    return invflow::cuda::most_channels(device, static_cast<invflow::Dtype>(dtype));
-  });
+  m.def("most_channels",
+        [](int device, int dtype) { return invflow::cuda::most_channels(device, static_cast<invflow::Dtype>(dtype)); });
   m.attr("compiler") = INVFLOW_COMPILER;
   m.attr("architectures") = INVFLOW_CUDA_ARCHITECTURES;
   m.attr("version") = INVFLOW_VERSION;

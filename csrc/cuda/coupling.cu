@@ -121,8 +121,7 @@ void coupling_backward(const FlowStep& step, const FlowStepGradients& gradients,
     const int64_t blocks = step.batch / step.before[0].repeat * units.blocks;
     Workspace workspace(place.workspace);
     const View sums = workspace.sums_of<T>(step, step.before[0]);
-    if (blocks > 0)
-      launch(site, coupling_backward_kernel<Access>, blocks, kThreads, 0, step, gradients, sums, units);
+    if (blocks > 0) launch(site, coupling_backward_kernel<Access>, blocks, kThreads, 0, step, gradients, sums, units);
   });
 }
 

@@ -73,7 +73,8 @@ INVFLOW_DEVICE Pixels in_h(const AffineMap& map, Pixels at) {
 
 // Shift and raw scale of transformed channel c at the pixels.
 template <class Access>
-INVFLOW_DEVICE void load_shift(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&shift)[Access::kPixels]) {
+INVFLOW_DEVICE void load_shift(const AffineMap& map, Pixels at, int64_t c,
+                               typename Access::T (&shift)[Access::kPixels]) {
   Access::load(map.h, offset_of(map.h, in_h(map, at), shift_channel(map, c)), shift);
 }
 template <class Access>

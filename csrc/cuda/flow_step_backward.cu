@@ -29,13 +29,13 @@ constexpr bool kSumsInBlock = kChannels > 0;
 
 // With 192 channels, two tiles and a part of the matrix are to fit into 64 KiB.
 template <int kChannels>
-constexpr int kChunk = kChannels == 192 ? 8 : kChannels == 96 ? 24 : 16;
+constexpr int kChunk = kChannels == 192 ? 8 : (kChannels == 96 ? 24 : 16);
 
 template <class Access, int kChannels>
 using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads<kChannels>, kChunk<kChannels>>;
 
-// How the work is divided. A block takes the tiles of `group` successive samples one after the other, because they share
-// an h whose gradient is the sum of theirs.
+// How the work is divided. A block takes the tiles of `group` successive samples one after the other, because they
+// share an h whose gradient is the sum of theirs.
 struct Division {
   Tiles tiles;
   int group;
@@ -105,7 +105,8 @@ INVFLOW_DEVICE void differentiate_before(const FlowStep& step, const SharedSums&
 
 template <class Access, int kChannels>
 __global__ void __launch_bounds__(kThreads<kChannels>, kResident<kChannels>)
-    flow_step_backward_kernel(const __grid_constant__ FlowStep step, const __grid_constant__ FlowStepGradients gradients,
+    flow_step_backward_kernel(const __grid_constant__ FlowStep step,
+                              const __grid_constant__ FlowStepGradients gradients,
                               const __grid_constant__ SharedSums sums, const Shape<Access, kChannels> geometry,
                               const Division division, const MatrixGradient<typename Access::T> out) {
   using T = typename Access::T;
@@ -209,8 +210,8 @@ int64_t group_of(const FlowStep& step) {
   return step.has_after ? std::lcm(group, step.after.repeat) : group;
 }
 
-// Bytes of shared memory with which as many blocks as before run at once, `blocks` of them at most, if one needs `least`
-// anyway.
+// Bytes of shared memory with which as many blocks as before run at once, `blocks` of them at most, if one needs
+// `least` anyway.
 int64_t shared_of_block(const Device& device, int64_t least, int blocks) {
   constexpr int64_t kReserved = 1024;  // that CUDA takes for itself in every block
   const int64_t share = device.shared_of_multiprocessor / blocks - kReserved;
@@ -283,9 +284,8 @@ using Narrowed = std::conditional_t<kChannels == 192 && Access::kPixels == 8, Ve
 template <class Visitor>
 void with_shape(const FlowStep& step, const FlowStepGradients& gradients, const Visitor& visit) {
   with_access(step, &gradients, [&](auto access) {
-    with_channels<decltype(access)>(step.channels, [&](auto channels) {
-      visit(Narrowed<decltype(access), channels()>{}, channels);
-    });
+    with_channels<decltype(access)>(step.channels,
+                                    [&](auto channels) { visit(Narrowed<decltype(access), channels()>{}, channels); });
   });
 }
 

@@ -1,5 +1,5 @@
-// The only place with CUDA's own syntax, <<<>>> and extern __shared__, and the only one that calls CUDA's run time. With
-// INVFLOW_CUDA_ON_CPU the kernels are compiled as C++ for the host, where tests run them without a GPU.
+// The only place with CUDA's own syntax, <<<>>> and extern __shared__, and the only one that calls CUDA's run time.
+// With INVFLOW_CUDA_ON_CPU the kernels are compiled as C++ for the host, where tests run them without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@
 
 namespace invflow::cuda {
 
-// threadIdx.x, computed anew as far as the compiler knows: what is derived from it is then not kept in registers from one
-// use to the next, where those are scarce.
+// threadIdx.x, computed anew as far as the compiler knows: what is derived from it is then not kept in registers from
+// one use to the next, where those are scarce.
 INVFLOW_DEVICE int thread_again() {
   int thread = threadIdx.x;
   asm volatile("" : "+r"(thread));

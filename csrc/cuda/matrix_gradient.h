@@ -1,5 +1,5 @@
-// The gradients of matrix and shift where a block of flow_step_backward cannot sum them up: it writes what the matrix is
-// multiplied by and the gradient of the product to memory, and a second kernel multiplies them.
+// The gradients of matrix and shift where a block of flow_step_backward cannot sum them up: it writes what the matrix
+// is multiplied by and the gradient of the product to memory, and a second kernel multiplies them.
 #pragma once
 
 #include "sums.h"

@@ -6,8 +6,8 @@
 namespace invflow::cuda {
 
 // kChannels x kChannels sums of products of rows, and kChannels sums of the left rows. A thread has kGroups x kGroups
-// groups of 6 x 6 of them, of every kSide-th row, for one of kSlices parts of the pixels. If it has one group, sums of a
-// tile are added to sums of tiles, which rounds less.
+// groups of 6 x 6 of them, of every kSide-th row, for one of kSlices parts of the pixels. If it has one group, sums of
+// a tile are added to sums of tiles, which rounds less.
 template <int kChannels, int kThreads, class T>
 struct OuterProduct {
   static constexpr int kOwned = 6, kSide = kChannels < 96 ? kChannels / kOwned : 16;

@@ -34,9 +34,7 @@ constexpr Dtype kDtypeOf = std::is_same_v<Stored, float>    ? Dtype::kFloat32
                            : std::is_same_v<Stored, __half> ? Dtype::kFloat16
                                                             : Dtype::kBFloat16;
 
-INVFLOW_BOTH int64_t size_of(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
+INVFLOW_BOTH int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
 // What one access moves. Two doubles have a word of their own: of four integers, the compiler takes the store apart.
 template <class Stored, int bytes>
@@ -119,8 +117,8 @@ INVFLOW_DEVICE void store_any(const View& view, int64_t offset, const T (&values
 // How a thread reads and writes memory: kPixels successive pixels at once. The state and its gradients are accessed by
 // load_state and store_state, h and its gradient by load and store.
 //
-// Vectors: kPixels of a state whose numbers have kBytes bytes, 16 bytes unless said otherwise, and as many of an h of any
-// dtype.
+// Vectors: kPixels of a state whose numbers have kBytes bytes, 16 bytes unless said otherwise, and as many of an h of
+// any dtype.
 template <int kBytes, int kPixels_ = 16 / kBytes>
 struct Vectors {
   using T = float;
@@ -160,7 +158,9 @@ struct Elements {
   static INVFLOW_DEVICE void store(const View& view, int64_t offset, const T (&values)[1]) {
     store_any(view, offset, values);
   }
-  static INVFLOW_DEVICE void load_state(const View& view, int64_t offset, T (&values)[1]) { load(view, offset, values); }
+  static INVFLOW_DEVICE void load_state(const View& view, int64_t offset, T (&values)[1]) {
+    load(view, offset, values);
+  }
   static INVFLOW_DEVICE void store_state(const View& view, int64_t offset, const T (&values)[1]) {
     store(view, offset, values);
   }

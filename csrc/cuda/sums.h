@@ -1,5 +1,5 @@
-// Sums in a fixed order, without atomic operations: every block writes a partial sum, and a second kernel adds the partial
-// sums up in double precision.
+// Sums in a fixed order, without atomic operations: every block writes a partial sum, and a second kernel adds the
+// partial sums up in double precision.
 #pragma once
 
 #include "launch.h"

@@ -8,8 +8,8 @@
 
 namespace invflow::cuda {
 
-// Where the number of channels is known at run time only: of the numbers of a tile at most, and of a part of the matrix at
-// least. Two tiles and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
+// Where the number of channels is known at run time only: of the numbers of a tile at most, and of a part of the matrix
+// at least. Two tiles and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
 constexpr int kGeneralBytes = 20 * 1024, kGeneralBlock = 64 * 1024 - 64;
 constexpr int kResidentChannels = 48;  // up to so many channels the whole matrix is held at once
 
@@ -18,8 +18,8 @@ constexpr int kResidentChannels = 48;  // up to so many channels the whole matri
 // numbers would all begin in the same bank.
 //
 // Threads stand in `columns` columns, of kPixels successive pixels each, and `bands` bands, of kRows successive rows
-// each. Rows that are more than all bands have, or than fit, take several passes. kChannels = 0 stands for a number of channels that
-// is known at run time only; else the bands are as many as needed for one pass.
+// each. Rows that are more than all bands have, or than fit, take several passes. kChannels = 0 stands for a number of
+// channels that is known at run time only; else the bands are as many as needed for one pass.
 //
 // kChunk is how many columns of the matrix are held at once, where the whole does not fit.
 template <int kChannels, int kPixels_, int kOwned, int kThreads_, int kChunk>
@@ -158,16 +158,16 @@ INVFLOW_DEVICE void load_weights(const G& geometry, const T* matrix, int thread,
       const int outer = i / length, inner = i % length;
       const int row = pass * rows + (transposed ? inner : outer), column = first + (transposed ? outer : inner);
       const bool valid = row < channels && column < channels;
-      const int64_t at = transposed ? static_cast<int64_t>(column) * channels + row
-                                    : static_cast<int64_t>(row) * channels + column;
+      const int64_t at =
+          transposed ? static_cast<int64_t>(column) * channels + row : static_cast<int64_t>(row) * channels + column;
       weights[outer * stride + inner] = valid ? matrix[at] : T(0);
     }
   }
 }
 
 // sum[r][j] += sum_k matrix[row + r][k] tile[k][pixel j] for the thread's rows of a pass and its pixels; of the
-// transposed matrix if asked for. Every thread of the block must call it, after which `weights` still holds what was read
-// last; before it reads the tile, all threads have met.
+// transposed matrix if asked for. Every thread of the block must call it, after which `weights` still holds what was
+// read last; before it reads the tile, all threads have met.
 template <bool transposed, class G, class T>
 INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, const T* tile, int pass,
                                 T (&sum)[G::kRows][G::kPixels]) {

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from invflow.ops._common import is_watched
+from invflow.ops._transforms import is_watched
 
 __all__ = ["ValueCache", "can_remember"]
 

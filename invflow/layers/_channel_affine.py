@@ -10,7 +10,7 @@ from torch import Tensor
 from invflow.layers._cache import can_remember
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conv1x1 import InvertibleConv1x1
-from invflow.ops._common import reference_backward
+from invflow.ops._transforms import reference_backward
 
 __all__ = ["ChannelAffine", "channel_affine_of"]
 

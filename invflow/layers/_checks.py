@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invflow.ops._common import check_same_device, check_state
+from invflow.ops._checks import check_same_device, check_state
 
 
 def check_channels(layer: object, channels: int) -> int:

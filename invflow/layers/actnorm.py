@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input
 
 __all__ = ["ActNorm"]
@@ -26,7 +26,7 @@ class ActNorm(nn.Module):
     own batch.
 
     Args:
-        channels: C.
+        channels: number C of channels.
 
     Shape:
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).

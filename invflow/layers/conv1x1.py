@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input
 from invflow.layers._inverse import InverseCache
 from invflow.ops import channel_affine
@@ -26,7 +26,7 @@ class InvertibleConv1x1(nn.Module):
     cost of C^3 for every new value of the weight: once an optimizer step, not once a call.
 
     Args:
-        channels: C.
+        channels: number C of channels.
 
     Raises:
         ValueError: in ``forward`` and ``inverse``, if the weight is singular or not finite.
@@ -50,7 +50,7 @@ class InvertibleConv1x1(nn.Module):
         return self._inverse_and_log_abs_det(self.weight, self)[0]
 
     def log_abs_det(self) -> Tensor:
-        """log |det W|, a float64 scalar."""
+        """``log |det W|``, a float64 scalar."""
         return self._inverse_and_log_abs_det(self.weight, self)[1]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
     upper triangular. The product starts as a random rotation.
 
     Args:
-        channels: C.
+        channels: number C of channels.
     """
 
     permutation: Tensor
@@ -117,5 +117,5 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
         return torch.linalg.solve_triangular(upper, half, upper=True)
 
     def log_abs_det(self) -> Tensor:
-        """log |det W|, a float64 scalar."""
+        """``log |det W|``, a float64 scalar."""
         return self.log_diagonal.double().sum()

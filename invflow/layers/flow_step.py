@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
+from invflow._numerics import compute_dtype
 from invflow.layers._cache import ValueCache, can_remember
 from invflow.layers._channel_affine import ChannelAffine, channel_affine_of
 from invflow.layers._checks import check_channels, check_context, check_input
@@ -42,7 +42,7 @@ class FlowStep(nn.Module):
     :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
 
     Args:
-        channels: C.
+        channels: number C of channels.
         injector: optional; without it the context reaches the coupling only.
         coupling: optional; without injector and coupling this is a "transition step" of SRFlow.
         conv1x1: default a new :class:`InvertibleConv1x1`.

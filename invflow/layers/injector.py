@@ -17,7 +17,7 @@ class AffineInjector(nn.Module):
     :math:`\log\det = \sum \log s` (Lugmayr et al., SRFlow, 2020, eq. 6).
 
     Args:
-        channels: C.
+        channels: number C of channels.
         net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
         context_channels: channels of the context, at least 1.
         form: how h becomes shift and scale.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from invflow.layers._inverse import UnusableWeightError
 from invflow.layers._rerun import DRIFT_TOLERANCE, Inverted, Stage, stages_of, trained_parameters, warn_of_drift
 from invflow.layers.flow_step import FlowStep, PendingCoupling
-from invflow.ops._common import needs_reference
+from invflow.ops._transforms import needs_reference
 
 __all__ = ["FlowSequential", "InvertibleLayer"]
 

@@ -11,7 +11,7 @@ from invflow.layers._checks import check_channels, check_input
 from invflow.layers._rerun import Rerun
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
-from invflow.ops._common import check_state
+from invflow.ops._checks import check_state
 
 __all__ = ["Split"]
 

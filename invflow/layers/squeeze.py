@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invflow.backends._states import compute_dtype
-from invflow.ops._common import check_state
+from invflow._numerics import compute_dtype
+from invflow.ops._checks import check_state
 
 __all__ = ["Squeeze"]
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from sr_models.checkpoints.detect import detect_model
-from sr_models.checkpoints.files import create_described, describe_file, read_file, write_bytes, write_file
+from sr_models.checkpoints.files import create_described, describe_file, read_file, write_file
 from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published, without_module
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.files import write_bytes
 from sr_models.models.encoder import detect_encoder, is_encoder
 from sr_models.models.publication import shapes_of
 from sr_models.networks.rrdb import RRDBEncoder

@@ -15,7 +15,7 @@ from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_norma
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
-from sr_models.flow.sampling import draw_latents
+from sr_models.flow.latents import draw_latents
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles
 from sr_models.networks.rrdb import RRDBEncoder
 
@@ -31,7 +31,7 @@ class Encoding:
 
     Attributes:
         latents: in encode order, standardised: their prior is N(0, I).
-        log_det: (B,), pure log |det| of the map from image to latents.
+        log_det: (B,), pure ``log |det|`` of the map from image to latents.
         log_prior: (B,), log N(latents; 0, I).
         dims: number of elements of one image.
     """

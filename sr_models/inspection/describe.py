@@ -125,7 +125,7 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
     ``docs/models.md``). Elementwise operations are not counted.
 
     Args:
-        name, scale, preset, **overrides: as for :func:`sr_models.create`.
+        name, scale, preset, overrides: as for :func:`sr_models.create`.
 
     Raises:
         ValueError: an unknown model, scale, preset or field; the message lists the known ones.

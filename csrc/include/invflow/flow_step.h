@@ -50,7 +50,7 @@ struct FlowStep {
 // writes grad_x, grad_matrix, grad_shift and the grad_h of every map.
 struct FlowStepGradients {
   View grad_y, grad_x;
-  const void* grad_log_det;         // [batch]
+  const void* grad_log_det;        // [batch]
   void *grad_matrix, *grad_shift;  // as matrix and shift
 };
 

@@ -16,7 +16,7 @@ from sr_models.checkpoints.convert import convert_published, write_published
 from sr_models.checkpoints.detect import detect_model
 from sr_models.checkpoints.files import create_described, load_model, read_file, save_model
 from sr_models.checkpoints.published import published_layout, to_own, to_published
-from sr_models.cli.main import main
+from sr_models.cli import main
 
 KEYS = sorted((FOLDER / "keys").glob("*.json"))
 NAMES = {

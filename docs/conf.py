@@ -1,0 +1,130 @@
+"""Configuration of the documentation: ``make docs`` writes it to ``build/docs``.
+
+Pages are Markdown, docstrings are reStructuredText with the sections of Google's style. Nothing is fetched while it is
+built. MathJax, which draws the formulas, is loaded from a CDN when a page is viewed: offline they show as LaTeX.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import pydoc
+import re
+from typing import Any, cast
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
+from sphinx.environment import BuildEnvironment
+
+import invflow
+import sr_models
+
+project = "invflow"
+author = "the invflow authors"
+version = release = invflow.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = f"invflow {version}"
+
+# anchors of headings, as GitHub makes them
+myst_heading_anchors = 3
+
+autodoc_inherit_docstrings = False  # nn.Module's text on forward says nothing of a layer
+autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "extra_repr"}
+python_maximum_signature_line_length = 100
+napoleon_custom_sections = [("Shape", "returns_style"), "Items", "Units"]
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+# A name in a role or in a signature that does not exist is an error; see resolve().
+nitpicky = True
+
+
+def expand_rooms(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put the API of every module of a package in the place of ``<!-- every module of PACKAGE -->``."""
+    source[0] = re.sub(
+        r"^<!-- every module of (\S+) -->$", lambda found: _room(found[1]), source[0], flags=re.MULTILINE
+    )
+
+
+def _room(package: str) -> str:
+    modules = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    parts = [_module(package, is_package=True)]
+    for module in modules:
+        if "._" not in module.name:
+            parts.append(f"## {module.name.removeprefix(package + '.')}\n\n{_module(module.name, module.ispkg)}")
+    return "\n\n".join(parts)
+
+
+def _module(name: str, is_package: bool) -> str:
+    """A package's text, or all of a module: what a package exports is documented where it is defined."""
+    members = "" if is_package else "   :members:\n"
+    return f"```{{eval-rst}}\n.. automodule:: {name}\n{members}```"
+
+
+def skip_what_stands_above(app: Sphinx, what: str, name: str, value: object, skip: bool, options: Any) -> bool | None:
+    """What ``invflow`` and ``sr_models`` themselves export is documented under that name, and not again in a module."""
+    exported = (getattr(package, name) for package in (invflow, sr_models) if name in package.__all__)
+    return True if what == "module" and any(public is value for public in exported) else None
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Element | None:
+    """Look a name up as Python does, and link to where that object is documented, which may be under a shorter name:
+    ``invflow.Split`` is defined in ``invflow.layers.split``. What exists but has no place in these pages, such as
+    ``torch.Tensor``, is left without a link: the inventories of other projects would have to be fetched."""
+    if node.get("refdomain") != "py":
+        return None
+    target, domain = node["reftarget"], cast(PythonDomain, env.get_domain("py"))
+    modules = (node.get("py:module"), _defining_module(node))
+    wanted = [value for name in (target, *(f"{module}.{target}" for module in modules)) if (value := _object(name))]
+    for name in domain.objects:
+        if name.endswith(target.rpartition(".")[2]) and any(_object(name) is value for value in wanted):
+            node["reftarget"] = name
+            return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], name, node, text)
+    return text if wanted else None
+
+
+def _defining_module(node: nodes.Element) -> str | None:
+    """Where the object is defined in whose description the node stands: its names are those of that module."""
+    while node is not None and not isinstance(node, addnodes.desc):
+        node = node.parent
+    if node is None:
+        return None
+    described = _object(f"{node[0]['module']}.{node[0]['fullname']}")
+    return getattr(described, "__module__", None)
+
+
+@functools.cache
+def _object(name: str) -> Any:
+    try:
+        return pydoc.locate(name)
+    except pydoc.ErrorDuringImport:
+        return None
+
+
+def readable_defaults(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A dataclass's ``<factory>`` is no expression, and Sphinx would not read the signature that it stands in."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def untyped(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Keep Napoleon from taking what stands before a colon in an attribute's first line for its type: an empty comment
+    goes before it."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", expand_rooms)
+    app.connect("autodoc-skip-member", skip_what_stands_above)
+    app.connect("autodoc-process-signature", readable_defaults)
+    app.connect("autodoc-process-docstring", untyped, priority=400)  # before napoleon
+    app.connect("missing-reference", resolve)

@@ -1,0 +1,64 @@
+"""Argument checks of operators and layers: each names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from invflow._numerics import compute_dtype
+
+
+def check_state(x: Tensor, name: str = "x") -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, H, W)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dim() != 4:
+        raise ValueError(f"{name} must have 4 dimensions (batch, channels, height, width), got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must have a floating-point dtype, got {x.dtype}")
+
+
+def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
+    """Raise unless ``h`` (B', 2C', H, W) can be the output of a network for C' channels of ``x`` (B, C, H, W), where
+    B' divides B; return C'."""
+    check_state(h, name)
+    batch, channels, height, width = x.shape
+    count = h.shape[1] // 2
+    shared = h.shape[0] == batch or (h.shape[0] > 0 and batch % h.shape[0] == 0)
+    if h.shape[1] % 2 or h.shape[2:] != x.shape[2:] or not shared:
+        raise ValueError(
+            f"{name} must have shape ({batch} or a divisor, an even number, {height}, {width}) for x of shape "
+            f"{tuple(x.shape)}, got {tuple(h.shape)}"
+        )
+    if count > channels:
+        raise ValueError(
+            f"{name} must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}"
+        )
+    return count
+
+
+def check_start(x: Tensor, start: int, count: int) -> None:
+    """Raise ``ValueError`` unless ``x`` has channels ``start`` to ``start + count``."""
+    if not 0 <= start <= x.shape[1] - count:
+        raise ValueError(
+            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {2 * count}, "
+            f"got {start}"
+        )
+
+
+def check_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless matrix and shift act on the channels of ``x``."""
+    channels, dtype = x.shape[1], compute_dtype(x.dtype)
+    for name, tensor, expected in (("matrix", matrix, (channels, channels)), ("shift", shift, (channels,))):
+        if tensor.shape != expected:
+            raise ValueError(
+                f"{name} must have shape {expected} for x with {channels} channels, got {tuple(tensor.shape)}"
+            )
+    if matrix.dtype != dtype or shift.dtype != dtype:
+        raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
+
+
+def check_same_device(x: Tensor, **others: Tensor) -> None:
+    """Raise ``ValueError`` unless every tensor is on the device of ``x``."""
+    for name, other in others.items():
+        if other.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {other.device}")

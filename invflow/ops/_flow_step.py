@@ -1,0 +1,85 @@
+"""``flow_step``: everything between two coupling networks of a flow, in one pass over the state."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from invflow.backends import select_backend
+from invflow.backends.protocol import Settings
+from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
+from invflow.ops._checks import check_affine, check_raw_output, check_same_device, check_start, check_state
+from invflow.ops._kernel import NO_MAP, run
+
+__all__ = ["flow_step"]
+
+
+def flow_step(
+    x: Tensor,
+    matrix: Tensor,
+    shift: Tensor,
+    coupling: Tensor | None = None,
+    injector: Tensor | None = None,
+    *,
+    coupling_form: AffineForm | None = None,
+    injector_form: AffineForm | None = None,
+    start: int | None = None,
+    inverse: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Everything between two coupling networks in one pass over the state, which is read once and written once.
+
+    Encoding, the affine coupling of one step, the affine map of the channels (actnorm and 1x1 convolution) and the
+    affine injector of the next step follow each other; decoding, the inverse coupling, the inverse injector and the
+    inverse affine map of one step:
+
+    ====================  ============================================================
+    ``inverse=False``     coupling, then :math:`M x + v`, then injector
+    ``inverse=True``      inverse coupling, then inverse injector, then :math:`M x + v`
+    ====================  ============================================================
+
+    In the second case ``matrix`` and ``shift`` are already those of the inverse map. Coupling and injector are as in
+    :func:`affine_coupling`; the log-determinant of the affine map is the caller's, as in :func:`channel_affine`.
+
+    Args:
+        x: (B, C, H, W), any floating dtype and strides.
+        matrix: M (C, C), float64 if ``x`` is, else float32.
+        shift: v (C,), the same dtype as ``matrix``.
+        coupling: (B, 2C', H, W), raw output of the coupling's network; ``None`` leaves the coupling out.
+        injector: (B, 2C, H, W), raw output of the injector's network; ``None`` leaves the injector out.
+        coupling_form: how ``coupling`` becomes shift and scale; default :class:`AffineForm`.
+        injector_form: how ``injector`` does.
+        start: the first channel that the coupling transforms; default C - C', the last channels.
+        inverse: which of the two orders.
+        backend: overrides :func:`invflow.use_backend` for this call.
+
+    The batch of ``coupling`` and ``injector`` may be a divisor B' of B: each of their samples then serves B / B'
+    successive samples of ``x``.
+
+    Returns:
+        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,) of coupling and injector, float64 if
+        ``x`` is float64, else float32. Half-precision states are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: a wrong dtype.
+        ValueError: a wrong shape or device, or an unknown backend.
+        RuntimeError: an explicitly chosen backend that cannot run this.
+    """
+    check_state(x)
+    check_affine(x, matrix, shift)
+    check_same_device(x, matrix=matrix, shift=shift)
+    if coupling is not None:
+        count = check_raw_output(x, coupling, "coupling")
+        start = x.shape[1] - count if start is None else start
+        check_start(x, start, count)
+        check_same_device(x, coupling=coupling)
+    if injector is not None:
+        if check_raw_output(x, injector, "injector") != x.shape[1]:
+            raise ValueError(f"injector must have {2 * x.shape[1]} channels, got {injector.shape[1]}")
+        check_same_device(x, injector=injector)
+    settings = Settings(
+        NO_MAP if coupling is None else (coupling_form or PUBLISHED_FORM).for_kernels(),
+        NO_MAP if injector is None else (injector_form or PUBLISHED_FORM).for_kernels(),
+        start or 0,
+        inverse,
+    )
+    return run(x, matrix, shift, coupling, injector, settings, select_backend(backend, "flow_step", x))
