@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
+from invflow.layers import condition
 from sr_models.flow import decoding
-from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse, features_conv
+from sr_models.flow.condition_sharing import LevelContext, features_conv
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.networks.coupling import ConvActNorm, ShallowNet
@@ -124,7 +125,7 @@ def test_an_actnorm_that_waits_for_its_first_batch_gets_it() -> None:
     step = FlowStep(4, coupling=coupling)
     features = Features(torch.randn(1, 1, 4, 4), torch.randn(1, 2, 2, 2), 2)
     z = torch.randn(1, 4, 4, 4)
-    actual = conditioned_inverse(step, LevelContext(features))(z, slice(0, 1))
+    actual = condition(step, LevelContext(features))(z, slice(0, 1))
     convolutions = [module for module in step.modules() if isinstance(module, ConvActNorm)]
     assert len(convolutions) == 2
     assert not any(convolution.waits() for convolution in convolutions)
