@@ -35,14 +35,14 @@ PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or eleme
 triton: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
-	$(BIN)/python -m invflow.backends.triton.compile_report --check
+	$(BIN)/python -m tests.gates.compile_report --check
 
 # See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
 cuda: $(VENV)/.installed-test
 	INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest
 	INVFLOW_TEST_CUDA=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
-	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --archs 80 --banks float32 --check
-	$(BIN)/python -m tests.cuda_on_cpu.traffic --batch 1 --check
+	$(BIN)/python -m tests.gates.cubin --archs 80 --banks float32 --check
+	$(BIN)/python -m tests.gates.traffic --batch 1 --check
 
 # Two halves, which make -j2 runs at a time. With PAGE=docs/kernels/cuda.md the figures of that page are written anew.
 verify-cuda: verify-cuda-operators verify-cuda-kernels
@@ -56,10 +56,10 @@ verify-cuda-operators: $(VENV)/.installed-test
 
 verify-cuda-kernels: MARKDOWN := $(if $(PAGE),--markdown $(PAGE))
 verify-cuda-kernels: $(VENV)/.installed-test
-	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/cuda_on_cpu
-	$(BIN)/python -m tests.cuda_on_cpu.cubin_gate --check $(MARKDOWN)
-	$(BIN)/python -m tests.cuda_on_cpu.traffic --check $(MARKDOWN)
-	$(BIN)/python -m tests.cuda_on_cpu.mutants $(MARKDOWN)
+	INVFLOW_VERIFY_CUDA=1 $(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m tests.gates.cubin --check $(MARKDOWN)
+	$(BIN)/python -m tests.gates.traffic --check $(MARKDOWN)
+	$(BIN)/python -m tests.gates.mutants $(MARKDOWN)
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
@@ -88,7 +88,7 @@ help:
 	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev]' && $(BIN)/python -m pytest"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy"
-	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m invflow.backends.triton.compile_report --check"
+	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"

@@ -1,23 +1,28 @@
-"""What every operator and backend agrees on: in which dtype it calculates, and the layout of its results."""
+"""Dtypes and layouts of states: in which dtype an operator calculates, and how its results lie in memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "state_format"]
+
+#: Dtypes of states that kernels take, with the numbers that the compiled ones know them by.
+KERNEL_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an operator calculates and returns log-determinants: float64 for float64, else float32."""
+    """Return the dtype of an operator's arithmetic and log-determinants: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def state_format(x: Tensor) -> torch.memory_format:
-    """The layout of a result: that of ``x`` if it is channels_last, else contiguous."""
+    """Return the layout of a result: that of ``x`` if it is channels_last, else contiguous."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def empty_state(x: Tensor) -> Tensor:
-    """Memory for a result of the shape of ``x``."""
+    """Allocate a result of the shape of ``x``."""
     return torch.empty_like(x, memory_format=state_format(x))

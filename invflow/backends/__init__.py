@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import logging
 import os
-from types import ModuleType, TracebackType
-from typing import Literal
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from invflow.backends import cpu, cuda, triton
+from invflow.backends import triton
+from invflow.backends._cpu import cpu
+from invflow.backends._cuda import cuda
+from invflow.backends.protocol import Backend
 
-__all__ = ["BACKENDS", "can_run", "current_backend", "select_backend", "use_backend"]
-
-BackendName = Literal["auto", "reference", "cpu", "cuda", "triton"]
+__all__ = ["BACKENDS", "KERNELS", "OPERATORS", "can_run", "current_backend", "select_backend", "use_backend"]
 
 #: Every implementation, in the order in which ``auto`` tries them; ``reference`` runs everything.
 BACKENDS: tuple[str, ...] = ("cpu", "cuda", "triton", "reference")
 
-#: The backends that are made of registered kernels, by name.
-KERNELS: dict[str, ModuleType] = {"cpu": cpu, "cuda": cuda, "triton": triton}
+#: The backends that have kernels, by name.
+KERNELS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda, "triton": triton}
+
+#: The public operators.
+OPERATORS: tuple[str, ...] = ("affine_coupling", "channel_affine", "flow_step", "gaussian_split")
 
 _logger = logging.getLogger("invflow")
 _logged: set[tuple[str, str, str]] = set()
@@ -84,19 +87,20 @@ def current_backend() -> str:
 
 
 def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> bool:
-    """Whether a backend can run an operator on tensors like ``x``.
+    """Tell whether a backend can run an operator on states like ``x``.
 
     Args:
         backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
-        op: the operator's name, ``"channel_affine"`` for one.
+        op: ``"affine_coupling"``, ``"channel_affine"``, ``"flow_step"`` or ``"gaussian_split"``.
         x: the state, of which dtype, device and number of channels count.
         raise_error: raise instead of returning ``False``.
 
     Raises:
-        ValueError: for another name.
+        ValueError: another name of a backend or an operator.
         RuntimeError: with the reason, if the backend cannot run it and ``raise_error`` is set.
     """
     _check_name(backend, "backend", BACKENDS)
+    _check_name(op, "op", OPERATORS)
     if backend == "reference":
         return True
     reason = KERNELS[backend].why_not(op, x)
@@ -116,7 +120,7 @@ def select_backend(backend: str | None, op: str, x: Tensor) -> str:
     if chosen != "auto":
         can_run(chosen, op, x, raise_error=True)
         return chosen
-    chosen = next(name for name in BACKENDS if can_run(name, op, x))
+    chosen = next((name for name, kernels in KERNELS.items() if not kernels.why_not(op, x)), "reference")
     if not torch.compiler.is_compiling() and _logger.isEnabledFor(logging.DEBUG):
         _log_choice(op, chosen, x)
     return chosen

@@ -1,9 +1,14 @@
-"""The functional API: every operator with its reference. One file an operator, all of the same shape."""
+"""The functional API: operators and their references in plain PyTorch.
 
-from invflow.ops._affine_coupling import AffineForm, affine_coupling, affine_coupling_reference
-from invflow.ops._channel_affine import channel_affine, channel_affine_reference
-from invflow.ops._flow_step import flow_step, flow_step_reference
+There is one kernel, :func:`flow_step`; the other operators are that kernel with parts left out.
+"""
+
+from invflow.ops._affine_coupling import affine_coupling
+from invflow.ops._affine_form import AffineForm
+from invflow.ops._channel_affine import channel_affine
+from invflow.ops._flow_step import flow_step
 from invflow.ops._gaussian_split import gaussian_split
+from invflow.ops._reference import affine_coupling_reference, channel_affine_reference, flow_step_reference
 
 __all__ = [
     "AffineForm",

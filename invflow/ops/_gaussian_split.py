@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invflow.ops._affine_coupling import AffineForm, affine_coupling
-from invflow.ops._checks import check_state
+from invflow.backends import select_backend
+from invflow.backends.protocol import Settings
+from invflow.ops._affine_form import AffineForm
+from invflow.ops._checks import check_raw_output, check_same_device, check_state
+from invflow.ops._kernel import NO_MAP, run
 
 __all__ = ["gaussian_split"]
 
-_FORM = AffineForm("exp", order="scale_then_shift", packing="cross")
+_FORM = AffineForm("exp", order="scale_then_shift", packing="cross").for_kernels()
 
 
 def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -38,4 +41,7 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
     check_state(h, "h")
     if h.shape[1] != 2 * x.shape[1]:
         raise ValueError(f"h must have {2 * x.shape[1]} channels for x with {x.shape[1]}, got {h.shape[1]}")
-    return affine_coupling(x, h, _FORM, inverse=not inverse, backend=backend)
+    check_raw_output(x, h)
+    check_same_device(x, h=h)
+    settings = Settings(_FORM, NO_MAP, 0, not inverse)
+    return run(x, None, None, h, None, settings, select_backend(backend, "gaussian_split", x))

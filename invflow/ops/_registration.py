@@ -1,4 +1,4 @@
-"""Registration of kernels with PyTorch, and the way past its dispatcher."""
+"""Registration of the kernels with PyTorch, and the way past its dispatcher."""
 
 from __future__ import annotations
 
@@ -7,49 +7,74 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from invflow.backends import KERNELS
+from invflow.ops._settings import COUNT, SCHEMA, flat_settings, settings_of
 from invflow.ops._transforms import is_intercepted
 
+__all__ = ["Kernel", "register"]
+
 _LIBRARY = torch.library.Library("invflow", "DEF")
-_PLAIN = frozenset({Tensor, type(None), str, float, int, bool})
+_dispatch_keys: Callable[[Tensor], Any] = torch._C._dispatch_keys
+_PLAIN_TYPES = (Tensor, Parameter)
+#: ``kernel(*tensors, settings, backend)``.
+Kernel = Callable[..., Any]
 
 
-def register(name: str, schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Register operator ``invflow::<name>``, run by the function of that name in the backend module that its last
-    argument names, and return it.
+def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) -> Kernel:
+    """Register the operator ``invflow::<name>``, which a backend's function of that name runs.
+
+    The returned function calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
+    tracer, functorch transform, dispatch mode, tensor subclass, batched or negated tensor. The dispatcher's way to a
+    kernel in Python and back costs as much as the kernel itself for a small state.
 
     Args:
-        name: the operator's name, and that of the function in every backend module.
-        schema: arguments and results, without the trailing ``str backend``: ``"(Tensor x) -> Tensor"``.
-        fake: computes the results' metadata from the arguments, ``backend`` excluded.
+        name: of the operator and of the backends' function.
+        tensors: declaration of the tensors among the arguments; settings and backend follow them.
+        results: declaration of the results; ``None`` among what the kernel returns becomes an empty tensor.
+        fake: computes the results' metadata from the tensors.
     """
-    arguments, results = schema.split(" -> ")
-    _LIBRARY.define(f"{name}{arguments[:-1]}, str backend) -> {results}")
+    _LIBRARY.define(f"{name}({tensors}, {SCHEMA}, str backend) -> {results}")
+    count = tensors.count(",") + 1
+    are_plain = _are_plain_unbatched if tensors.startswith("Tensor grad") else _are_plain
 
-    def kernel(*args: Any) -> Any:
-        return getattr(KERNELS[args[-1]], name)(*args[:-1])
+    def registered(*args: Any) -> Any:
+        found = getattr(KERNELS[args[-1]], name)(*args[:count], settings_of(args[count : count + COUNT]))
+        return tuple(_empty_like(args[0]) if result is None else result for result in found)
 
     for key in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, kernel, key)
-    torch.library.register_fake(f"invflow::{name}", lambda *args: fake(*args[:-1]), lib=_LIBRARY)
-    return getattr(torch.ops.invflow, name).default
+        _LIBRARY.impl(name, registered, key)
+    torch.library.register_fake(f"invflow::{name}", lambda *args: fake(*args[:count]), lib=_LIBRARY)
+    operator = getattr(torch.ops.invflow, name).default
+
+    def kernel(*args: Any) -> Any:
+        settings, backend = args[count:]
+        if is_intercepted() or not are_plain(args[:count]):
+            return operator(*args[:count], *flat_settings(settings), backend)
+        return getattr(KERNELS[backend], name)(*args[:count], settings)
+
+    return kernel
 
 
-def past_dispatcher(operator: torch._ops.OpOverload) -> Callable[..., Any]:
-    """A function that calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
-    tracer, functorch transform, dispatch mode or tensor subclass.
+def _are_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Tell whether all are ordinary tensors in memory, none of a subclass and none a negated view of another."""
+    for tensor in tensors:  # noqa: SIM110 (a generator takes three times as long)
+        if tensor is not None and (type(tensor) not in _PLAIN_TYPES or tensor.is_neg()):
+            return False
+    return True
 
-    The dispatcher's way to a kernel in Python and back costs as much as the kernel itself for a small state. Not for
-    backward operators, whose gradients may be batched without a sign of it.
+
+def _are_plain_unbatched(tensors: tuple[Any, ...]) -> bool:
+    """Tell the same of two gradients and the tensors after them, of which the first is the state.
+
+    Gradients may be batched by ``torch.autograd.grad(..., is_grads_batched=True)`` without any other sign of it.
     """
-    name = operator._schema.name.removeprefix("invflow::")
+    if not _are_plain(tensors):
+        return False
+    grad_y, grad_log_det, x = (_dispatch_keys(tensor).raw_repr() for tensor in tensors[:3])
+    return grad_y == x == grad_log_det
 
-    def call(*args: Any) -> Any:
-        if is_intercepted():
-            return operator(*args)
-        if not _PLAIN.issuperset(map(type, args)):
-            return operator(*args)
-        return getattr(KERNELS[args[-1]], name)(*args[:-1])
 
-    return call
+def _empty_like(x: Tensor) -> Tensor:
+    return x.new_empty(0)

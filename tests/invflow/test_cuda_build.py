@@ -11,9 +11,9 @@ from processes import run_python
 
 import invflow
 from invflow import channel_affine
-from invflow.backends import cuda
+from invflow.backends import _cuda, cuda
 
-built = pytest.mark.skipif(cuda._CUDA is None, reason=f"the CUDA kernels are not built: {cuda.unavailable()}")
+built = pytest.mark.skipif(cuda.extension is None, reason=f"the CUDA kernels are not built: {cuda.unavailable()}")
 without_device = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
 IMPORT = """
@@ -27,7 +27,7 @@ print(invflow._CUDA.architectures)
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 @pytest.mark.skipif(os.environ.get("INVFLOW_CUDA", "auto").lower() == "off", reason="INVFLOW_CUDA=off")
 def test_an_installation_for_development_has_the_module_where_nvcc_is():
-    assert cuda._CUDA is not None, cuda.unavailable()
+    assert cuda.extension is not None, cuda.unavailable()
 
 
 @built
@@ -36,10 +36,10 @@ def test_it_imports_without_driver_and_needs_no_library_of_cuda(tmp_path):
     package = tmp_path / "invflow"
     package.mkdir()
     (package / "__init__.py").touch()
-    shutil.copy(cuda._CUDA.__file__, package)
+    shutil.copy(cuda.extension.__file__, package)
     done = run_python(IMPORT, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == cuda._CUDA.architectures
+    assert done.stdout.strip() == cuda.extension.architectures
 
 
 @built
@@ -64,24 +64,24 @@ def test_without_a_device_the_reason_is_exact():
 @built
 @without_device
 def test_an_error_of_cuda_names_kernel_shape_and_device():
-    reason = cuda._CUDA.why_not(3)
+    reason = cuda.extension.why_not(3)
     assert reason
     no_view, place = (0, 0, 0, 0, 0), (3, 0, 0)
     step = (2, 12, 64, no_view, 1, 1, [], [])
     with pytest.raises(RuntimeError) as caught:
-        cuda._CUDA.flow_step(place, step, no_view, 0)
+        cuda.extension.flow_step(place, step, no_view, 0)
     assert str(caught.value) == (
         f"flow_step cannot run for a state of 2 samples, 12 channels and 64 pixels on CUDA device 3: {reason}"
     )
 
 
 def test_a_missing_extension_is_the_reason(monkeypatch):
-    monkeypatch.setattr(cuda, "_CUDA", None)
-    monkeypatch.setattr(cuda, "_import_error", "no such file, says the test")
+    monkeypatch.setattr(cuda, "extension", None)
+    monkeypatch.setattr(cuda, "import_error", "no such file, says the test")
     reason = "the extension invflow._CUDA could not be imported (no such file, says the test)"
     assert cuda.unavailable() == cuda.why_not("flow_step", torch.ones(1, 1, 1, 1)) == reason
     monkeypatch.undo()
-    monkeypatch.setattr(cuda, "_CUDA", object())
+    monkeypatch.setattr(cuda, "extension", object())
     monkeypatch.setattr(torch.version, "cuda", None)
     assert (
         cuda.unavailable()
@@ -93,7 +93,7 @@ def test_a_missing_extension_is_the_reason(monkeypatch):
 class OnDevice:
     """As much of a tensor on a CUDA device as the choice of a backend looks at."""
 
-    dtype = torch.float32
+    dtype, is_cuda = torch.float32, True
 
     def __init__(self, index, channels=12):
         self.device, self.shape = torch.device("cuda", index), (1, channels, 8, 8)
@@ -119,9 +119,9 @@ class Extension:
 @pytest.fixture
 def extension(monkeypatch):
     found = Extension()
-    monkeypatch.setattr(cuda, "_CUDA", found)
-    monkeypatch.setattr(cuda, "_refusals", {})
-    monkeypatch.setattr(cuda, "_most_channels", {})
+    monkeypatch.setattr(cuda, "extension", found)
+    monkeypatch.setattr(_cuda, "_refusals", {})
+    monkeypatch.setattr(_cuda, "_most_channels", {})
     return found
 
 

@@ -63,7 +63,7 @@ def _arguments(low: float, high: float) -> Values:
     return np.ascontiguousarray(values[: len(values) // 16 * 16])
 
 
-@pytest.fixture(scope="module", params=cpu._C.supported_instruction_sets() if cpu._C else [])
+@pytest.fixture(scope="module", params=cpu.extension.supported_instruction_sets() if cpu.extension else [])
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     width, flags = VERSIONS[request.param]
     library = tmp_path_factory.mktemp("compiled") / "elementary.so"

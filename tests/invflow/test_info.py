@@ -62,8 +62,8 @@ def test_without_the_extension_layers_still_work():
 
 
 def test_the_reason_is_that_of_the_import(monkeypatch):
-    monkeypatch.setattr(cpu, "_C", None)
-    monkeypatch.setattr(cpu, "_import_error", "undefined symbol: f", raising=False)
+    monkeypatch.setattr(cpu, "extension", None)
+    monkeypatch.setattr(cpu, "import_error", "undefined symbol: f")
     assert row(info(), "backend cpu") == (
         "cannot run: the extension invflow._C could not be imported (undefined symbol: f)"
     )

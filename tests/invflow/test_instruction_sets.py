@@ -12,7 +12,7 @@ from processes import run_python
 
 from invflow.backends import cpu
 
-VERSIONS = cpu._C.supported_instruction_sets() if cpu._C else []
+VERSIONS = cpu.extension.supported_instruction_sets() if cpu.extension else []
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])

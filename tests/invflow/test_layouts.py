@@ -10,9 +10,12 @@ from under_test import each_kernels
 
 from invflow import affine_coupling, channel_affine, flow_step, gaussian_split
 from invflow.backends import cpu
+from invflow.backends.protocol import Form, Settings
 
 NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
-STEP = (1, "sigmoid", 1e-4, "shift_then_scale", "cross", "exp", 0.0, "scale_then_shift", "split", False)
+STEP = Settings(
+    Form("sigmoid", 1e-4, "shift_then_scale", "cross"), Form("exp", 0.0, "scale_then_shift", "split"), 1, False
+)
 NATIVE = ["contiguous", "channels_last", "sliced channels", "expanded", "batch last"]
 
 
@@ -36,9 +39,9 @@ def test_only_layouts_whose_rows_do_not_line_up_are_copied_and_once(layout, dire
     x, h, injector, grad_y = (in_layout(layout, 2, channels, 5, 7) for channels in (3, 4, 6, 3))
     with Copies() as copies:
         if direction == "forward":
-            cpu.flow_step(x, torch.eye(3), torch.zeros(3), h, injector, *STEP)
+            cpu.flow_step(x, torch.eye(3), torch.zeros(3), h, injector, STEP)
         else:
-            cpu.flow_step_backward(grad_y, torch.ones(2), x, torch.eye(3), torch.zeros(3), h, injector, *STEP)
+            cpu.flow_step_backward(grad_y, torch.ones(2), x, torch.eye(3), torch.zeros(3), h, injector, STEP)
     assert copies.count == (0 if layout in NATIVE else 3 if direction == "forward" else 4)
 
 

@@ -11,7 +11,7 @@ from under_test import INTERPRETED, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 from invflow.ops import channel_affine_reference
-from invflow.ops._channel_affine import _product as product_of_matrices
+from invflow.ops._reference import _product as product_of_matrices
 
 
 def affine_magnitudes(x, matrix, shift, grad_y):

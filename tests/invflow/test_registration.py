@@ -8,17 +8,13 @@ from under_test import SLOW, each_kernels
 
 import invflow
 from invflow.backends import cpu
+from invflow.backends.protocol import Form, Settings
 
-COUPLING_SETTINGS = [
-    (1, "sigmoid", 1e-4, "shift_then_scale", "cross", False),
-    (0, "exp", 0.0, "scale_then_shift", "split", True),
-]
-STEP_SETTINGS = [
-    (1, "sigmoid", 1e-4, "shift_then_scale", "cross", "exp", 0.0, "scale_then_shift", "split", inverse)
-    for inverse in (False, True)
-]
-OPERATORS = ("channel_affine", "affine_coupling", "flow_step")
-REGISTERED = tuple(name + suffix for name in OPERATORS for suffix in ("", "_backward"))
+FORMS = [("sigmoid", 1e-4, "shift_then_scale", "cross"), ("exp", 0.0, "scale_then_shift", "split")]
+#: Coupling form, injector form, start, inverse.
+STEP_SETTINGS = [(*FORMS[0], *FORMS[1], 1, inverse) for inverse in (False, True)]
+COUPLING_SETTINGS = [(*FORMS[0], *FORMS[1], 1, False), (*FORMS[1], *FORMS[0], 0, True)]
+REGISTERED = ("flow_step", "flow_step_backward")
 
 
 def arguments_of(name, x, extra):
@@ -26,16 +22,13 @@ def arguments_of(name, x, extra):
     batch, channels = x.shape[:2]
     matrix, shift = torch.randn(channels, channels, device=x.device), torch.randn(channels, device=x.device)
     ones = torch.ones((), device=x.device)
-    if name == "channel_affine":
-        return [(x, matrix, shift)]
-    if name == "channel_affine_backward":
-        return [(extra(channels), x, matrix)]
-    if name.startswith("flow_step"):
-        grads = (extra(channels), ones.repeat(batch)) if name.endswith("_backward") else ()
-        parts = [(extra(4), extra(2 * channels)), (extra(4), None), (None, extra(2 * channels)), (None, None)]
-        return [(*grads, x, matrix, shift, *hs, *settings) for hs in parts for settings in STEP_SETTINGS]
-    first = (x, extra(4)) if name == "affine_coupling" else (extra(channels), ones.expand(batch), x, extra(4))
-    return [(*first, *settings) for settings in COUPLING_SETTINGS]
+    grads = [(extra(channels), ones.repeat(batch)), (extra(channels), ones.expand(batch))]
+    if not name.endswith("_backward"):
+        grads = [(), ()]
+    parts = [(extra(4), extra(2 * channels)), (extra(4), None), (None, extra(2 * channels)), (None, None)]
+    with_matrix = [(*grads[0], x, matrix, shift, *hs, *settings) for hs in parts for settings in STEP_SETTINGS]
+    without = [(*grads[1], x, None, None, extra(4), None, *settings) for settings in COUPLING_SETTINGS]
+    return with_matrix + without
 
 
 SHAPES = [(2, 3, 4, 5), (1, 3, 1, 1), (2, 4, 1, 3), (0, 3, 2, 2)]
@@ -142,7 +135,7 @@ def test_compiled_code_follows_a_change_of_backend(kernel_calls):
     for backend, calls in (("reference", 0), ("cpu", 1), ("reference", 1), ("auto", 2)):
         with invflow.use_backend(backend):
             compiled(x, h)
-        assert kernel_calls["affine_coupling"] == calls
+        assert kernel_calls["flow_step"] == calls
 
 
 @pytest.fixture
@@ -172,30 +165,23 @@ def test_training_runs_one_kernel_in_each_direction(case, compiled, kernel_calls
     call = torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call
     results = call(*(tensor.requires_grad_() for tensor in case.inputs()))
     sum(result.sum() for result in results).backward()
-    name = next((name for name in OPERATORS if case.name.startswith(name.split("_")[-1])), "affine_coupling")
-    name = "channel_affine" if case.name == "channel_affine" else name
-    used = {kernel: count for kernel, count in kernel_calls.items() if count}
-    assert used == {name: 1, f"{name}_backward": 1}
+    assert kernel_calls == {"flow_step": 1, "flow_step_backward": 1}
 
 
+@pytest.mark.parametrize("with_matrix", [True, False])
 @pytest.mark.parametrize("kernel", REGISTERED)
-def test_outputs_that_a_kernel_leaves_out_are_nan(kernel, monkeypatch):
+def test_outputs_that_a_kernel_leaves_out_are_nan(kernel, with_matrix, monkeypatch):
     """The suite's own safety net: without it, memory that happens to hold the right values would pass."""
 
     class Lazy:
         def __getattr__(self, name):
             return lambda *args: None
 
-    monkeypatch.setattr(cpu, "_C", Lazy())
+    monkeypatch.setattr(cpu, "extension", Lazy())
     x, h = torch.randn(1, 2, 2, 2), torch.randn(1, 4, 2, 2)
-    results = {
-        "channel_affine": lambda: [cpu.channel_affine(x, torch.eye(2), torch.zeros(2))],
-        "affine_coupling": lambda: cpu.affine_coupling(x, h, *COUPLING_SETTINGS[0]),
-        "affine_coupling_backward": lambda: cpu.affine_coupling_backward(x, x[:, 0, 0, 0], x, h, *COUPLING_SETTINGS[0]),
-        "channel_affine_backward": lambda: cpu.channel_affine_backward(x, x, torch.eye(2)),
-        "flow_step": lambda: cpu.flow_step(x, torch.eye(2), torch.zeros(2), x, h, *STEP_SETTINGS[0]),
-        "flow_step_backward": lambda: cpu.flow_step_backward(
-            x, x[:, 0, 0, 0], x, torch.eye(2), torch.zeros(2), x, h, *STEP_SETTINGS[0]
-        ),
-    }[kernel]()
-    assert all(result.isnan().all() for result in results)
+    grads = (x, x[:, 0, 0, 0]) if kernel.endswith("_backward") else ()
+    matrix, shift, injector = (torch.eye(2), torch.zeros(2), h) if with_matrix else (None, None, None)
+    settings = Settings(Form(*FORMS[0]), Form(*FORMS[1]), 0, False)
+    results = getattr(cpu, kernel)(*grads, x, matrix, shift, h, injector, settings)
+    assert all(result.isnan().all() for result in results if result is not None)
+    assert sum(result is not None for result in results) == (2 if not grads else 5 if with_matrix else 2)

@@ -24,7 +24,7 @@ from invflow import (
     Squeeze,
     ZeroConv2d,
 )
-from invflow.ops._affine_coupling import OrderName, PackingName, ScaleName
+from invflow.ops._affine_form import OrderName, PackingName, ScaleName
 
 CONTEXT_CHANNELS = 3
 

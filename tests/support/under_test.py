@@ -50,7 +50,7 @@ each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: f
 @contextlib.contextmanager
 def ptx_on_cpu(capability: int) -> Iterator[None]:
     """Inside, the backend "triton" takes tensors of the CPU and runs the PTX of its kernels on them."""
-    from tests.cuda_on_cpu.triton_driver import triton_on_cpu
+    from tests.emulator.drivers.triton import triton_on_cpu
 
     deterministic = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch, triton_on_cpu(capability):
@@ -65,7 +65,7 @@ def ptx_on_cpu(capability: int) -> Iterator[None]:
 def kernels_on_cpu() -> Iterator[None]:
     """Inside, the backend that an environment variable chose runs on the CPU."""
     if CUDA:
-        from tests.cuda_on_cpu.cuda_driver import cuda_on_cpu
+        from tests.emulator.drivers.cuda import cuda_on_cpu
 
         with cuda_on_cpu(None if CUDA == "source" else int(CUDA)):
             yield

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invflow.backends._fused import DTYPES
+from invflow._numerics import KERNEL_DTYPES
+from invflow.backends.protocol import Gradients, Settings
 
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -46,7 +47,7 @@ def why_not(op: str, x: Tensor) -> str:
         if is_interpreting():
             return f"under TRITON_INTERPRET=1 it needs tensors on the CPU, got {x.device}"
         return f"it needs tensors on a CUDA or ROCm device, got {x.device}"
-    return "" if x.dtype in DTYPES else f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
+    return "" if x.dtype in KERNEL_DTYPES else f"it needs float32, float64, bfloat16 or float16, got {x.dtype}"
 
 
 def build_facts() -> dict[str, str]:
@@ -57,34 +58,18 @@ def build_facts() -> dict[str, str]:
     }
 
 
-def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """``y[b, o, p] = shift[o] + sum_i matrix[o, i] x[b, i, p]``."""
-    operators = _operators()
-    return operators.flow_step(x, matrix, shift, operators.Step())[0]
-
-
-def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, matrix and shift: ``M^T g``, ``sum_bp g x^T`` and ``sum_bp g``."""
-    return _operators().channel_affine_backward(grad_y, x, matrix)
-
-
-def affine_coupling(x: Tensor, h: Tensor, start: int, *form: Any) -> tuple[Tensor, Tensor]:
-    """The transformed state and the log-determinant of every sample; ``form`` is that of the registered operator."""
-    return _operators().affine_coupling(x, h, start, form[:4], form[4])
-
-
-def affine_coupling_backward(
-    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, *form: Any
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x and h."""
-    return _operators().affine_coupling_backward(grad_y, grad_log_det, x, h, start, form[:4], form[4])
-
-
 def flow_step(
-    x: Tensor, matrix: Tensor, shift: Tensor, coupling: Tensor | None, injector: Tensor | None, *settings: Any
+    x: Tensor,
+    matrix: Tensor | None,
+    shift: Tensor | None,
+    coupling: Tensor | None,
+    injector: Tensor | None,
+    settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """The transformed state and the log-determinant of every sample; ``settings`` are the registered operator's."""
+    """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
     operators = _operators()
+    if matrix is None:
+        return operators.affine_coupling(x, coupling, settings.start, settings.coupling, settings.inverse)
     return operators.flow_step(x, matrix, shift, operators.step_of(coupling, injector, settings))
 
 
@@ -92,17 +77,22 @@ def flow_step_backward(
     grad_y: Tensor,
     grad_log_det: Tensor,
     x: Tensor,
-    matrix: Tensor,
-    shift: Tensor,
+    matrix: Tensor | None,
+    shift: Tensor | None,
     coupling: Tensor | None,
     injector: Tensor | None,
-    *settings: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, matrix, shift, coupling and injector, the last two empty where there is none."""
+    settings: Settings,
+) -> Gradients:
+    """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
     operators = _operators()
+    if matrix is None:
+        grad_x, grad_h = operators.affine_coupling_backward(
+            grad_y, grad_log_det, x, coupling, settings.start, settings.coupling, settings.inverse
+        )
+        return grad_x, None, None, grad_h, None
     step = operators.step_of(coupling, injector, settings)
     grads = operators.flow_step_backward(grad_y, grad_log_det, x, matrix, shift, step)
-    if coupling is not None and step.coupling is None:
+    if coupling is not None and step.coupling is None:  # it has no channels
         return *grads[:3], torch.empty_like(coupling), grads[4]
     return grads
 

@@ -14,7 +14,8 @@ import triton
 from torch import Tensor
 
 from invflow._numerics import compute_dtype, empty_state
-from invflow.backends._fused import with_pixels_in_line
+from invflow.backends.native import with_pixels_in_line
+from invflow.backends.protocol import Form, Gradients, Settings
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (
@@ -26,8 +27,7 @@ from invflow.backends.triton.kernels.flow_step_in_registers import flow_step_bwd
 from invflow.backends.triton.kernels.matrix_gradient import matrix_gradient_kernel
 from invflow.backends.triton.tuning import launch
 
-_Form = tuple[str, float, str, str]  # scale, parameter, order, packing
-_IDENTITY: _Form = ("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
+_IDENTITY = Form("exp", 0.0, "scale_then_shift", "split")  # of a map that is not there
 
 #: Bytes of all channels of a pixel with which a thread, which has four pixels, does without tiles: more spill.
 REGISTERS = 48
@@ -43,20 +43,19 @@ class Step(NamedTuple):
     coupling: Tensor | None = None
     injector: Tensor | None = None
     start: int = 0
-    coupling_form: _Form = _IDENTITY
-    injector_form: _Form = _IDENTITY
+    coupling_form: Form = _IDENTITY
+    injector_form: Form = _IDENTITY
     inverse: bool = False
 
 
-def step_of(coupling: Tensor | None, injector: Tensor | None, settings: tuple[Any, ...]) -> Step:
-    """From the arguments of the registered operator; a coupling of no channels is none."""
-    start, inverse = settings[0], settings[9]
+def step_of(coupling: Tensor | None, injector: Tensor | None, settings: Settings) -> Step:
+    """Describe what surrounds the matrix; a coupling of no channels is none."""
     if coupling is not None and coupling.shape[1] == 0:
         coupling = None
-    return Step(coupling, injector, start, settings[1:5], settings[5:9], inverse)
+    return Step(coupling, injector, settings.start, settings.coupling, settings.injector, settings.inverse)
 
 
-def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool) -> tuple[Tensor, Tensor]:
+def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
     y, count, pixels = empty_state(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
     parts = torch.empty(
         x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x.dtype), device=x.device
@@ -82,7 +81,7 @@ def affine_coupling(x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
 
 
 def affine_coupling_backward(
-    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: _Form, inverse: bool
+    grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
     grad_x, grad_h = empty_state(x), _empty_gradient(x, h)
     if x.numel():
@@ -142,13 +141,14 @@ def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tu
 
 def flow_step_backward(
     grad_y: Tensor, grad_log_det: Tensor, x: Tensor, matrix: Tensor, shift: Tensor, step: Step
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, M, v, coupling and injector, the last two empty where there is none."""
+) -> Gradients:
+    """Compute the gradients of x, M, v, coupling and injector, ``None`` for the last two where there is none."""
+    if step.coupling is None and step.injector is None:
+        return *_channel_map_backward(grad_y, x, matrix), None, None
     batch, channels, height, width = x.shape
     grad_x = empty_state(x)
     grad_coupling, grad_injector = (
-        torch.empty(0, dtype=x.dtype, device=x.device) if h is None else _empty_gradient(x, h)
-        for h in (step.coupling, step.injector)
+        None if h is None else _empty_gradient(x, h) for h in (step.coupling, step.injector)
     )
     follows = step.injector is not None and not step.inverse
     # of the affine map's result; where nothing follows it that is grad_y
@@ -164,8 +164,8 @@ def flow_step_backward(
         }
         gradients = {
             **_view("grad_x", "gx", grad_x),
-            **_view("grad_coupling", "gc", grad_coupling if grad_coupling.dim() == 4 else None),
-            **_view("grad_injector", "gi", grad_injector if grad_injector.dim() == 4 else None),
+            **_view("grad_coupling", "gc", grad_coupling),
+            **_view("grad_injector", "gi", grad_injector),
         }
         rest = {**_sizes(x), **_constants(step, channels)}
         with _device_of(x):
@@ -184,14 +184,14 @@ def flow_step_backward(
                 _backward_by_tiles(grad_y, grad_affine, x, follows, before, gradients, rest, step)
     grad_matrix, grad_shift = _matrix_gradient(grad_affine, x, step, matrix)
     found = [
-        grad if h is None else _shared_gradient(grad, h)
+        None if grad is None or h is None else _shared_gradient(grad, h)
         for grad, h in ((grad_coupling, step.coupling), (grad_injector, step.injector))
     ]
     return grad_x, grad_matrix, grad_shift, found[0], found[1]
 
 
-def channel_affine_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, M and v."""
+def _channel_map_backward(grad_y: Tensor, x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of x, M and v of a channel map alone."""
     # dtype and memory format of a state are those of x, whatever the gradient's are
     grad_x, _ = flow_step(grad_y, matrix.t(), None, Step())
     grad_x = empty_state(x).copy_(grad_x) if grad_x.stride() != empty_state(x).stride() else grad_x

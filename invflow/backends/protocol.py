@@ -1,0 +1,86 @@
+"""The one operator that every backend implements, and how a call of it is described.
+
+Everything between two coupling networks of a flow is one pass over the state, with parts that may be left out:
+
+====================  ============================================================
+``inverse=False``     coupling, then :math:`M x + v`, then injector
+``inverse=True``      inverse coupling, then inverse injector, then :math:`M x + v`
+====================  ============================================================
+
+A channel map is this without coupling and injector; an affine coupling, an affine injector and a Gaussian split are the
+coupling alone, without a matrix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+__all__ = ["Backend", "Form", "Gradients", "Settings"]
+
+
+class Form(NamedTuple):
+    """How a network's output becomes an elementwise affine map (see :class:`invflow.AffineForm`)."""
+
+    scale: str
+    parameter: float
+    order: str
+    packing: str
+
+
+class Settings(NamedTuple):
+    """A call but for its tensors.
+
+    Attributes:
+        coupling: form of the coupling; any where there is none.
+        injector: form of the injector; any where there is none.
+        start: first channel that the coupling transforms.
+        inverse: which of the two orders, and whether coupling and injector are inverted.
+    """
+
+    coupling: Form
+    injector: Form
+    start: int
+    inverse: bool
+
+
+#: Gradients of x, matrix, shift, coupling and injector; ``None`` for those that were left out.
+Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+class Backend(Protocol):
+    """An implementation of the operator. Nothing is checked: validation happens in the public functions."""
+
+    def unavailable(self) -> str:
+        """Return why the backend cannot run here at all; empty if it can."""
+
+    def why_not(self, op: str, x: Tensor) -> str:
+        """Return why the backend cannot run ``op`` on states like ``x``; empty if it can."""
+
+    def build_facts(self) -> dict[str, str]:
+        """Return what the kernels were built with and run on, for ``python -m invflow.info``."""
+
+    def flow_step(
+        self,
+        x: Tensor,
+        matrix: Tensor | None,
+        shift: Tensor | None,
+        coupling: Tensor | None,
+        injector: Tensor | None,
+        settings: Settings,
+    ) -> tuple[Tensor, Tensor]:
+        """Return y and the log-determinant (B,) of coupling and injector. Without a matrix there is only a coupling."""
+
+    def flow_step_backward(
+        self,
+        grad_y: Tensor,
+        grad_log_det: Tensor,
+        x: Tensor,
+        matrix: Tensor | None,
+        shift: Tensor | None,
+        coupling: Tensor | None,
+        injector: Tensor | None,
+        settings: Settings,
+    ) -> Gradients:
+        """Return the gradients of the tensors, given those of y and the log-determinant."""

@@ -1,1 +1,0 @@
-"""What :mod:`invflow.backends.triton.compile_report` is made of; nothing else imports it."""

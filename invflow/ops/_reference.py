@@ -1,0 +1,75 @@
+"""The operators in plain PyTorch: the truth that the kernels are verified against."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from invflow._numerics import compute_dtype, state_format
+from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
+from invflow.ops._transforms import needs_reference
+
+__all__ = ["affine_coupling_reference", "channel_affine_reference", "flow_step_reference"]
+
+
+def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Compute :func:`invflow.channel_affine` in plain PyTorch."""
+    device = x.device.type
+    # the meta device, for one, has no autocast to switch off
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        inner = x.to(matrix.dtype)
+        y = _product(inner, matrix, shift) if x.is_cuda else F.conv2d(inner, matrix[:, :, None, None], shift)
+    return y.to(x.dtype)
+
+
+def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Apply the channel map on a GPU, by a product of matrices.
+
+    There, PyTorch computes convolutions of float32 in TF32 unless it is told not to, but products of matrices only if
+    :func:`torch.set_float32_matmul_precision` asks for it.
+    """
+    if not needs_reference() and state_format(x) == torch.channels_last:  # a transformed tensor does not say
+        return F.linear(x.movedim(1, -1), matrix, shift).movedim(-1, 1)
+    y = torch.baddbmm(shift[:, None], matrix.expand(x.shape[0], -1, -1), x.flatten(2))
+    return y.view(x.shape)
+
+
+def affine_coupling_reference(
+    x: Tensor, h: Tensor, form: AffineForm | None = None, *, start: int | None = None, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`invflow.affine_coupling` in plain PyTorch."""
+    dtype, count = compute_dtype(x.dtype), h.shape[1] // 2
+    start = x.shape[1] - count if start is None else start
+    part, log_det = (form or PUBLISHED_FORM).transform(x[:, start : start + count].to(dtype), h.to(dtype), inverse)
+    return torch.cat([x[:, :start], part.to(x.dtype), x[:, start + count :]], 1), log_det
+
+
+def flow_step_reference(
+    x: Tensor,
+    matrix: Tensor | None,
+    shift: Tensor | None,
+    coupling: Tensor | None = None,
+    injector: Tensor | None = None,
+    *,
+    coupling_form: AffineForm | None = None,
+    injector_form: AffineForm | None = None,
+    start: int | None = None,
+    inverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`invflow.flow_step` in plain PyTorch; without a matrix, only coupling and injector."""
+    y = x.to(compute_dtype(x.dtype))
+    log_det = y.new_zeros(x.shape[0])
+    if coupling is not None:
+        y, part = affine_coupling_reference(y, coupling, coupling_form, start=start, inverse=inverse)
+        log_det = log_det + part
+    if matrix is not None and shift is not None and not inverse:
+        y = channel_affine_reference(y, matrix, shift)
+    if injector is not None:
+        y, part = affine_coupling_reference(y, injector, injector_form, start=0, inverse=inverse)
+        log_det = log_det + part
+    if matrix is not None and shift is not None and inverse:
+        y = channel_affine_reference(y, matrix, shift)
+    return y.to(x.dtype), log_det

@@ -1,0 +1,88 @@
+"""Compiles C++ into shared objects and programs, kept in a build folder under the hash of all that went into them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+RUNTIME = Path(__file__).parent / "runtime"
+DEFAULT_CACHE = Path(__file__).parents[2] / "build" / "emulator"
+# Contraction would round differently from the PTX; aliasing is what kernels do to their registers and buffers.
+FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", f"-I{RUNTIME}")
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why nothing can be compiled and run here, or None."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return f"the fibers are written for Linux on x86-64, not for {platform.system()} on {platform.machine()}"
+    if shutil.which("g++") is None:
+        return "g++ is not installed"
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.split(".")[0]) < 12:
+        return f"g++ 12 or newer is needed, for _Float16; this is {version}"
+    flags = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+    missing = sorted({"avx2", "fma", "f16c"} - flags)
+    return f"the processor lacks {', '.join(missing)}" if missing else None
+
+
+def digest(*parts: str | bytes) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()[:24]
+
+
+def headers_of(folders: Sequence[Path]) -> list[bytes]:
+    """The content of all headers below the folders."""
+    suffixes = (".h", ".inc", ".cuh")
+    return [path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in suffixes]
+
+
+def runtime_digest() -> str:
+    return digest(*(path.read_bytes() for path in sorted(RUNTIME.iterdir()) if path.is_file()))
+
+
+@functools.cache
+def compiler_version() -> str:
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def compile_cached(
+    name: str,
+    files: Sequence[Path],
+    flags: Sequence[str],
+    *,
+    text: str = "",
+    depends_on: Sequence[bytes] = (),
+    cache: Path | None = None,
+) -> Path:
+    """Compiles ``files``, and ``text`` if there is any, together; returns the output.
+
+    It is made anew when they, ``depends_on``, ``flags``, the runtime or the compiler change. Raises ``RuntimeError``
+    with what the compiler says.
+    """
+    cache = cache or DEFAULT_CACHE
+    contents = [path.read_bytes() for path in files]
+    key = digest(*contents, text, *depends_on, *flags, runtime_digest(), compiler_version())
+    output = cache / f"{Path(name).stem}-{key}{Path(name).suffix}"
+    if output.exists():
+        return output
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        built, written = Path(folder) / "output", Path(folder) / "text.cpp"
+        written.write_text(text)
+        sources = [*files, written] if text else files
+        command = ["g++", *FLAGS, *flags, *(str(path) for path in sources), "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
+        built.replace(output)
+    return output

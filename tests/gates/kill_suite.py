@@ -1,0 +1,124 @@
+"""``python -m tests.gates.kill_suite LIBRARY``: a few of the properties of the operators, quickly.
+
+It is what every mutant of the CUDA kernels must fail (see mutants.py), and the kernels themselves must pass. LIBRARY is
+``invflow._CUDA`` compiled for the CPU. The process ends with 1 and a line that names the property at the first failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from tests.emulator.drivers import cuda as cuda_driver
+from tests.support.accuracy import assert_as_accurate
+
+from .launches import Call
+
+#: Whole and partial tiles, both ways to access pixels, kernels with and without a known number of channels.
+CALLS = [
+    Call(12, side=24),
+    Call(12, side=24, inverse=True, backward=True),
+    Call(24, side=8, dtype=torch.float16, backward=True),
+    Call(96, side=10, backward=True),
+    Call(192, side=6, backward=True),
+    Call(40, side=8, backward=True),
+    Call(7, side=5, backward=True),
+    Call(7, side=5, inverse=True, contiguous=False),
+    Call(12, side=8, step=False, backward=True),
+    # a sum of many parts
+    Call(8, step=False, contiguous=False, batch=1, side=72),
+]
+#: Smaller, because a sanitizer takes its time; the first lies at no multiple of 16 bytes.
+SANITIZED = [
+    Call(12, side=4, batch=1),
+    Call(12, side=4, batch=1, backward=True),
+    Call(7, side=3, batch=1, backward=True),
+    Call(12, side=4, batch=1, step=False, backward=True),
+]
+#: With log-determinants to which every warp of several blocks contributes.
+ORDERED = [
+    Call(24, batch=4, side=32),
+    Call(12, batch=4, side=32, step=False),
+    Call(12, side=24, backward=True),
+    Call(7, side=5, backward=True),
+]
+ORDERS = ("descending", "random:1", "random:2", "random:3", "random:4")
+
+
+def results_are_right() -> None:
+    for call in CALLS:
+        _check(call, call.tensors())
+
+
+def contexts_are_shared() -> None:
+    for call in (Call(12, batch=4, side=8, backward=True), Call(7, batch=4, side=3, backward=True)):
+        x, coupling, matrix, shift, injector = call.tensors()
+        _check(call, [x, coupling[:2], matrix, shift, injector[:2]])
+    call = Call(12, batch=4, side=8, step=False, backward=True)
+    x, coupling = call.tensors()
+    _check(call, [x, coupling[:2]])
+
+
+def every_order_gives_the_same_bits() -> None:
+    for call in ORDERED:
+        expected = call.run("cuda")
+        for order in ORDERS:
+            with mock.patch.dict(os.environ, CUDA_ON_CPU_ORDER=order):
+                found = call.run("cuda")
+            same = [torch.equal(a, b) for a, b in zip(found, expected, strict=True)]
+            assert all(same), f"{call}: result {same.index(False)} depends on the order {order}"
+
+
+def nothing_is_reported() -> None:
+    """Runs under a sanitizer, which ends the process."""
+    first, *rest = SANITIZED
+    x, *others = first.tensors()
+    first.run("cuda", [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape), *others])
+    for call in rest:
+        call.run("cuda")
+
+
+PROPERTIES = (results_are_right, contexts_are_shared, every_order_gives_the_same_bits)
+
+
+def _check(call: Call, tensors: Sequence[Tensor]) -> None:
+    actual, plain = call.run("cuda", tensors), call.run("reference", tensors)
+    exact = call.run("reference", [tensor.double() for tensor in tensors])
+    for number, results in enumerate(zip(actual, plain, exact, strict=True)):
+        # sums over pixels round like a random walk
+        terms = 4 * call.batch * call.side**2 * (call.channels if number == 1 else 1)
+        magnitude = terms**0.5 if results[0].dim() < 4 else 0.0
+        assert_as_accurate(*results, f"{call}: result {number}", magnitude)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 1 if a property does not hold."""
+    parser = argparse.ArgumentParser(prog="kill_suite")
+    parser.add_argument("library", type=Path)
+    parser.add_argument("--sanitize", choices=("address", "thread"))
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # and new memory is full of NaN
+    properties: tuple[Callable[[], None], ...] = (nothing_is_reported,) if given.sanitize else PROPERTIES
+    with (
+        mock.patch.object(cuda_driver, "library", return_value=given.library),
+        cuda_driver.cuda_on_cpu(multiprocessors=1),
+    ):
+        for holds in properties:
+            try:
+                holds()
+            except (AssertionError, RuntimeError) as error:
+                print(f"{holds.__name__}: {' '.join(str(error).split())}")
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""Calls of the operators that between them launch every CUDA kernel, and the launches that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invflow import affine_coupling, flow_step
+from tests.emulator.drivers.cuda import cuda_on_cpu, library
+from tests.emulator.through_ptx import HostLaunch, launches_go_to
+
+#: Numbers of channels with kernels of their own.
+CHANNELS = (12, 24, 48, 96, 192)
+#: And some without: the fewest, one that fills no tile, and as many as SRFlow's state has at most.
+OTHER_CHANNELS = (3, 40, 192)
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator on a state of ``channels`` channels and side x side pixels: a flow step with coupling and injector,
+    or a coupling alone. ``contiguous``: else the channels are sliced, so that pixels are accessed one by one."""
+
+    channels: int
+    step: bool = True
+    dtype: torch.dtype = torch.float32
+    contiguous: bool = True
+    inverse: bool = False
+    backward: bool = False
+    batch: int = 2
+    side: int = 16
+
+    def tensors(self) -> list[Tensor]:
+        """x, h of the coupling, which transforms half the channels, and for a step the matrix, its shift and h of the
+        injector; the same values for every call of that shape."""
+        generator = torch.Generator().manual_seed(self.channels)
+        half = self.channels - self.channels // 2
+
+        def random(channels: int) -> Tensor:
+            values = torch.randn(self.batch, channels, self.side, self.side, generator=generator).to(self.dtype)
+            return values if self.contiguous else torch.stack([values, values], -1)[..., 0]
+
+        x, coupling, injector = random(self.channels), random(2 * half), random(2 * self.channels)
+        matrix = torch.linalg.qr(torch.randn(self.channels, self.channels, generator=generator))[0]
+        arithmetic = torch.float64 if self.dtype == torch.float64 else torch.float32
+        shift = torch.randn(self.channels, generator=generator)
+        step = [matrix.to(arithmetic), shift.to(arithmetic), injector] if self.step else []
+        return [x, coupling, *step]
+
+    def run(self, backend: str, tensors: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """y and log_det, and with ``backward`` the gradients of all ``tensors`` (default: :meth:`tensors`)."""
+        leaves = [tensor.detach().requires_grad_(self.backward) for tensor in tensors or self.tensors()]
+        if self.step:
+            x, coupling, matrix, shift, injector = leaves
+            y, log_det = flow_step(
+                x, matrix, shift, coupling=coupling, injector=injector, inverse=self.inverse, backend=backend
+            )
+        else:
+            y, log_det = affine_coupling(*leaves, start=self.channels // 2, inverse=self.inverse, backend=backend)
+        if not self.backward:
+            return [y, log_det]
+        grads = [
+            torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y),
+            torch.linspace(0.5, 1, self.batch).to(log_det),
+        ]
+        return [y, log_det, *torch.autograd.grad([y, log_det], leaves, grads)]
+
+
+def every_kernel() -> list[Call]:
+    """Calls that launch every kernel, in both directions where the kernel has loops of either."""
+    calls = []
+    for backward in (False, True):
+        for dtype in (torch.float32, torch.float16):
+            calls += [Call(c, dtype=dtype, backward=backward) for c in (*CHANNELS, *OTHER_CHANNELS[:2])]
+            calls.append(Call(12, step=False, dtype=dtype, backward=backward))
+        for dtype in (torch.float32, torch.float64):
+            calls += [Call(c, dtype=dtype, contiguous=False, backward=backward) for c in OTHER_CHANNELS]
+            calls.append(Call(12, step=False, dtype=dtype, contiguous=False, backward=backward))
+    return calls
+
+
+def launches_of(call: Call, device: int, **options: Any) -> list[HostLaunch]:
+    """The launches of a call on a GPU of that architecture, of which none is run; ``options`` of ``cuda_on_cpu``."""
+    found: list[HostLaunch] = []
+    with (
+        cuda_on_cpu(device=device, **options),
+        launches_go_to(library(), lambda launch, parameters: found.append(launch)),
+    ):
+        call.run("cuda")
+    return found
