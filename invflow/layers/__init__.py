@@ -3,6 +3,9 @@
 Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`` and
 ``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
 determinant of the map that was called, float64 for a float64 state, else float32.
+
+:class:`InvertibleLayer` is the whole contract. :class:`Reversible`, :class:`Fusable` and :class:`Conditionable` name
+what a layer may do besides to save memory or time.
 """
 
 from invflow.layers.actnorm import ActNorm
@@ -21,7 +24,7 @@ from invflow.layers.protocol import (
     SharedContext,
     Stage,
 )
-from invflow.layers.sequential import FlowSequential
+from invflow.layers.sequential import FlowSequential, InverseStep
 from invflow.layers.split import Split
 from invflow.layers.squeeze import Squeeze
 from invflow.layers.zero_conv import ZeroConv2d
@@ -34,6 +37,7 @@ __all__ = [
     "FlowSequential",
     "FlowStep",
     "Fusable",
+    "InverseStep",
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",

@@ -95,6 +95,7 @@ class ConditionedNet:
         passed = weight.shape[1] - context.channels
         self._weight = weight[:, :passed]
         self._conv = partial(context.conv, weight[:, passed:], bias)
+        # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = self._conv() if passed else None
         self._rest = net.rest
 
@@ -106,8 +107,9 @@ class ConditionedNet:
                 network sees the context only.
             images: B' of the B images.
         """
-        if passed is None or self._shared is None:
+        if passed is None:
             return self._rest(self._conv()[images])
+        assert self._shared is not None
         h = F.conv2d(passed, self._weight, padding=1)
         shared = self._shared[images]
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
