@@ -14,10 +14,6 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.inc')
 
-# OpenMP threads that wait for each other spin for so many turns before they sleep. On a machine that also does something
-# else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
-export GOMP_SPINCOUNT ?= 10000
-
 .PHONY: test demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
 .DELETE_ON_ERROR:
 

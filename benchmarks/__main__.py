@@ -1,4 +1,7 @@
-"""``python -m benchmarks run flow_step --json out.json`` and ``python -m benchmarks report out.json``."""
+"""``python -m benchmarks run flow_step --json out.json`` and ``python -m benchmarks report out.json``.
+
+Outside the source tree name this folder: ``python path/to/benchmarks run flow_step``. Both measure the tree's invflow.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import invflow
-from benchmarks import sampling
-from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
-from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
-from benchmarks.report import plot, table
+_ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # run by path: Python has put this folder on its path instead of the one that holds it
+    sys.path[0] = str(_ROOT)
 
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
 _ALLOCATOR = {
@@ -25,6 +24,27 @@ _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1099511627776",
 }
+
+if __name__ == "__main__":
+    from sr_models.openmp import bind_threads
+
+    # before torch is loaded, which reads both once
+    bind_threads()
+    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
+
+try:
+    import torch
+
+    import invflow
+    from benchmarks import sampling
+    from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
+    from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.overhead import measure_overhead, overhead_table
+    from benchmarks.report import plot, table
+    from sr_models.io.files import write_text
+except ModuleNotFoundError as error:
+    sys.exit(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -38,6 +58,8 @@ def _run(arguments: argparse.Namespace) -> None:
     names = runnable(arguments.operator, device) if arguments.backends is None else arguments.backends.split(",")
     if unknown := [name for name in names if name not in allowed]:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
+    if arguments.backends is None and "cpu" in allowed and device == "cpu" and "cpu" not in names:
+        _say_why_the_kernels_are_left_out()
     if arguments.rounds is None:
         arguments.rounds = sampling.ROUNDS if arguments.operator == "sampling" else 25
     if arguments.rounds < 2:
@@ -58,9 +80,14 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         record: dict[str, Any] = {"machine": _machine(device), "command": _command()}
         record["results"] = [dataclasses.asdict(result) for result in results]
-        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, arguments.json)
+        write_text(arguments.json, json.dumps(record, indent=1))
+
+
+def _say_why_the_kernels_are_left_out() -> None:
+    try:
+        invflow.can_run("cpu", "flow_step", torch.empty(1, 1, 1, 1), raise_error=True)
+    except RuntimeError as error:
+        print(f"benchmarks: {error}: run pip install -e . in {_ROOT} to measure it", file=sys.stderr)
 
 
 def _command() -> str:
@@ -70,6 +97,13 @@ def _command() -> str:
 
 def _peaks(arguments: argparse.Namespace) -> None:
     print(json.dumps(peaks_of(arguments.request)))
+
+
+def _overhead(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    torch.set_num_threads(1)
+    print(overhead_table(measure_overhead(arguments.rounds)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -119,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     peaks = commands.add_parser("peaks")  # what --peak-memory starts
     peaks.add_argument("request")
     peaks.set_defaults(function=_peaks)
+    overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
+    overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
+    overhead.set_defaults(function=_overhead)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")
@@ -131,6 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)
+    except ModuleNotFoundError as error:
+        print(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
@@ -138,6 +178,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
     sys.exit(main())

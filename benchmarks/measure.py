@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.cases import build
 from benchmarks.spec import Case, Spec
+from sr_models.openmp import unbind
 
 __all__ = ["Measurement", "measure", "peak_memory", "peaks_of"]
 
@@ -150,8 +151,8 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
         "MALLOC_TOP_PAD_": "0",
         "MALLOC_TRIM_THRESHOLD_": "0",
     }
-    command = [sys.executable, "-m", "benchmarks", "peaks", request]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, str(Path(__file__).parent), "peaks", request]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, preexec_fn=unbind)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {spec.name} failed: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

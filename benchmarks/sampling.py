@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-import sr_models
 from benchmarks.spec import Case, Spec
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
-from sr_models.flow.sampling import draw_latents
+
+if TYPE_CHECKING:  # the other operators are measured without the packages that sr_models needs
+    from sr_models import SuperResolutionFlow
 
 __all__ = ["ROUNDS", "build", "specs"]
 
@@ -35,11 +37,13 @@ def build(spec: Spec, names: list[str]) -> Case:
     Samples decoded by themselves are equal, independent calls: one of them is timed and counts as often as there are
     samples. The result is the first sample.
     """
+    from sr_models.flow.latents import draw_latents
+
     model = _randomised(spec.model)
     number, _, height, width = spec.shape
     lr = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(1))
 
-    def one_by_one(model: sr_models.SuperResolutionFlow, lr: Tensor) -> list[Tensor]:
+    def one_by_one(model: SuperResolutionFlow, lr: Tensor) -> list[Tensor]:
         with torch.inference_mode():
             latents = draw_latents(model.latent_shapes(*lr.shape[2:]), [0], 0.9, 0)
             return [_decode(model, [latent.to(lr) for latent in latents], lr).clamp(0, 1)]
@@ -59,7 +63,7 @@ def build(spec: Spec, names: list[str]) -> Case:
     )
 
 
-def _decode(model: sr_models.SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Tensor:
+def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Tensor:
     """Encoder, then every layer with the joined features: nothing is shared or enlarged late."""
     *rest, x = latents
     for level, context in zip(reversed(list(model.levels)), reversed(model.contexts(lr)), strict=True):
@@ -70,8 +74,10 @@ def _decode(model: sr_models.SuperResolutionFlow, latents: list[Tensor], lr: Ten
     return x
 
 
-def _randomised(name: str) -> sr_models.SuperResolutionFlow:
+def _randomised(name: str) -> SuperResolutionFlow:
     """The full-size model with every part away from its initial identity, and states of moderate size throughout."""
+    import sr_models
+
     torch.manual_seed(0)
     model = sr_models.create(name, scale=4)
     with torch.no_grad():

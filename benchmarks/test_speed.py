@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.cases import IMPLEMENTATIONS, Spec, build, runnable, specs_of
 
+pytest.importorskip("pytest_benchmark", reason="the benchmarks need pytest-benchmark: run pip install -e '.[test]'")
+
 CASES = [
     (spec, name) for operator in IMPLEMENTATIONS for spec in specs_of(operator) for name in runnable(operator, "cpu")
 ]

@@ -9,22 +9,23 @@ endif()
 enable_language(CUDA)
 file(TOUCH ${CMAKE_BINARY_DIR}/with_cuda)  # for setup.py
 
-pybind11_add_module(_CUDA MODULE
-  csrc/cuda/bindings.cpp
+# The kernels know nothing of Python: they are not compiled again for another one, or for another pybind11.
+add_library(cuda_kernels OBJECT
   csrc/cuda/coupling.cu
   csrc/cuda/dispatch.cu
   csrc/cuda/flow_step.cu
   csrc/cuda/flow_step_backward.cu
   csrc/cuda/matrix_gradient.cu
   csrc/cuda/sums.cu)
-target_include_directories(_CUDA PRIVATE csrc/include)
-target_compile_options(_CUDA PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all>)
+pybind11_add_module(_CUDA MODULE csrc/cuda/bindings.cpp)
+target_link_libraries(_CUDA PRIVATE cuda_kernels)
+foreach(part cuda_kernels _CUDA)
+  target_include_directories(${part} PRIVATE csrc/include)
+  target_compile_definitions(${part} PRIVATE INVFLOW_COMPILER="nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
+  set_target_properties(${part} PROPERTIES CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+endforeach()
+target_compile_options(cuda_kernels PRIVATE -Xfatbin=-compress-all)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 target_compile_definitions(_CUDA PRIVATE
   INVFLOW_VERSION="${INVFLOW_VERSION}"
-  INVFLOW_COMPILER="nvcc ${CMAKE_CUDA_COMPILER_VERSION}"
   INVFLOW_CUDA_ARCHITECTURES="${architectures}")
-set_target_properties(_CUDA PROPERTIES
-  CUDA_STANDARD 17
-  CUDA_RUNTIME_LIBRARY Static
-  CUDA_VISIBILITY_PRESET hidden)

@@ -21,6 +21,7 @@ def info() -> str:
         ("invflow", f"{invflow.__version__} ({os.path.dirname(invflow.__file__)})"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("OpenMP", _openmp()),
         ("nvcc", _nvcc()),
         ("GPU", _gpu()),
     ]
@@ -37,6 +38,13 @@ def info() -> str:
     rows.append(("chosen backend", invflow.current_backend()))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def _openmp() -> str:
+    """Name the settings by which threads wait for each other; a busy neighbour stalls threads that are not bound."""
+    prefixes = ("OMP_", "GOMP_", "KMP_")
+    found = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))
+    return found or "no settings; OMP_PROC_BIND=true binds threads to cores, for machines with other work"
 
 
 def _nvcc() -> str:

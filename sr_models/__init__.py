@@ -1,19 +1,74 @@
-"""sr_models: super-resolution flows as plugins, built from invflow layers, with trainers and evaluators."""
+"""sr_models: super-resolution flows as plugins, built from invflow layers, with trainers and evaluators.
 
-from sr_models.checkpoints.published import from_published
-from sr_models.flow.model import Encoding, SuperResolutionFlow
-from sr_models.inspection.check import ModelCheck, check_model
-from sr_models.inspection.describe import describe
-from sr_models.registry import create, list_models, register_model
+Everything here is imported when it is first used, so that ``import sr_models`` loads neither torch nor what only
+training needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "Encoding",
     "ModelCheck",
     "SuperResolutionFlow",
+    "TrainingConfig",
     "check_model",
     "create",
     "describe",
+    "evaluate_model",
     "from_published",
     "list_models",
+    "load_model",
     "register_model",
+    "save_model",
+    "train_model",
 ]
+
+if TYPE_CHECKING:
+    from sr_models.checkpoints.files import load_model, save_model
+    from sr_models.checkpoints.published import from_published
+    from sr_models.evaluation.evaluate import evaluate_model
+    from sr_models.flow.model import Encoding, SuperResolutionFlow
+    from sr_models.inspection.check import ModelCheck, check_model
+    from sr_models.inspection.describe import describe
+    from sr_models.registry import create, list_models, register_model
+    from sr_models.training.config import TrainingConfig
+    from sr_models.training.run import train_model
+else:
+    # not for type checkers, which would take every other name for an attribute of this module too
+    _MODULES = {
+        "Encoding": "sr_models.flow.model",
+        "ModelCheck": "sr_models.inspection.check",
+        "SuperResolutionFlow": "sr_models.flow.model",
+        "TrainingConfig": "sr_models.training.config",
+        "check_model": "sr_models.inspection.check",
+        "create": "sr_models.registry",
+        "describe": "sr_models.inspection.describe",
+        "evaluate_model": "sr_models.evaluation.evaluate",
+        "from_published": "sr_models.checkpoints.published",
+        "list_models": "sr_models.registry",
+        "load_model": "sr_models.checkpoints.files",
+        "register_model": "sr_models.registry",
+        "save_model": "sr_models.checkpoints.files",
+        "train_model": "sr_models.training.run",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value = getattr(importlib.import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            from sr_models._extras import install_hint
+
+            if hint := install_hint(error):
+                raise ModuleNotFoundError(f"sr_models.{name} needs a package: {hint}", name=error.name) from None
+            raise
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

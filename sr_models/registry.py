@@ -1,4 +1,4 @@
-"""Names of models: built-in plugins, and those that installed packages register.
+"""Registry of models: built-in plugins, and those that installed packages register.
 
 A package adds a model by an entry point of the group ``sr_models.plugins`` that names a module; importing that module
 must call :func:`register_model`.
@@ -11,23 +11,27 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    # torch is not needed to know which settings there are
+    from sr_models.flow.model import SuperResolutionFlow
+    from sr_models.models.publication import Publication
 
 __all__ = [
     "ModelPlugin",
-    "check_fields",
     "config_of",
     "create",
     "get_plugin",
     "list_models",
+    "published_models",
     "recipe_of",
     "register_model",
 ]
 
-Builder = TypeVar("Builder", bound=Callable[[Any], SuperResolutionFlow])
+Builder = TypeVar("Builder", bound=Callable[[Any], "SuperResolutionFlow"])
 
 _BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr")
 _plugins: dict[str, ModelPlugin] = {}
@@ -39,12 +43,13 @@ class ModelPlugin:
     """One registered model.
 
     Attributes:
-        name: what :func:`create` and the command line call it.
-        config: dataclass of everything that determines the architecture; has a field ``scale``.
+        name: its name in :func:`create` and on the command line.
+        config: dataclass of everything that determines the architecture; it has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets.
         build: makes the model from a config.
         summary: one line.
-        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
+        recipes: preset name -> scale -> default training settings; presets without any use those of :class:`Recipe`.
+        published: description of its published files and options; ``None`` for a model without any.
     """
 
     name: str
@@ -53,10 +58,11 @@ class ModelPlugin:
     build: Callable[[Any], SuperResolutionFlow]
     summary: str
     recipes: Mapping[str, Mapping[int, Recipe]] = field(default_factory=dict)
+    published: Publication | None = None
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Enlargements that it can be built for, with some preset."""
+        """Enlargements for which it has a preset."""
         return tuple(sorted({scale for preset in self.presets.values() for scale in preset}))
 
 
@@ -67,15 +73,17 @@ def register_model(
     presets: Mapping[str, Mapping[int, Mapping[str, Any]]],
     summary: str = "",
     recipes: Mapping[str, Mapping[int, Recipe]] | None = None,
+    published: Publication | None = None,
 ) -> Callable[[Builder], Builder]:
-    """Decorator: register a function that builds a model from a config.
+    """Return a decorator that registers a function that builds a model from a config.
 
     Args:
         name: the model's name.
-        config: dataclass of everything that determines the architecture; has a field ``scale``.
+        config: dataclass of everything that determines the architecture; it has a field ``scale``.
         presets: preset name -> scale -> fields of the config that it sets; one preset is called "released".
-        summary: one line; default the first line of the function's docstring.
-        recipes: preset name -> scale -> how it is trained by default; others like :class:`Recipe` itself.
+        summary: one line; default: the first line of the function's docstring.
+        recipes: preset name -> scale -> default training settings; presets without any use those of :class:`Recipe`.
+        published: description of its published files and options, which makes them convertible; default: none.
 
     Raises:
         ValueError: if the name is taken.
@@ -85,17 +93,10 @@ def register_model(
         if name in _plugins:
             raise ValueError(f"a model named {name!r} is already registered")
         line = summary or (build.__doc__ or "").strip().split("\n")[0]
-        _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {})
+        _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {}, published)
         return build
 
     return decorator
-
-
-def check_fields(config: Any, *, positive: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless these fields of a config are at least 1, and ``transition_steps`` at least 0."""
-    for name, least in [*((name, 1) for name in positive), ("transition_steps", 0)]:
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def _load() -> None:
@@ -110,13 +111,22 @@ def _load() -> None:
 
 
 def list_models() -> list[ModelPlugin]:
-    """Every registered model, by name."""
+    """List every registered model, by name."""
     _load()
     return [_plugins[name] for name in sorted(_plugins)]
 
 
+def published_models() -> list[tuple[ModelPlugin, Publication]]:
+    """List the models that have published files: built-in ones first, then others in the order of registration."""
+    _load()
+    # somebody may have imported modules of models before, in any order
+    order = {module: position for position, module in enumerate(_BUILTIN)}
+    ordered = sorted(_plugins.values(), key=lambda plugin: order.get(plugin.build.__module__, len(order)))
+    return [(plugin, plugin.published) for plugin in ordered if plugin.published is not None]
+
+
 def get_plugin(name: str) -> ModelPlugin:
-    """The registered model of that name.
+    """Return the registered model of that name.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
@@ -128,7 +138,7 @@ def get_plugin(name: str) -> ModelPlugin:
 
 
 def config_of(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> Any:
-    """The config of a model: a preset with single fields replaced.
+    """Return the config of a model: a preset with single fields replaced.
 
     Raises:
         ValueError: an unknown model, scale, preset or field; the message lists the known ones.
@@ -148,7 +158,7 @@ def config_of(name: str, *, scale: int = 4, preset: str = "released", **override
 
 
 def recipe_of(name: str, *, scale: int = 4, preset: str = "released") -> Recipe:
-    """How a preset is trained unless the user says otherwise.
+    """Return the default training settings of a preset.
 
     Raises:
         ValueError: an unknown model, scale or preset; the message lists the known ones.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from types import TracebackType
 
 import torch
@@ -33,6 +34,7 @@ OPERATORS: tuple[str, ...] = ("affine_coupling", "channel_affine", "flow_step", 
 
 _logger = logging.getLogger("invflow")
 _logged: set[tuple[str, str, str]] = set()
+_warned = False
 
 
 def _check_name(name: str, argument: str, allowed: tuple[str, ...] = ("auto", *BACKENDS)) -> str:
@@ -120,10 +122,34 @@ def select_backend(backend: str | None, op: str, x: Tensor) -> str:
     if chosen != "auto":
         can_run(chosen, op, x, raise_error=True)
         return chosen
-    chosen = next((name for name, kernels in KERNELS.items() if not kernels.why_not(op, x)), "reference")
+    for name, kernels in KERNELS.items():
+        if not kernels.why_not(op, x):
+            chosen = name
+            break
+    else:
+        chosen = "reference"
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            _warn_that_it_is_slow()
     if not torch.compiler.is_compiling() and _logger.isEnabledFor(logging.DEBUG):
         _log_choice(op, chosen, x)
     return chosen
+
+
+def _warn_that_it_is_slow() -> None:
+    """Say once that plain PyTorch does what the CPU kernels would do, if their extension is missing."""
+    global _warned
+    reason = cpu.unavailable()
+    if _warned or not reason:
+        return
+    _warned = True
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    warnings.warn(
+        f"invflow runs plain PyTorch, up to six times slower than its kernels: {reason}. It was imported from "
+        f"{folder}. If that is a source tree, run pip install -e . there, or start Python in another folder to use an "
+        'installed invflow; if not, install invflow again. use_backend("reference") silences this warning.',
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _log_choice(op: str, chosen: str, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Files of the published implementations to files of this library, and back."""
+"""Conversion of published files to files of this library, and back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_models.checkpoints.detect import detect_encoder, detect_model, is_encoder
-from sr_models.checkpoints.files import create_described, describe_file, read_file, write_bytes, write_file
+from sr_models.checkpoints.detect import detect_model
+from sr_models.checkpoints.files import create_described, describe_file, read_file, write_file
 from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published, without_module
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.files import write_bytes
+from sr_models.models.encoder import detect_encoder, is_encoder
+from sr_models.models.publication import shapes_of
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
-__all__ = ["from_official", "read_state_dict", "to_official"]
+__all__ = ["convert_published", "read_state_dict", "write_published"]
 
 
-def from_official(
+def convert_published(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -31,7 +34,7 @@ def from_official(
 ) -> str:
     """Convert a published ``.pth`` file, of a flow or of an RRDB encoder alone, to ``output`` and the JSON beside it.
 
-    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits; those that are never
+    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits. Those that are never
     evaluated are kept as well.
 
     Args:
@@ -43,7 +46,7 @@ def from_official(
             the preset with these sizes.
 
     Returns:
-        What was found, for people.
+        A line for people that says what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -51,11 +54,11 @@ def from_official(
     """
     state_dict = without_module(read_state_dict(source))
     try:
-        if is_encoder(state_dict):
-            description, tensors, found = _encoder_from_official(state_dict, model)
+        if is_encoder(shapes_of(state_dict)):
+            description, tensors, found = _encoder_from_published(state_dict, model)
             file_scale = description["encoder"]["scale"]
         else:
-            description, tensors, found = _model_from_official(state_dict, model, blocks)
+            description, tensors, found = _model_from_published(state_dict, model, blocks)
             file_scale = description["config"]["scale"]
         if scale not in (None, file_scale):
             raise ValueError(f"its scale is {file_scale}, not {scale}")
@@ -65,16 +68,18 @@ def from_official(
     return found
 
 
-def to_official(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> str:
-    """Convert a file of this library back to a published one. What was converted from a published file comes back bit
-    for bit; elsewhere the tensors that are never evaluated are zero.
+def write_published(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> str:
+    """Convert a file of this library to a published one.
+
+    A file that was converted from a published one comes back bit for bit. In others, the tensors that are never
+    evaluated are zero.
 
     Args:
         source: ends in ``.safetensors``.
         output: ends in ``.pth``.
 
     Returns:
-        What was found, for people.
+        A line for people that says what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -101,7 +106,7 @@ def to_official(source: str | os.PathLike[str], output: str | os.PathLike[str]) 
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """A state dict that ``torch.save`` wrote, without running anything that the file may contain.
+    """Read a state dict that ``torch.save`` wrote, without running anything that the file may contain.
 
     Raises:
         FileNotFoundError: no such file.
@@ -125,7 +130,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _model_from_official(
+def _model_from_published(
     state_dict: dict[str, Tensor], model: str | None, blocks: Sequence[int] | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     name, fields, preset = detect_model(state_dict, blocks)
@@ -137,18 +142,21 @@ def _model_from_official(
     found = f"{name} at {like.scale}x with {_parameter_count(like):,} parameters"
     if unused := sum(map(torch.numel, state_dict.values())) - _parameter_count(like):
         found += f", and {unused:,} that are never evaluated"
-    conditioning = f"RRDB blocks {', '.join(map(str, fields['stacked_blocks']))} condition the flow"
+    blocks_found = ", ".join(map(str, fields["stacked_blocks"]))
+    conditioning = (
+        f"RRDB blocks {blocks_found} condition the flow" if blocks_found else "no RRDB block conditions the flow"
+    )
     if preset:
         conditioning += f" as in the preset {preset!r}: the file does not say"
     return describe_file(like), tensors, f"{found}; {conditioning}"
 
 
-def _encoder_from_official(
+def _encoder_from_published(
     state_dict: dict[str, Tensor], model: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     if model is not None:
         raise ValueError(f"it holds an RRDB encoder only, not {model}")
-    fields = detect_encoder(state_dict)
+    fields = detect_encoder(shapes_of(state_dict))
     encoder = _meta_encoder(fields)
     layout = encoder_layout(encoder)
     check_layout(state_dict, layout, "the state dict")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.files import write_bytes, write_text
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -26,9 +26,7 @@ __all__ = [
     "load_model",
     "read_file",
     "save_model",
-    "write_bytes",
     "write_file",
-    "write_text",
 ]
 
 #: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
@@ -50,7 +48,7 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
 
 
 def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
-    """What the JSON file says about a model."""
+    """Describe a model as its JSON file does: name and config."""
     return {"model": model.name, "config": dataclasses.asdict(model.config)}
 
 
@@ -78,7 +76,7 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
 
 
 def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
-    """Load the weights of an encoder alone, converted from a published one, into that of a model.
+    """Load a converted file that holds an encoder alone into the encoder of a model.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -94,7 +92,7 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
-    """A fresh model like that of the file whose JSON says this."""
+    """Create a model with fresh weights from the description in a JSON file."""
     fields = dict(description["config"])
     return create(description["model"], scale=fields.pop("scale"), **fields)
 
@@ -112,7 +110,7 @@ def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensor
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors that :func:`write_file` wrote.
+    """Read the description and the tensors that :func:`write_file` wrote.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -134,21 +132,6 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, T
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: it appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_suffix(path: str | os.PathLike[str]) -> Path:

@@ -1,8 +1,9 @@
 """State dicts of the published implementations, translated to and from the names of this library.
 
 The published layout numbers the layers of all levels in one list and stores actnorms as (1, C, 1, 1). Its files also
-carry tensors that are never evaluated: one convolution (``flowUpsamplerNet.f``) and, in NCSR's, the noise networks of
-couplings without noise. They are kept beside the model's own tensors so that a file can be given back as it was.
+carry tensors that are never evaluated: one convolution (``flowUpsamplerNet.f``) and those that a model names itself
+(:class:`sr_models.models.publication.Publication`). They are kept beside the model's own tensors so that a file can be
+given back as it was.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from invflow import ActNorm
 from sr_models.checkpoints.files import UNUSED
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.networks.coupling import ShallowNet
-from sr_models.registry import config_of, create
+from sr_models.models.config import check_steps
+from sr_models.models.encoder import published_encoder_name
+from sr_models.models.publication import Publication, read_number
+from sr_models.registry import config_of, create, get_plugin, published_models
 
 __all__ = [
     "check_layout",
@@ -28,83 +31,93 @@ __all__ = [
     "load_published",
     "published_layout",
     "published_name",
+    "published_part",
     "to_own",
     "to_published",
     "without_module",
 ]
 
-#: Output channels of the published convolution that is never evaluated, of every model.
+#: Output channels of the published convolution that is never evaluated.
 _DEAD_CHANNELS = 96
-#: Channels of the features that condition the flow, the same in every published model.
-_CONTEXT_CHANNELS = 320
+#: Its input channels, for the level's own features and for every stacked block, whatever the width of the encoder.
+_DEAD_FEATURES = 64
 
-# our name -> published name; {n} is a number that the published names count from 1
-_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"encoder\.trunk\.(\d+)\.dense\.(\d+)\.convs\.(\d+)\.", r"RRDB.RRDB_trunk.\1.RDB{\2}.conv{\3}."),
-    (r"encoder\.upconvs\.(\d+)\.", r"RRDB.upconv{\1}."),
-    (r"encoder\.hr_conv\.", "RRDB.HRconv."),
-    (r"encoder\.last_conv\.", "RRDB.conv_last."),
-    (r"encoder\.", "RRDB."),
-    (r"(layer\.\d+)\.conv1x1\.weight", r"\1.invconv.weight"),
-    (r"(layer\.\d+)\.net\.", r"\1.conv."),
-)
-_NETWORKS = {"injector": "fFeatures", "coupling": "fAffine", "noise": "fAffine_std"}
-#: Parts of a network, as suffixes of its name.
-_PARTS = {"layers": "", "first": "1", "body": "2", "last": "3"}
-#: The order of a published layer's parts.
-_ORDER = ("actnorm", "invconv", "conv", "affine.fAffine", "affine.fFeatures", "affine.fAffine_std")
+#: Prefixes of parameters within a layer, and the published prefixes.
+_NAMES = {
+    "conv1x1.": "invconv.",
+    "injector.net.": "affine.fFeatures.",
+    "coupling.net.": "affine.fAffine.",
+    "net.": "conv.",
+}
+#: Parts of a network inside a coupling or an injector, as suffixes of its published name.
+_NETWORK_PARTS = {"layers": "", "first": "1", "body": "2", "last": "3"}
+#: The order of a published layer's parts; those of single models follow.
+_ORDER = ("actnorm", "invconv", "conv", "affine.fAffine", "affine.fFeatures")
 
 #: Published name -> our name, or ``None`` if we have no such tensor, and published shape.
 Layout = dict[str, tuple[str | None, tuple[int, ...]]]
 
 
-def published_name(name: str, layers_before: Iterable[int] = ()) -> str:
-    """The published name of one of our parameters; ``layers_before``: for every level, the layers of those before."""
-    if match := re.match(r"levels\.(\d+)\.layers\.(\d+)\.(?:step\.)?", name):
-        before = list(layers_before)[int(match[1])]
-        name = f"layer.{before + int(match[2])}.{name[match.end() :]}"
-    if match := re.match(r"(layer\.\d+)\.(injector|coupling|noise)\.net\.(\w+)\.", name):
-        name = f"{match[1]}.affine.{_NETWORKS[match[2]]}{_PARTS[match[3]]}.{name[match.end() :]}"
-    for pattern, replacement in _RENAMES:
-        if re.match(pattern, name):
-            name = re.sub(pattern, replacement, name, count=1)
-            break
-    name = re.sub(r"\{(\d+)\}", lambda number: str(int(number[1]) + 1), name)
-    name = re.sub(r"^layer\.", "flowUpsamplerNet.layers.", name)
+def published_name(name: str, layers_before: Iterable[int] = (), names: Mapping[str, str] | None = None) -> str:
+    """Return the published name of one of a model's parameters.
+
+    Args:
+        name: its name in this library.
+        layers_before: for every level, the number of layers in the levels before it.
+        names: prefixes within a layer that only this model has, see :class:`Publication`.
+    """
+    if name.startswith("encoder."):
+        return "RRDB." + published_encoder_name(name.removeprefix("encoder."))
+    match = re.match(r"levels\.(\d+)\.layers\.(\d+)\.", name)
+    if match is None:
+        return name
+    number = list(layers_before)[int(match[1])] + int(match[2])
+    return f"flowUpsamplerNet.layers.{number}.{published_part(name[match.end() :], names)}"
+
+
+def published_part(name: str, names: Mapping[str, str] | None = None) -> str:
+    """Return the published name of a parameter within its layer; ``names`` as for :func:`published_name`."""
+    for own, published in (*(names or {}).items(), *_NAMES.items()):
+        if name.startswith(own):
+            name = published + name.removeprefix(own)
+    if (match := re.match(r"(affine\.\w+)\.(\w+)\.", name)) and match[2] in _NETWORK_PARTS:
+        name = f"{match[1]}{_NETWORK_PARTS[match[2]]}.{name[match.end() :]}"
     return re.sub(r"\.log_scale$", ".logs", name)
 
 
 def published_layout(model: SuperResolutionFlow) -> Layout:
-    """All tensors of the published file of a model like this one (which may be on the meta device), in its order.
+    """List all tensors of the published file of a model, in the file's order.
+
+    Args:
+        model: a model of the same architecture; may be on the meta device.
 
     Raises:
         ValueError: a model that the published implementations do not have.
     """
-    known = model.name in _MODELS.values() and getattr(model.config, "affine", "sigmoid") == "sigmoid"
-    if not known or model.encoder.context_channels != _CONTEXT_CHANNELS:
-        raise ValueError(f"the published implementations have no {model.name} like this one")
+    publication = _publication_of(model)
     before = [sum(map(len, model._levels()[:level])) for level in range(len(model.levels))]
-    own = {published_name(name, before): (name, tensor) for name, tensor in _parameters(model).items()}
-    layout: Layout = {name: (ours, _published_shape(name, tensor)) for name, (ours, tensor) in own.items()}
-    if model.noise_channels:
-        for name, tensor in _dead_noise_networks(model).items():
-            name = published_name(name, before)
-            layout.setdefault(name, (None, _published_shape(name, tensor)))
-    layout["flowUpsamplerNet.f.0.weight"] = None, (_DEAD_CHANNELS, _CONTEXT_CHANNELS, 3, 3)
+    layout: Layout = {}
+    for evaluated, tensors in ((True, model.state_dict()), (False, publication.unevaluated(model))):
+        for own, tensor in tensors.items():
+            if not own.endswith(".initialized"):
+                name = published_name(own, before, publication.names)
+                layout[name] = own if evaluated else None, _published_shape(name, tensor)
+    inputs = _DEAD_FEATURES * (1 + len(model.encoder.stacked_blocks))
+    layout["flowUpsamplerNet.f.0.weight"] = None, (_DEAD_CHANNELS, inputs, 3, 3)
     layout["flowUpsamplerNet.f.0.bias"] = None, (_DEAD_CHANNELS,)
     return dict(sorted(layout.items(), key=lambda item: _position(item[0])))
 
 
+def _publication_of(model: SuperResolutionFlow) -> Publication:
+    publication = get_plugin(model.name).published
+    if publication is None or not publication.covers(model.config):
+        raise ValueError(f"the published implementations have no {model.name} like this one")
+    return publication
+
+
 def encoder_layout(encoder: nn.Module) -> Layout:
-    """All tensors of the published file of an encoder alone, in its order."""
-    return {
-        published_name(f"encoder.{name}").removeprefix("RRDB."): (name, tuple(tensor.shape))
-        for name, tensor in encoder.state_dict().items()
-    }
-
-
-def _parameters(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(".initialized")}
+    """List all tensors of the published file of an encoder alone, in the file's order."""
+    return {published_encoder_name(name): (name, tuple(tensor.shape)) for name, tensor in encoder.state_dict().items()}
 
 
 def _published_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
@@ -113,36 +126,16 @@ def _published_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     return (*tensor.shape, 1, 1) if name.endswith(".logs") else tuple(tensor.shape)
 
 
-def _dead_noise_networks(model: SuperResolutionFlow) -> dict[str, Tensor]:
-    """The noise network that a published file has in every coupling, by the name that ours would have."""
-    found: dict[str, Tensor] = {}
-    for level, layers in enumerate(model._levels()):
-        for index, layer in enumerate(layers):
-            coupling = getattr(layer, "coupling", None)
-            if coupling is None:
-                continue
-            with torch.device("meta"):
-                net = ShallowNet(
-                    coupling.start + model.noise_channels,
-                    model.config.hidden_channels,
-                    2 * (coupling.channels - coupling.start),
-                )
-            found |= {
-                f"levels.{level}.layers.{index}.noise.net.{name}": tensor for name, tensor in _parameters(net).items()
-            }
-    return found
-
-
 def _position(name: str) -> tuple[int, int, int]:
-    """Sorts names like a published file: the encoder, the flow's layers with their parts in order, the dead one."""
-    match = re.match(r"flowUpsamplerNet\.layers\.(\d+)\.(affine\.fAffine_std|affine\.[a-zA-Z]+|\w+)", name)
+    """Sort key of names in a published file: the encoder, the layers with their parts in order, the unused one."""
+    match = re.match(r"flowUpsamplerNet\.layers\.(\d+)\.(affine\.[a-zA-Z_]+|\w+)", name)
     if match is None:
         return (0, 0, 0) if name.startswith("RRDB.") else (2, 0, 0)
-    return 1, int(match[1]), _ORDER.index(match[2])
+    return 1, int(match[1]), _ORDER.index(match[2]) if match[2] in _ORDER else len(_ORDER)
 
 
 def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None:
-    """Raise ``ValueError`` unless these are the tensors of the layout; those that we have not may be missing."""
+    """Raise ``ValueError`` unless these are the tensors of the layout; those without a name of ours may be missing."""
     problems = []
     for problem, names in (
         ("missing", [name for name, (own, _) in layout.items() if own is not None and name not in given]),
@@ -158,17 +151,17 @@ def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None
 
 
 def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors, from a published state dict: those of ``model``, and under the prefix ``unused.`` the rest.
+    """Translate a published state dict: tensors of ``model`` under its names, the rest under the prefix ``unused.``.
 
     As in the published code, an actnorm with a bias other than zero counts as initialised. Tensors are views where
     possible.
 
     Args:
-        model: of the same architecture; may be on the meta device.
+        model: a model of the same architecture; may be on the meta device.
         state_dict: published names and tensors.
 
     Raises:
-        ValueError: naming missing, unexpected or misshapen tensors.
+        ValueError: missing, unexpected or misshapen tensors, which are named.
     """
     given = without_module(state_dict)
     layout = published_layout(model)
@@ -186,8 +179,11 @@ def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict
 
 
 def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict, from our tensors: what :func:`to_own` returned. Tensors that are never evaluated are zero
-    where ``tensors`` has none.
+    """Translate tensors back to a published state dict.
+
+    Args:
+        model: a model of the same architecture; may be on the meta device.
+        tensors: as :func:`to_own` returns them. Missing tensors that are never evaluated become zero.
 
     Raises:
         ValueError: a model that the published implementations do not have.
@@ -200,7 +196,7 @@ def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> d
 
 
 def without_module(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix that data-parallel training leaves in names."""
+    """Remove the prefix that data-parallel training leaves in names."""
     return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
 
 
@@ -210,21 +206,10 @@ def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor])
     As in the published code, an actnorm with a bias other than zero counts as initialised.
 
     Raises:
-        ValueError: naming missing, unexpected or misshapen tensors.
+        ValueError: missing, unexpected or misshapen tensors, which are named.
     """
     own = to_own(model, state_dict)
     model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
-
-
-#: Published ``model`` option -> our name.
-_MODELS = {
-    "SRFlow": "srflow",
-    "SRFlow-DA": "srflow-da",
-    "SRFlow-DA-R": "srflow-da-r",
-    "SRFlow-DA-D": "srflow-da-d",
-    "SRFlow-DA-S": "srflow-da-s",
-    "NCSR": "ncsr",
-}
 
 
 def from_published(
@@ -249,37 +234,53 @@ def from_published(
 
 
 def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str, dict[str, Any]]:
-    """Name and config of the model that a published options file describes; arguments of :func:`sr_models.create`.
+    """Read a published options file: the arguments of :func:`sr_models.create` for the model that it describes.
 
     Raises:
         ValueError: an option that is missing or that this library does not have.
     """
+    published = {publication.model: (plugin, publication) for plugin, publication in published_models()}
     try:
-        network = options["network_G"]
+        network, kind = options["network_G"], options["model"]
         flow = network["flow"]
-        kind = options["model"]
-        if kind not in _MODELS:
-            raise ValueError(f"options: model must be one of {', '.join(map(repr, _MODELS))}, got {kind!r}")
-        affine = flow.get("CondAffineSeparatedAndCond", {})
+        if kind not in published:
+            raise ValueError(f"options: model must be one of {', '.join(map(repr, published))}, got {kind!r}")
+        plugin, publication = published[kind]
+        scale = read_number(options, "scale")
+        levels = config_of(plugin.name, scale=scale).levels
+        if read_number(flow, "L") != levels:
+            raise ValueError(f"options: L must be {levels} for {kind} at scale {scale}, got {flow['L']}")
+        affine, stacked = flow.get("CondAffineSeparatedAndCond") or {}, flow.get("stackRRDB") or {}
         fields: dict[str, Any] = {
-            "scale": int(options["scale"]),
-            "steps": int(flow["K"]),
-            "transition_steps": int(flow["additionalFlowNoAffine"]),
-            "hidden_channels": int(affine.get("hidden_channels", 64)),
-            "features": int(network["nf"]),
+            "scale": scale,
+            "steps": _steps(flow, levels),
+            "transition_steps": read_number(flow, "additionalFlowNoAffine"),
+            "hidden_channels": read_number(affine, "hidden_channels", default=64),
+            "features": read_number(network, "nf"),
             "growth": growth,
-            "blocks": int(network["nb"]),
-            "stacked_blocks": tuple(flow["stackRRDB"]["blocks"]),
+            "blocks": read_number(network, "nb"),
+            "stacked_blocks": tuple(stacked.get("blocks") or ()),
+            **publication.read_options(options),
         }
-        if kind == "NCSR":
-            fields |= {"noise_steps": tuple(flow["S"]), "noise_std": float(options["std"])}
-            fields["noise_channels"] = int(flow.get("std_channels", 3))
-        levels = int(flow["L"])
     except KeyError as error:
         raise ValueError(f"options must have the entry {error}") from None
     if affine.get("eps", 1e-4) != 1e-4:
         raise ValueError(f"options: eps must be 1e-4, got {affine['eps']}")
-    expected = config_of(_MODELS[kind], **fields).levels
-    if levels != expected:
-        raise ValueError(f"options: L must be {expected} for {kind} at scale {fields['scale']}, got {levels}")
-    return _MODELS[kind], fields
+    if not stacked.get("concat", True):
+        raise ValueError(f"options: concat of stackRRDB must be true, got {stacked['concat']}")
+    try:
+        config_of(plugin.name, **fields)
+    except ValueError as error:
+        raise ValueError(f"options: {error}") from None
+    return plugin.name, fields
+
+
+def _steps(flow: Mapping[str, Any], levels: int) -> int | tuple[int, ...]:
+    """Read the option K: one number for every level, or a list whose entry l is level l's and entry 0 is unused."""
+    if not isinstance(flow["K"], list | tuple):
+        return check_steps("options: K", read_number(flow, "K"), levels)
+    if len(flow["K"]) != levels + 1:
+        raise ValueError(
+            f"options: K must be a number or a list of {levels + 1}, an unused one and one a level, got {flow['K']}"
+        )
+    return check_steps("options: K", flow["K"][1:], levels)

@@ -17,7 +17,7 @@ class Photograph:
     """One photograph in an installed package.
 
     Attributes:
-        name: what it is called here.
+        name: its name in this demonstration.
         package: import name of the package.
         file: path inside the package.
         train: trained on; otherwise only looked at and scored.
@@ -31,6 +31,12 @@ class Photograph:
     train: bool
     reduced: bool
     credit: str
+
+    @property
+    def attribution(self) -> str:
+        """One line for readers: name, author, licence, package and use."""
+        use = "trained on" if self.train else "only tested on"
+        return f"{self.name}: {self.credit}; from {self.package}, {use}"
 
 
 PHOTOGRAPHS: tuple[Photograph, ...] = (
@@ -55,13 +61,14 @@ def unpack_photographs(folder: Path) -> tuple[Path, Path]:
     Raises:
         FileNotFoundError: a package that is not installed, or that no longer carries the file.
     """
+    sources = [_locate(photograph) for photograph in PHOTOGRAPHS]
     folders = folder / "test", folder / "train"
     for subfolder in folders:
         subfolder.mkdir(parents=True, exist_ok=True)
-    for photograph in PHOTOGRAPHS:
+    for photograph, source in zip(PHOTOGRAPHS, sources, strict=True):
         target = folders[photograph.train] / f"{photograph.name}.png"
         if not target.exists():
-            image = read_image(_locate(photograph))
+            image = read_image(source)
             write_image(target, imresize(image, 0.5) if photograph.reduced else image)
     return folders[1], folders[0]
 

@@ -11,10 +11,12 @@ import torch
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model
-from sr_models.demo.photographs import unpack_photographs
+from sr_models.demo.photographs import PHOTOGRAPHS, unpack_photographs
 from sr_models.evaluation.evaluate import Scores, evaluate_model, load_pair, mean_scores, score_samples, write_scores
 from sr_models.evaluation.metrics import best_available_distance
-from sr_models.evaluation.report import PhotographPictures, training_curve, write_report
+from sr_models.evaluation.report.curve import training_curve
+from sr_models.evaluation.report.page import write_report
+from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.io.images import find_images, write_image
 from sr_models.io.resize import imresize
 from sr_models.training.config import TrainingConfig
@@ -26,7 +28,7 @@ TEMPERATURES = (0.0, 0.5, 0.9)
 
 
 def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingConfig:
-    """The demonstration's training run: a fifth of the steps for the encoder, the rest for the flow."""
+    """Settings of the demonstration's training: a fifth of the steps for the encoder, the rest for the flow."""
     return TrainingConfig(
         model="srflow-da",
         scale=4,
@@ -48,11 +50,11 @@ def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingCo
 
 
 def run_demo(output: str | os.PathLike[str], *, steps: int, seed: int, samples: int = 10) -> Path:
-    """Train, sample, score and write ``report.html``; goes on where an interrupted run stopped.
+    """Train, sample, score and write ``report.html``, or go on where an interrupted run stopped.
 
     Args:
         output: folder of the run.
-        steps: optimizer steps, at least 10.
+        steps: training steps, at least 10.
         seed: determines the run.
         samples: samples a photograph at temperatures other than 0.
 
@@ -100,6 +102,7 @@ def run_demo(output: str | os.PathLike[str], *, steps: int, seed: int, samples: 
     write_scores(output / "scores.csv", list(means.values()), distance_name)
     return write_report(
         output / "report.html",
+        heading=f"SRFlow-DA 4x, small, trained on {sum(source.train for source in PHOTOGRAPHS)} photographs",
         curve=training_curve(output / "logs"),
         pictures=list(pictures.values()),
         scores=means,
@@ -107,6 +110,7 @@ def run_demo(output: str | os.PathLike[str], *, steps: int, seed: int, samples: 
         steps=steps,
         seconds=seconds,
         threads=torch.get_num_threads(),
+        credits=[source.attribution for source in PHOTOGRAPHS],
     )
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sr_models.checkpoints.files import write_text
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
+from sr_models.io.files import write_text
 from sr_models.io.images import check_pair, crop_to_multiple, find_images, read_image, to_tensor, to_uint8
 from sr_models.io.resize import imresize
 
@@ -30,7 +30,7 @@ _CROP_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Scores:
-    """What is reported for one image, or as a mean over images.
+    """Figures that are reported for one image, or their means over images.
 
     Attributes:
         image: file name.
@@ -55,8 +55,12 @@ class Scores:
 
 
 def load_pair(hr_path: Path, scale: int, lr_folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A high-resolution image cropped to multiples of 8, and its low-resolution image: the file of the same name in
-    ``lr_folder``, or else the high-resolution image reduced.
+    """Read a high-resolution image, cropped to multiples of 8, and its low-resolution image.
+
+    Args:
+        hr_path: high-resolution image.
+        scale: enlargement.
+        lr_folder: folder with a low-resolution image of the same name; ``None``: the high-resolution image is reduced.
 
     Returns:
         lr (h, w, 3) and hr (scale h, scale w, 3), uint8.
@@ -86,7 +90,7 @@ def load_pair(hr_path: Path, scale: int, lr_folder: Path | None = None) -> tuple
 def score_samples(
     image: str, samples: Sequence[np.ndarray], hr: np.ndarray, scale: int, distance: Distance, nll: float = float("nan")
 ) -> Scores:
-    """Scores of the samples (H, W, 3) uint8 of one image against the truth."""
+    """Score the samples (H, W, 3) uint8 of one image against the truth."""
     lr_psnrs = [lr_psnr(sample, hr, scale) for sample in samples]
     diversity = diversity_score(samples, hr, distance)
     return Scores(
@@ -120,9 +124,9 @@ def evaluate_model(
         images: folder of high-resolution images.
         lr_images: folder of low-resolution images of the same names; none: they are made by reduction.
         samples: samples an image; the challenge takes 10.
-        temperature: of the samples; 0.9 is published.
-        seed: of the samples.
-        distance: for the diversity; default LPIPS if its weights are here, else the squared error.
+        temperature: standard deviation of the latents; 0.9 is published.
+        seed: determines the samples.
+        distance: distance for the diversity; default LPIPS if its weights are here, else the squared error.
         on_image: called with path, lr, samples and hr of every image, to show or keep them.
 
     Returns:
@@ -148,8 +152,7 @@ def evaluate_model(
 
 
 def _bits_per_dim(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> float:
-    """Of one image, or of as much of it, from the top left, as the levels of the model can halve; NaN if that is
-    nothing."""
+    """Bits per dimension of one image, cropped to a size that the model accepts; NaN if nothing remains."""
     height, width = (side - side % model.lr_multiple for side in lr.shape[2:])
     if not height * width:
         return math.nan
@@ -158,14 +161,14 @@ def _bits_per_dim(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> float:
 
 
 def mean_scores(scores: Sequence[Scores], name: str = "mean") -> Scores:
-    """The mean of every figure over images, under the given name."""
+    """Average every figure over images; the result bears the given name."""
     names = [field.name for field in fields(Scores) if field.name != "image"]
     means = {name: float(np.mean([getattr(row, name) for row in scores])) for name in names}
     return Scores(image=name, **means)
 
 
 def scores_table(scores: Sequence[Scores], distance_name: str) -> str:
-    """The scores as an aligned text table with their mean in the last row."""
+    """Format the scores as an aligned text table with their mean in the last row."""
     header = ["image", "NLL b/dim", "PSNR", "SSIM", "LR-PSNR", "worst", f"diversity({distance_name})", distance_name]
     rows = [header] + [
         [
@@ -185,7 +188,7 @@ def scores_table(scores: Sequence[Scores], distance_name: str) -> str:
 
 
 def write_scores(path: Path, scores: Sequence[Scores], distance_name: str) -> None:
-    """The scores as CSV, atomically; the distance's name stands in the headings."""
+    """Write the scores as CSV, atomically; the distance's name stands in the headings."""
     renamed = {"diversity": f"diversity_{distance_name}", "distance": f"distance_{distance_name}"}
     text = io.StringIO()
     writer = csv.writer(text)

@@ -20,7 +20,7 @@ class ExplosionError(FloatingPointError):
 
 
 class Explosion(NamedTuple):
-    """Where the activations of a sample first exceeded :data:`LIMIT`.
+    """The place where the activations of a sample first exceeded :data:`LIMIT`.
 
     Attributes:
         level: from 1, the finest.
@@ -37,7 +37,7 @@ class Explosion(NamedTuple):
 
 
 class Watch:
-    """Looks at every layer's result while decoding: one pass over the state.
+    """Look at every layer's result while decoding, in one pass over the state.
 
     Args:
         clamp: limit the activations to :data:`LIMIT` and put 0 for NaN.
@@ -51,7 +51,7 @@ class Watch:
         self.found: dict[int, Explosion] = {}
 
     def __call__(self, state: Tensor, first: int, level: int, layer: int) -> Tensor:
-        """The state to go on with.
+        """Record the states that exceed the limit, and return the states to go on with.
 
         Args:
             state: (B, C, H, W), after the layer's inverse.

@@ -1,8 +1,8 @@
-"""What can be done with the latents of images between :meth:`sr_models.SuperResolutionFlow.encode` and ``decode``.
+"""The latents of a flow: drawn for samples, interpolated between images, or transferred from one to another.
 
 Latents are lists of (B, C, H, W), one tensor for every latent, in encode order. They are standardised: those of real
-images look like samples of N(0, I). Decoding the latents of one image with the low-resolution image of another gives
-the latter the former's details.
+images look like samples of N(0, I), so that latents drawn from it decode to natural images. Decoding the latents of one
+image with the low-resolution image of another gives the latter the former's details.
 """
 
 from __future__ import annotations
@@ -10,18 +10,79 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["interpolate", "transfer"]
+__all__ = ["draw_latents", "interpolate", "transfer"]
 
 #: Below this angle the two ways to interpolate are the same to rounding, and the spherical one divides by zero.
 _SMALLEST_ANGLE = 1e-4
 
 
+def _temperatures_of(temperature: float | Sequence[float], latents: int) -> list[float]:
+    """Give every latent its temperature.
+
+    Args:
+        temperature: one for all latents, or one a latent.
+        latents: number of latents.
+
+    Raises:
+        ValueError: a temperature that is negative or not finite, or the wrong number of them.
+    """
+    given = [float(temperature)] * latents if isinstance(temperature, int | float) else list(temperature)
+    if len(given) != latents:
+        raise ValueError(f"temperature must be a number or {latents} numbers, one a latent, got {len(given)}")
+    for value in given:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"temperature must be finite and at least 0, got {value}")
+    return given
+
+
+def draw_latents(
+    shapes: Sequence[tuple[int, int, int]],
+    samples: Sequence[int],
+    temperature: float | Sequence[float],
+    seed: int,
+    attempt: int = 0,
+) -> list[Tensor]:
+    """Draw the latents of samples. Those of a sample depend on neither the batch nor the number of samples.
+
+    Args:
+        shapes: (C, H, W) of every latent.
+        samples: indices of the samples, from 0, less than 2^20.
+        temperature: standard deviation, one number or one a latent.
+        seed: in 0..2^31 - 1.
+        attempt: number of the draw, at most 2^10; every attempt gives other latents.
+
+    Returns:
+        Normal values (number of samples, C, H, W) for every latent, float32, on the CPU.
+
+    Raises:
+        ValueError: a temperature or seed out of range, or the wrong number of temperatures.
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
+    temperatures = _temperatures_of(temperature, len(shapes))
+    generators = [_stream(seed, index, attempt) for index in samples]
+    return [
+        torch.stack([value * torch.randn(shape, generator=generator) for generator in generators])
+        for value, shape in zip(temperatures, shapes, strict=True)
+    ]
+
+
+def _stream(seed: int, index: int, attempt: int) -> torch.Generator:
+    """Give every sample random numbers of its own."""
+    number = attempt * 2**51 + seed * 2**20 + index
+    if number >= 2**32:
+        # a CPU generator ignores all but 32 bits of its seed
+        number = int(np.random.SeedSequence(number).generate_state(1)[0])
+    return torch.Generator().manual_seed(number)
+
+
 def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float) -> list[Tensor]:
-    r"""Between the latents of two batches of images, on the sphere:
+    r"""Interpolate between the latents of two batches of images, on the sphere:
 
     .. math:: z = \frac{\sin((1 - w) \Omega)}{\sin \Omega} z_1 + \frac{\sin(w \Omega)}{\sin \Omega} z_2,
               \qquad \Omega = \angle(z_1, z_2)
@@ -57,8 +118,8 @@ def _interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
 
 
 def transfer(source: Sequence[Tensor], target: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """The latents of ``source`` inside a mask and those of ``target`` outside: decoded with the low-resolution image of
-    the target, its content within the mask takes the details of the source (Lugmayr et al., SRFlow, 2020).
+    """Join the latents of ``source`` inside a mask with those of ``target`` outside. Decoded with the low-resolution
+    image of the target, its content within the mask takes the details of the source (Lugmayr et al., SRFlow, 2020).
 
     Args:
         source: latents of images.

@@ -15,7 +15,7 @@ from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_norma
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
-from sr_models.flow.sampling import draw_latents
+from sr_models.flow.latents import draw_latents
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles
 from sr_models.networks.rrdb import RRDBEncoder
 
@@ -63,7 +63,9 @@ class SuperResolutionFlow(nn.Module):
         encoder: features of the low-resolution image.
         levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze.
         noise_channels: channels of the noise that conditions the model as well; 0: none.
-        noise_levels: for every level, whether the noise conditions it; its context ends with the noise's channels.
+        noise_steps: for every level, how many of its steps the noise conditions; if any, the level's context ends with
+            the noise's channels.
+        noise_std: largest standard deviation of the noise in training, images in [0, 1].
 
     Attributes:
         name: of the registered model, set by :func:`sr_models.create`.
@@ -80,14 +82,16 @@ class SuperResolutionFlow(nn.Module):
         levels: Sequence[FlowSequential],
         *,
         noise_channels: int = 0,
-        noise_levels: Sequence[bool] = (),
+        noise_steps: Sequence[int] = (),
+        noise_std: float = 0.0,
     ) -> None:
         super().__init__()
         self.scale = scale
         self.encoder = encoder
         self.levels = nn.ModuleList(levels)
         self.noise_channels = noise_channels
-        self.noise_levels = tuple(noise_levels) or (False,) * len(levels)
+        self.noise_steps = tuple(noise_steps) or (0,) * len(levels)
+        self.noise_std = noise_std
 
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
@@ -118,7 +122,7 @@ class SuperResolutionFlow(nn.Module):
         maps = self.encoder.features(lr, factors)
         return [
             LevelContext(maps[factor], None if noise is None or not noisy else self._resized(noise, maps[factor].own))
-            for factor, noisy in zip(factors, self.noise_levels, strict=True)
+            for factor, noisy in zip(factors, self.noise_steps, strict=True)
         ]
 
     def _resized(self, noise: Tensor, context: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The noise of training, and what a noise-conditional model is conditioned on."""
+"""The noise of training, and the condition of models that see it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NoisyPair(NamedTuple):
 
 
 def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, generator: torch.Generator) -> NoisyPair:
-    r"""What a training step encodes.
+    r"""Add the noise of a training step to a batch of images.
 
     Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`. A noise-conditional one draws
     :math:`c \sim U(0, M)` for every image, sees :math:`hr + v`, :math:`v = c \, \varepsilon`, and the low-resolution
@@ -31,7 +31,7 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     section 3.2) or, if it takes one channel of noise, on c.
 
     Args:
-        model: its config's ``noise_std`` is M.
+        model: its ``noise_std`` is M.
         hr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         std: :math:`\sigma`.
@@ -40,19 +40,19 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     noise = torch.randn(hr.shape, generator=generator)
     if not model.noise_channels:
         return NoisyPair(hr + std * noise.to(hr) if std else hr, lr, None)
-    level = model.config.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
+    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
     return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))
 
 
 def clean_condition(model: SuperResolutionFlow, images: Tensor) -> Tensor | None:
-    """The noise argument of images without noise: standard deviation zero, or none for a model that takes none."""
+    """Return the noise argument for images without noise: zero, or ``None`` for a model that takes none."""
     return images.new_zeros(len(images), 1, 1, 1) if model.noise_channels else None
 
 
 def _reduced(noise: Tensor, scale: int) -> Tensor:
-    """Like the low-resolution images, but neither clipped nor rounded."""
+    """Reduce noise like the low-resolution images, but neither clip nor round it."""
     batch, channels, height, width = noise.shape
     planes = noise.permute(2, 3, 0, 1).reshape(height, width, batch * channels).numpy()
     reduced = torch.from_numpy(np.moveaxis(imresize(planes, 1 / scale), -1, 0))

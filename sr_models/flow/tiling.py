@@ -22,7 +22,7 @@ def decode_tiles(
     multiple: int,
     scale: int,
 ) -> Tensor:
-    """The images of latents, decoded tile by tile.
+    """Decode latents to images, tile by tile.
 
     Every tile is decoded from its part of the whole image's latents and of the low-resolution image, so that
     neighbouring tiles agree but for what their borders do to the convolutions. They overlap by a quarter, where each
@@ -30,10 +30,10 @@ def decode_tiles(
 
     Args:
         decode: ``decode(latents, lr)`` for one tile: (B M, 3, scale h, scale w).
-        latents: of the whole images, in encode order, each (B M, C, H, W).
-        lr: (B, 3, h, w), of sizes that are multiples of ``multiple``.
+        latents: latents of the whole images, in encode order, each (B M, C, H, W).
+        lr: (B, 3, h, w); h and w are multiples of ``multiple``.
         tile: side of a tile in low-resolution pixels; rounded up to a multiple of ``multiple``.
-        multiple: what the sizes of low-resolution images must be multiples of.
+        multiple: divides height and width of every low-resolution image that the flow accepts.
         scale: enlargement.
 
     Returns:
@@ -64,7 +64,7 @@ def _spans(size: int, side: int, overlap: int) -> Iterator[range]:
 
 
 def _part(x: Tensor, rows: range, columns: range, height: int, width: int) -> Tensor:
-    """The pixels of ``x`` (..., H, W) that belong to these low-resolution pixels of height x width."""
+    """Cut out the pixels of ``x`` (..., H, W) that belong to these of height x width low-resolution pixels."""
     high, wide = x.shape[-2:]
     return x[
         ...,

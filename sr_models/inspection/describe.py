@@ -1,4 +1,4 @@
-"""A model's structure, size and cost in words and numbers, without allocating it."""
+"""Description of a model's structure, size and cost, without allocating it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class LevelDescription:
     """One level of a flow.
 
     Attributes:
-        reduction: it works at 1 / reduction of the high resolution.
-        channels: of the state after the squeeze.
+        reduction: the level works at 1 / reduction of the high resolution.
+        channels: channels of the state after the squeeze.
         transition_steps: steps of actnorm and 1x1 convolution only.
         steps: steps that the features of the low resolution condition.
-        noise_steps: those of them that noise conditions as well.
-        context_channels: of the features.
-        latents: channels of the latents that leave the level, of the last one if it ends the flow included.
-        multiply_adds: of its convolutions, per pixel of the high resolution, one pass in either direction.
+        noise_steps: number of these steps that noise conditions as well.
+        context_channels: channels of the features.
+        latents: channels of the latents that leave the level; the last level's include the end of the flow.
+        multiply_adds: multiply-adds of one pass in either direction, per pixel of the high resolution.
     """
 
     reduction: int
@@ -43,20 +43,20 @@ class LevelDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What :func:`describe` found; printed, it is a table.
+    """Result of :func:`describe`; printed, it is a table.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         scale: enlargement.
-        config: of the model.
-        levels: from the first, at the highest resolution, to the last.
-        encoder_parameters: all, trained by the L1 pretraining or the likelihood.
-        flow_parameters: all.
-        published_flow_parameters: with the tensors of published files that are never evaluated; ``None`` for a model
-            that was not published.
-        encoder_multiply_adds: of the convolutions whose results the flow needs, per pixel of the high resolution.
-        unused_multiply_adds: of the encoder's other convolutions, which predict an image for the L1 pretraining: the
-            published code computes them always, this library never for the flow.
+        config: config of the model.
+        levels: the levels, from the highest resolution to the lowest.
+        encoder_parameters: number of the encoder's parameters.
+        flow_parameters: number of the flow's parameters.
+        published_flow_parameters: the same with the tensors of published files that are never evaluated; ``None`` for a
+            model that was not published.
+        encoder_multiply_adds: multiply-adds of the convolutions that the flow needs, per pixel of the high resolution.
+        unused_multiply_adds: multiply-adds of the encoder's other convolutions, which predict an image for the L1
+            pretraining. The published code always computes them; this library never does for the flow.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Description:
 
     @property
     def flow_multiply_adds(self) -> float:
-        """Of one pass through the flow, per pixel of the high resolution."""
+        """Multiply-adds of one pass through the flow, per pixel of the high resolution."""
         return sum(level.multiply_adds for level in self.levels)
 
     def __str__(self) -> str:
@@ -118,10 +118,11 @@ class Description:
 
 
 def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> Description:
-    """Structure, parameters and cost of a model, which is not allocated: ``print(describe("srflow", scale=8))``.
+    """Describe structure, parameters and cost of a model without allocating it.
 
-    Multiply-adds are those of every convolution evaluated at every pixel of its level, as the published code does;
-    condition sharing makes sampling cheaper (see ``docs/models.md``). Elementwise operations are not counted.
+    Printed, it is a table: ``print(describe("srflow", scale=8))``. Multiply-adds count every convolution at every pixel
+    of its level, as the published code evaluates them; condition sharing makes sampling cheaper (see
+    ``docs/models.md``). Elementwise operations are not counted.
 
     Args:
         name, scale, preset, overrides: as for :func:`sr_models.create`.
@@ -150,7 +151,7 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
                 channels=start,
                 transition_steps=sum(isinstance(layer, FlowStep) and layer.coupling is None for layer in level),
                 steps=len(conditional),
-                noise_steps=sum(getattr(layer, "noise", None) is not None for layer in conditional),
+                noise_steps=model.noise_steps[len(levels)],
                 context_channels=model.encoder.context_channels,
                 latents=tuple(latents),
                 multiply_adds=_multiply_adds(level) / reduction**2,
@@ -172,12 +173,12 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
 
 
 def _multiply_adds(module: nn.Module) -> int:
-    """Of all its convolutions, at one pixel: as many as weights."""
+    """Count the multiply-adds of all its convolutions at one pixel: as many as weights."""
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv2d | InvertibleConv1x1))
 
 
 def _encoder_multiply_adds(model: SuperResolutionFlow, largest: float) -> tuple[float, float]:
-    """Per pixel of the high resolution: of what features up to the largest factor need, and of the rest."""
+    """Count multiply-adds for features up to the largest factor, and the rest, per pixel of the high resolution."""
     encoder, scale = model.encoder, model.scale
     used = _multiply_adds(nn.ModuleList([encoder.conv_first, encoder.trunk, encoder.trunk_conv])) / scale**2
     unused = float(_multiply_adds(encoder.hr_conv) + _multiply_adds(encoder.last_conv))

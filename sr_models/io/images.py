@@ -4,8 +4,8 @@ Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8; images
 (3, H, W), float32 in [0, 1].
 """
 
+import io
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sr_models.io.files import write_bytes
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "check_pair",
     "check_rgb",
     "crop_to_multiple",
+    "encode_png",
     "find_images",
     "read_image",
     "to_tensor",
@@ -103,15 +106,14 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     check_rgb("image", image)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {path}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: folder {path.parent} does not exist")
-    # In the same folder, because a file can be renamed atomically only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, encode_png(image))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes an image (H, W, 3), uint8, RGB, as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
 from invflow import AffineCoupling, AffineForm, AffineInjector, FlowSequential, FlowStep, Split, Squeeze
-from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = [
     "conditional_coupling",
     "conditional_injector",
     "conditional_step",
-    "encoder_of",
     "flow_levels",
     "transition",
 ]
 
 #: A network's class: ``net(in_channels, hidden_channels, out_channels)``.
 NetClass = Callable[[int, int, int], nn.Module]
-
-
-def encoder_of(config: Any) -> RRDBEncoder:
-    """The encoder that a model's config describes by ``scale``, ``features``, ``growth``, ``blocks`` and
-    ``stacked_blocks``."""
-    return RRDBEncoder(
-        config.scale,
-        features=config.features,
-        growth=config.growth,
-        blocks=config.blocks,
-        stacked_blocks=config.stacked_blocks,
-    )
 
 
 def transition(channels: int, steps: int) -> list[nn.Module]:

@@ -3,8 +3,11 @@ Model for Learning the Super-Resolution Space, NTIRE 2021)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
@@ -14,24 +17,26 @@ from sr_models.models.assembly import (
     conditional_coupling,
     conditional_injector,
     conditional_step,
-    encoder_of,
     flow_levels,
 )
+from sr_models.models.config import FlowConfig
+from sr_models.models.encoder import encoder_of
+from sr_models.models.publication import Publication, Shapes, read_number
 from sr_models.networks.coupling import ShallowNet
 from sr_models.networks.rrdb import RRDBEncoder
-from sr_models.registry import check_fields, register_model
+from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
 __all__ = ["NCSRConfig", "NoiseConditionalStep", "build_ncsr"]
 
 
 @dataclass(frozen=True)
-class NCSRConfig:
+class NCSRConfig(FlowConfig):
     """Architecture of NCSR; the defaults are the published one at 4x.
 
     Attributes:
         scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
-        steps: conditional flow steps a level (K).
+        steps: conditional flow steps (K): one number for every level, or one a level.
         noise_steps: for every level, how many of its last steps have a noise-conditional layer (S).
         noise_channels: channels of the noise: 3, one a colour, or 1.
         noise_std: largest standard deviation of the training noise, images in [0, 1].
@@ -44,7 +49,7 @@ class NCSRConfig:
     """
 
     scale: int = 4
-    steps: int = 16
+    steps: int | tuple[int, ...] = 16
     noise_steps: tuple[int, ...] = (0, 16, 16)
     noise_channels: int = 3
     noise_std: float = 0.05
@@ -56,20 +61,21 @@ class NCSRConfig:
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
 
     def __post_init__(self) -> None:
-        for name in ("stacked_blocks", "noise_steps"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_fields(self, positive=("steps", "hidden_channels", "features", "growth", "blocks"))
+        super().__post_init__()
+        object.__setattr__(self, "noise_steps", _checked(self.noise_steps, self.level_steps))
         if self.noise_channels not in (1, 3):
             raise ValueError(f"noise_channels must be 1 or 3, got {self.noise_channels}")
-        if len(self.noise_steps) != self.levels or not all(0 <= count <= self.steps for count in self.noise_steps):
-            raise ValueError(
-                f"noise_steps must be {self.levels} numbers in 0..{self.steps}, one a level, got {self.noise_steps}"
-            )
 
-    @property
-    def levels(self) -> int:
-        """Number of levels (L): the last one works at half the low resolution."""
-        return self.scale.bit_length()
+
+def _checked(noise_steps: Any, steps: Sequence[int]) -> tuple[int, ...]:
+    """Return ``noise_steps`` as a tuple; ``steps`` are those of every level."""
+    found = tuple(noise_steps) if isinstance(noise_steps, list | tuple) else ()
+    if len(found) != len(steps) or not all(
+        isinstance(count, int) and 0 <= count <= most for count, most in zip(found, steps, strict=True)
+    ):
+        allowed = f"0..{steps[0]}" if len(set(steps)) == 1 else ", ".join(f"0..{most}" for most in steps)
+        raise ValueError(f"noise_steps (S) must be {len(steps)} numbers in {allowed}, one a level, got {noise_steps}")
+    return found
 
 
 class NoiseConditionalStep(nn.Module):
@@ -128,6 +134,41 @@ class NoiseConditionalStep(nn.Module):
         return context[:, :count], context[:, count:]
 
 
+def _detect(shapes: Shapes) -> dict[str, int] | None:
+    """Read the noise's channels off the noise networks, which no other model has."""
+    inputs = [
+        shape[1] for name, shape in shapes.items() if name.endswith(".affine.fAffine_std.0.weight") and len(shape) == 4
+    ]
+    # the first level has the fewest channels, 12, of which the networks see half
+    return {"noise_channels": min(inputs) - 6} if inputs else None
+
+
+def _read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    flow = options["network_G"]["flow"]
+    return {
+        "noise_steps": flow["S"],
+        "noise_std": read_number(options, "std", float),
+        "noise_channels": read_number(flow, "std_channels", default=3),
+    }
+
+
+def _unevaluated(model: SuperResolutionFlow) -> dict[str, Tensor]:
+    """Noise networks as published files have them in every coupling, with or without noise."""
+    found: dict[str, Tensor] = {}
+    for level, layers in enumerate(model._levels()):
+        for index, layer in enumerate(layers):
+            coupling = layer.coupling if isinstance(layer, FlowStep | NoiseConditionalStep) else None
+            if coupling is None or (isinstance(layer, NoiseConditionalStep) and layer.noise is not None):
+                continue
+            with torch.device("meta"):
+                noise = conditional_coupling(
+                    coupling.channels, model.noise_channels, model.config.hidden_channels, ShallowNet
+                )
+            prefix = f"levels.{level}.layers.{index}.noise."
+            found |= {prefix + name: tensor for name, tensor in noise.state_dict().items()}
+    return found
+
+
 @register_model(
     "ncsr",
     config=NCSRConfig,
@@ -139,19 +180,34 @@ class NoiseConditionalStep(nn.Module):
             8: Recipe(steps=250_000, batch_size=1, encoder_frozen=0.0, noise_std=0.0),
         }
     },
+    published=Publication(
+        "NCSR",
+        detect=_detect,
+        read_options=_read_options,
+        names={"step.": "", "noise.net.": "affine.fAffine_std."},
+        unevaluated=_unevaluated,
+        not_in_file={
+            "noise_steps": "which steps see the noise",
+            "noise_std": "how strong the noise of training is",
+        },
+    ),
 )
 def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
     """SRFlow with noise-conditional layers (Kim and Son, NTIRE 2021)."""
     encoder = encoder_of(config)
 
     def steps(level: int, channels: int) -> list[nn.Module]:
-        noisy = config.noise_steps[level]
-        return [_step(config, encoder, channels, noisy, k >= config.steps - noisy) for k in range(config.steps)]
+        count, noisy = config.level_steps[level], config.noise_steps[level]
+        return [_step(config, encoder, channels, noisy, k >= count - noisy) for k in range(count)]
 
     levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
-    noise_levels = [count > 0 for count in config.noise_steps]
     return SuperResolutionFlow(
-        config.scale, encoder, levels, noise_channels=config.noise_channels, noise_levels=noise_levels
+        config.scale,
+        encoder,
+        levels,
+        noise_channels=config.noise_channels,
+        noise_steps=config.noise_steps,
+        noise_std=config.noise_std,
     )
 
 

@@ -8,21 +8,24 @@ from torch import nn
 
 from invflow import AffineForm
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.models.assembly import conditional_step, encoder_of, flow_levels
+from sr_models.models.assembly import conditional_step, flow_levels
+from sr_models.models.config import FlowConfig
+from sr_models.models.encoder import encoder_of
+from sr_models.models.publication import Publication, has_part
 from sr_models.networks.coupling import ShallowNet
-from sr_models.registry import check_fields, register_model
+from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
 __all__ = ["SRFlowConfig", "affine_form", "build_srflow"]
 
 
 @dataclass(frozen=True)
-class SRFlowConfig:
+class SRFlowConfig(FlowConfig):
     """Architecture of SRFlow; the defaults are the released one at 4x.
 
     Attributes:
         scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
-        steps: conditional flow steps a level (K).
+        steps: conditional flow steps (K): one number for every level, or one a level.
         transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
         hidden_channels: width of the coupling and injector networks.
         affine: ``"sigmoid"``, the scale of the released code, or ``"exp"``, that of the paper (equations 5 and 6).
@@ -33,7 +36,7 @@ class SRFlowConfig:
     """
 
     scale: int = 4
-    steps: int = 16
+    steps: int | tuple[int, ...] = 16
     transition_steps: int = 2
     hidden_channels: int = 64
     affine: str = "sigmoid"
@@ -43,14 +46,8 @@ class SRFlowConfig:
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
-        check_fields(self, positive=("steps", "hidden_channels", "features", "growth", "blocks"))
+        super().__post_init__()
         affine_form(self.affine)
-
-    @property
-    def levels(self) -> int:
-        """Number of levels (L): the last one works at half the low resolution."""
-        return self.scale.bit_length()
 
 
 def affine_form(affine: str) -> AffineForm:
@@ -85,6 +82,9 @@ _PAPER = Recipe(batch_size=16, lr=5e-4)
         "paper": {4: _PAPER, 8: _PAPER},
         "faces": {8: _RELEASED},
     },
+    published=Publication(
+        "SRFlow", detect=has_part(".affine.fAffine.0.actnorm."), covers=lambda config: config.affine == "sigmoid"
+    ),
 )
 def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
     """Flow conditioned on features of the low resolution (Lugmayr et al., ECCV 2020)."""
@@ -93,7 +93,7 @@ def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
 
     def steps(level: int, channels: int) -> list[nn.Module]:
         sizes = channels, encoder.context_channels, config.hidden_channels
-        return [conditional_step(*sizes, ShallowNet, form) for _ in range(config.steps)]
+        return [conditional_step(*sizes, ShallowNet, form) for _ in range(config.level_steps[level])]
 
     levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
     return SuperResolutionFlow(config.scale, encoder, levels)

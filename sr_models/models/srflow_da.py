@@ -4,27 +4,31 @@ Using Normalizing Flow With Deep Convolutional Block, NTIRE 2021)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from invflow import FlowSequential, Split, Squeeze
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.models.assembly import conditional_step, encoder_of, flow_levels, transition
+from sr_models.models.assembly import conditional_step, flow_levels, transition
+from sr_models.models.config import FlowConfig
+from sr_models.models.encoder import encoder_of
+from sr_models.models.publication import Detection, Publication, Shapes, has_part
 from sr_models.networks.coupling import DeepConvNet, ResidualNet, ResidualUnitNet
-from sr_models.registry import check_fields, register_model
+from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
 __all__ = ["SRFlowDAConfig", "build_srflow_da"]
 
 
 @dataclass(frozen=True)
-class SRFlowDAConfig:
+class SRFlowDAConfig(FlowConfig):
     """Architecture of SRFlow-DA; the defaults are the published one.
 
     Attributes:
         scale: 4 or 8.
         variant: ``""``; ``"R"``, residual networks; ``"D"``, deeper ones; ``"S"``, a single level with several splits.
-        steps: conditional flow steps a level (K).
+        steps: conditional flow steps (K): one number for every level, or one a level.
         transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
         hidden_channels: width of the coupling and injector networks.
         features: channels of the encoder's trunk.
@@ -35,7 +39,7 @@ class SRFlowDAConfig:
 
     scale: int = 4
     variant: str = ""
-    steps: int = 6
+    steps: int | tuple[int, ...] = 6
     transition_steps: int = 2
     hidden_channels: int = 64
     features: int = 64
@@ -44,10 +48,9 @@ class SRFlowDAConfig:
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
-        check_fields(self, positive=("steps", "hidden_channels", "features", "growth", "blocks"))
         if self.variant not in _NETS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, _NETS))}, got {self.variant!r}")
+        super().__post_init__()
 
     @property
     def levels(self) -> int:
@@ -70,11 +73,20 @@ _SMALL = {
 _RECIPES = {"released": {4: Recipe(), 8: Recipe(batch_size=16)}}
 
 
+def _detect_deep(shapes: Shapes, *, one_level: bool) -> dict[str, str] | None:
+    """Recognise networks of six convolutions, in one level, which squeezes at once, or in several, which halve."""
+    if not any(".affine.fAffine.10." in name for name in shapes):
+        return None
+    channels = shapes.get("flowUpsamplerNet.layers.1.invconv.weight", ())[:1]
+    return {} if (channels > (12,)) == one_level else None
+
+
 @register_model(
     "srflow-da",
     config=SRFlowDAConfig,
     presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}},
     recipes=_RECIPES,
+    published=Publication("SRFlow-DA", detect=partial(_detect_deep, one_level=False)),
 )
 def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
     """SRFlow with fewer levels and steps and deep convolutional couplings (Jo et al., NTIRE 2021)."""
@@ -89,6 +101,11 @@ _VARIANTS = {
     "S": "SRFlow-DA with one level",
 }
 _STEPS = {"R": {4: 6, 8: 6}, "D": {4: 1, 8: 1}, "S": {4: 12, 8: 18}}
+_DETECT: dict[str, Detection] = {
+    "R": has_part(".affine.fAffine2.0.weight"),
+    "D": has_part(".affine.fAffine2.0.0.weight"),
+    "S": partial(_detect_deep, one_level=True),
+}
 for _variant, _summary in _VARIANTS.items():
     _released = {scale: {"variant": _variant, "steps": steps} for scale, steps in _STEPS[_variant].items()}
     register_model(
@@ -97,6 +114,7 @@ for _variant, _summary in _VARIANTS.items():
         presets={"released": _released},
         summary=_summary,
         recipes=_RECIPES,
+        published=Publication(f"SRFlow-DA-{_variant}", detect=_DETECT[_variant]),
     )(build_srflow_da)
 
 
@@ -105,7 +123,7 @@ def _levels(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequentia
 
     def steps(level: int, channels: int) -> list[nn.Module]:
         sizes = channels, context_channels, config.hidden_channels
-        return [conditional_step(*sizes, _NETS[config.variant]) for _ in range(config.steps)]
+        return [conditional_step(*sizes, _NETS[config.variant]) for _ in range(config.level_steps[level])]
 
     return flow_levels(config.levels, config.levels - 1, config.transition_steps, steps)
 
@@ -114,7 +132,7 @@ def _one_level(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequen
     """At the low resolution, with a split after the first of every six steps."""
     channels = 3 * config.scale**2
     layers = [Squeeze(config.scale), *transition(channels, config.transition_steps)]
-    for step in range(config.steps):
+    for step in range(config.level_steps[0]):
         layers.append(conditional_step(channels, context_channels, config.hidden_channels, _NETS[config.variant]))
         if step % 6 == 0:
             split = Split(channels)

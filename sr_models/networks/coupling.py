@@ -1,13 +1,15 @@
 """The networks inside couplings and injectors.
 
 Each is called ``net(x)`` or, inside a conditional coupling, ``net(x, context)`` on the concatenated channels. It is a
-convolution, ``net.first_conv``, and everything after it, ``net.rest``: what the context contributes to the first
-convolution does not depend on the state (see :mod:`sr_models.flow.condition_sharing`).
+convolution, ``net.first_conv``, and everything after it, ``net.rest``. This separation lets samples of one image share
+the context's part of the first convolution, which does not depend on the state (see
+:mod:`sr_models.flow.condition_sharing`).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from invflow.layers import ActNorm, ZeroConv2d
 
-__all__ = ["ConvActNorm", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
+__all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
 
 
 class ConvActNorm(nn.Conv2d):
@@ -40,16 +42,41 @@ class ConvActNorm(nn.Conv2d):
         return self._conv_forward(x, *self.folded())
 
     def waits(self) -> bool:
-        """Whether the next batch will initialise the actnorm."""
+        """Tell whether the next batch will initialise the actnorm."""
         return self.actnorm.initializes_from(self.weight)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that this is: scales the few weights instead of the many results."""
+        """Weight and bias of the one convolution that this is. It scales the few weights, not the many results."""
         scale = self.actnorm.log_scale.exp()
         return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
 
 
-class ShallowNet(nn.Module):
+class CouplingNet(nn.Module):
+    """Base of the networks: layers one after the other, of which the first is a convolution of x and the context.
+
+    A subclass keeps its layers under the names that its published files have, and lists them in :meth:`in_order`.
+    """
+
+    def in_order(self) -> Iterable[nn.Module]:
+        """List the layers in the order of evaluation; the first is a convolution."""
+        raise NotImplementedError
+
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """The convolution that sees x and the context."""
+        return cast(nn.Conv2d, next(iter(self.in_order())))
+
+    def rest(self, h: Tensor) -> Tensor:
+        """Compute the network's result from that of ``first_conv``; may overwrite ``h``."""
+        for layer in itertools.islice(self.in_order(), 1, None):
+            h = layer(h)
+        return h
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.rest(self.first_conv(x if context is None else torch.cat([x, context], 1)))
+
+
+class ShallowNet(CouplingNet):
     """SRFlow's network: 3x3 and 1x1 convolution with actnorm and ReLU, then a zero-initialised 3x3 convolution
     (Lugmayr et al., SRFlow, 2020, section 3.4).
 
@@ -69,20 +96,11 @@ class ShallowNet(nn.Module):
             ZeroConv2d(hidden_channels, out_channels),
         )
 
-    @property
-    def first_conv(self) -> nn.Conv2d:
-        """Sees x and the context."""
-        return cast(nn.Conv2d, self.layers[0])
-
-    def rest(self, h: Tensor) -> Tensor:
-        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
-        return _after_first(self.layers, h)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.rest(self.first_conv(_joined(x, context)))
+    def in_order(self) -> Iterable[nn.Module]:
+        return self.layers
 
 
-class DeepConvNet(nn.Module):
+class DeepConvNet(CouplingNet):
     """SRFlow-DA's deep convolutional block: six 3x3 convolutions, the last one zero-initialised, receptive field 13
     (Jo et al., SRFlow-DA, 2021, section 3.1).
 
@@ -94,25 +112,17 @@ class DeepConvNet(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
         super().__init__()
-        hidden = [layer for _ in range(4) for layer in _conv_and_relu(hidden_channels, hidden_channels)]
+        # their weights are drawn first, which decides what a seed gives
+        hidden = _convs_and_relus(hidden_channels, hidden_channels, 4)
         self.layers = nn.Sequential(
-            *_conv_and_relu(in_channels, hidden_channels), *hidden, ZeroConv2d(hidden_channels, out_channels)
+            *_convs_and_relus(in_channels, hidden_channels), *hidden, ZeroConv2d(hidden_channels, out_channels)
         )
 
-    @property
-    def first_conv(self) -> nn.Conv2d:
-        """Sees x and the context."""
-        return cast(nn.Conv2d, self.layers[0])
-
-    def rest(self, h: Tensor) -> Tensor:
-        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
-        return _after_first(self.layers, h)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.rest(self.first_conv(_joined(x, context)))
+    def in_order(self) -> Iterable[nn.Module]:
+        return self.layers
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(CouplingNet):
     """SRFlow-DA-R's network: that of :class:`DeepConvNet` with a skip connection around the four middle convolutions.
 
     Args:
@@ -123,27 +133,15 @@ class ResidualNet(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(*_conv_and_relu(in_channels, hidden_channels))
-        self.body = nn.Sequential(
-            *(layer for _ in range(4) for layer in _conv_and_relu(hidden_channels, hidden_channels))
-        )
+        self.first = nn.Sequential(*_convs_and_relus(in_channels, hidden_channels))
+        self.body = _Residual(*_convs_and_relus(hidden_channels, hidden_channels, 4))
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
-    @property
-    def first_conv(self) -> nn.Conv2d:
-        """Sees x and the context."""
-        return cast(nn.Conv2d, self.first[0])
-
-    def rest(self, h: Tensor) -> Tensor:
-        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
-        h = _after_first(self.first, h)
-        return self.last(self.body(h) + h)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.rest(self.first_conv(_joined(x, context)))
+    def in_order(self) -> Iterable[nn.Module]:
+        return *self.first, self.body, self.last
 
 
-class ResidualUnitNet(nn.Module):
+class ResidualUnitNet(CouplingNet):
     """SRFlow-DA-D's network: a convolution, 18 residual units of two convolutions, a zero-initialised convolution.
 
     Args:
@@ -155,44 +153,30 @@ class ResidualUnitNet(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, units: int = 18) -> None:
         super().__init__()
-        self.first = nn.Sequential(*_conv_and_relu(in_channels, hidden_channels))
-        self.body = nn.Sequential(*(_ResidualUnit(hidden_channels) for _ in range(units)))
+        self.first = nn.Sequential(*_convs_and_relus(in_channels, hidden_channels))
+        self.body = nn.Sequential(
+            *(_Residual(*_convs_and_relus(hidden_channels, hidden_channels, 2)) for _ in range(units))
+        )
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
-    @property
-    def first_conv(self) -> nn.Conv2d:
-        """Sees x and the context."""
-        return cast(nn.Conv2d, self.first[0])
-
-    def rest(self, h: Tensor) -> Tensor:
-        """From the result of ``first_conv`` to that of the network; may overwrite ``h``."""
-        return self.last(self.body(_after_first(self.first, h)))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.rest(self.first_conv(_joined(x, context)))
+    def in_order(self) -> Iterable[nn.Module]:
+        return *self.first, self.body, self.last
 
 
-class _ResidualUnit(nn.Sequential):
-    def __init__(self, channels: int) -> None:
-        super().__init__(*_conv_and_relu(channels, channels), *_conv_and_relu(channels, channels))
+class _Residual(nn.Sequential):
+    """Layers with a skip connection around them; the first must not overwrite its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
-def _after_first(layers: nn.Sequential, h: Tensor) -> Tensor:
-    for layer in itertools.islice(layers, 1, None):
-        h = layer(h)
-    return h
-
-
-def _joined(x: Tensor, context: Tensor | None) -> Tensor:
-    return x if context is None else torch.cat([x, context], 1)
-
-
-def _conv_and_relu(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.ReLU]:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-    assert conv.bias is not None
-    nn.init.normal_(conv.weight, std=0.05)
-    nn.init.zeros_(conv.bias)
-    return conv, nn.ReLU(inplace=True)
+def _convs_and_relus(inputs: int, outputs: int, repeats: int = 1) -> list[nn.Module]:
+    """List 3x3 convolutions, each followed by a ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(repeats):
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        assert conv.bias is not None
+        nn.init.normal_(conv.weight, std=0.05)
+        nn.init.zeros_(conv.bias)
+        layers += [conv, nn.ReLU(inplace=True)]
+    return layers

@@ -14,7 +14,7 @@ __all__ = ["Features", "RRDBEncoder"]
 
 @dataclass(frozen=True)
 class Features:
-    """What conditions one level of a flow, before it is enlarged to the level's resolution.
+    """Features that condition one level of a flow, before they are enlarged to the level's resolution.
 
     Attributes:
         own: (B, F, H, W), at the level's resolution.
@@ -28,11 +28,11 @@ class Features:
 
     @property
     def channels(self) -> int:
-        """Of both together."""
+        """Number of channels of both parts together."""
         return self.own.shape[1] + (0 if self.stacked is None else self.stacked.shape[1])
 
     def joined(self) -> Tensor:
-        """(B, F + S, H, W), both parts at the level's resolution."""
+        """Enlarge and join the parts: (B, F + S, H, W), at the level's resolution."""
         if self.stacked is None:
             return self.own
         return torch.cat([self.own, F.interpolate(self.stacked, scale_factor=self.repeat)], 1)
@@ -102,14 +102,14 @@ class RRDBEncoder(nn.Module):
         self.last_conv = _conv(features, 3)
 
     def forward(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Tensor]:
-        """Feature maps by factor, (B, ``context_channels``, factor h, factor w); arguments as in :meth:`features`."""
+        """Compute joined feature maps (B, ``context_channels``, factor h, factor w) by factor, see :meth:`features`."""
         return {factor: features.joined() for factor, features in self.features(lr, factors).items()}
 
     def features(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Features]:
-        """Features by factor. Upsampling stages beyond the largest factor are not computed.
+        """Compute features by factor. Upsampling stages beyond the largest factor are not computed.
 
-        At factor 1/2 the trunk's output is averaged over 2 x 2 pixels, and of the stacked blocks every second pixel of
-        every second row is taken, as in the published networks.
+        At factor 1/2 the trunk's output is averaged over 2 x 2 pixels. The stacked blocks keep every second pixel of
+        every second row, as in the published networks.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
@@ -135,7 +135,7 @@ class RRDBEncoder(nn.Module):
             factor *= 2
 
     def image(self, lr: Tensor) -> Tensor:
-        """The predicted high-resolution image (B, 3, scale h, scale w), unclamped: what L1 pretraining trains."""
+        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it."""
         feature, _ = self._trunk(lr)
         factor = 1
         while factor < self.scale:
@@ -154,7 +154,7 @@ class RRDBEncoder(nn.Module):
         return feature + self.trunk_conv(feature), [outputs[index] for index in self.stacked_blocks]
 
     def _upsample(self, feature: Tensor, factor: int) -> Tensor:
-        """From factor to twice the factor."""
+        """Enlarge the features from factor to twice the factor."""
         conv = self.upconvs[factor.bit_length() - 1]
         return _leaky(conv(F.interpolate(feature, scale_factor=2)))
 

@@ -1,4 +1,4 @@
-"""What determines a training run."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["TrainingConfig"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a training run; what is not given is as the preset is trained.
+    """Settings of a training run. Unset fields fall back to the preset's recipe.
 
     Attributes:
         model: a registered model.
@@ -25,7 +25,7 @@ class TrainingConfig:
         val_images: folder of photographs whose fixed crops are scored during training; none: no validation.
         crop: side of the high-resolution crops in pixels.
         batch_size: crops a step; default: the preset's.
-        steps: optimizer steps, pretraining included; default: the preset's.
+        steps: training steps, pretraining included; default: the preset's.
         lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's.
         noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's. A
             model that is conditioned on noise draws its own instead.
@@ -86,15 +86,15 @@ class TrainingConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """The preset's, with what the user says instead."""
+        """The preset's recipe, with the settings that the user gave instead."""
         preset = recipe_of(self.model, scale=self.scale, preset=self.preset)
         given = {name: getattr(self, name) for name in (entry.name for entry in fields(Recipe))}
         return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
     def settings(self) -> dict[str, Any]:
-        """Everything that determines the run, none of it left to the preset."""
+        """List every setting that determines the run; none is left to the preset."""
         return {**asdict(self), **asdict(self.recipe)}
 
     def flow_progress(self, step: int) -> float:
-        """Share of the likelihood steps done at ``step``; negative during pretraining."""
+        """Share of the likelihood steps that are done at ``step``; negative during pretraining."""
         return (step - self.encoder_steps) / (self.recipe.steps - self.encoder_steps)

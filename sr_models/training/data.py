@@ -21,8 +21,10 @@ _CACHE_BYTES = 2**30
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
-    """Random square crops of the images in a folder, flipped left to right half of the time; the low-resolution image
-    is the crop reduced by :func:`sr_models.io.resize.imresize` (crop first, then reduce: the published recipe).
+    """Random square crops of the images in a folder, flipped left to right half of the time.
+
+    The low-resolution image is the crop reduced by :func:`sr_models.io.resize.imresize`: crop first, then reduce, as in
+    the published recipe.
 
     Crop ``i`` is a function of ``seed`` and ``i`` alone, so that a resumed run sees what an unbroken one would have.
 
@@ -72,7 +74,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of consecutive indices, beginning with the batch of the present step: what makes training resumable.
+    """Batches of consecutive indices, from that of the present step on, so that training can be resumed.
 
     Args:
         batch_size: indices a batch.
@@ -113,7 +115,7 @@ class FixedCrops(Dataset[dict[str, Tensor]]):
 
 
 def _large_images(folder: str | os.PathLike[str], crop: int) -> list[Path]:
-    """The images in a folder, after checking from their headers that each has room for a crop."""
+    """List the images in a folder, and check from their headers that each has room for a crop."""
     paths = find_images(folder)
     for path in paths:
         try:

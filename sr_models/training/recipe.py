@@ -1,4 +1,4 @@
-"""How a preset is trained unless the user says otherwise."""
+"""Training settings that a preset brings, unless the user gives others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Recipe:
     """Training settings that belong to a preset; the defaults are SRFlow-DA's at 4x.
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: crops a step.
+        steps: training steps.
+        batch_size: crops a training step.
         lr: learning rate of Adam.
         encoder_frozen: share of the likelihood steps during which the encoder stays as it is.
         noise_std: standard deviation of the Gaussian noise added to high-resolution images in [0, 1]. A model that is

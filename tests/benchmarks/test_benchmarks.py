@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -130,6 +134,17 @@ def test_measurements_on_a_gpu(direction: str) -> None:
     assert all(result.error < 1e-3 for result in results)
 
 
+def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert runner.main(["overhead", "--rounds", "2"]) == 0
+    torch.set_num_threads(threads)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.strip() == "microseconds a call (quartiles)"
+    assert len(rows) == 7
+    figures = {name: float(value.split()[0]) for name, value in (re.split(r" {2,}", row, maxsplit=1) for row in rows)}
+    assert 0 < figures["FlowStep, forward"] < figures["FlowStep, forward + backward"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -158,6 +173,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["run", "flow_step", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["run", "flow_step", "--json", "/nonexistent/x.json"], "does not exist"),
         (["report", "/nonexistent/x.json"], "No such file"),
+        (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,3 +181,68 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+ROOT = Path(runner.__file__).parents[1]
+
+RUN_BY_PATH = """
+import runpy, sys
+missing, folder, *arguments = sys.argv[1:]
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = [folder, *arguments]
+runpy.run_path(folder, run_name="__main__")
+"""
+
+
+def run_by_path(cwd: Path, missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": "", "MALLOC_TOP_PAD_": "0"}  # set, so that it does not start anew
+    command = [sys.executable, "-c", RUN_BY_PATH, missing, str(ROOT / "benchmarks"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_it_runs_by_path_from_anywhere(tmp_path: Path) -> None:
+    figures = ROOT / "docs" / "benchmarks" / "flow_step.json"
+    command = [sys.executable, str(ROOT / "benchmarks"), "report", str(figures)]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "flow_step 16x12x80x80 forward | 1 | cpu" in done.stdout
+
+
+def test_memory_is_measured_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert set(peak_memory(SMALL, ["reference"], threads=1)) <= {"reference"}
+
+
+INSTALL = f"run pip install -e '.[sr]' in {ROOT}"
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "message"),
+    [
+        ("torch", "report figures.json", f"error: No module named 'torch': {INSTALL}"),
+        (
+            "matplotlib",
+            f"report {ROOT / 'docs/benchmarks/flow_step.json'} --plot x.png",
+            f"error: No module named 'matplotlib': {INSTALL}",
+        ),
+        ("safetensors", "run sampling --threads 1", f"error: No module named 'safetensors': {INSTALL}"),
+        ("safetensors", "run flow_step --rounds 1", "error: --rounds must be at least 2, got 1"),
+        (
+            "invflow._C",
+            "run flow_step --rounds 1",
+            "backend 'cpu' cannot run flow_step: the extension invflow._C could not be imported "
+            f"(No module named 'invflow._C'): run pip install -e . in {ROOT} to measure it",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(missing: str, arguments: str, message: str, tmp_path: Path) -> None:
+    done = run_by_path(tmp_path, missing, *arguments.split())
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert f"benchmarks: {message}" in done.stderr.splitlines()

@@ -67,8 +67,7 @@ def host_library(
 def load_extension(name: str, library: Path) -> ModuleType:
     """Imports a library made from pybind11 sources as the Python module ``name``; ``sys.modules`` stays as it is."""
     loader = importlib.machinery.ExtensionFileLoader(name, str(library))
-    spec = importlib.util.spec_from_file_location(name, library, loader=loader)
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=str(library)))
     loader.exec_module(module)
     return module
 

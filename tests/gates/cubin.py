@@ -102,8 +102,8 @@ def with_joined_stores(ptx: str) -> str:
     store = r"\tst\.shared\.(?:f32|u32|b32) \t\[(%r\d+)\+?(\d*)\], (%\w+);"
     lines = ptx.split("\n")
     for i in range(len(lines) - 3):
-        found = [re.fullmatch(store, line) for line in lines[i : i + 4]]
-        if not all(found):
+        found = [match for line in lines[i : i + 4] if (match := re.fullmatch(store, line))]
+        if len(found) < 4:
             continue
         base, offset = found[0].group(1), int(found[0].group(2) or 0)
         places = [(match.group(1), int(match.group(2) or 0)) for match in found]

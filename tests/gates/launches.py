@@ -59,7 +59,8 @@ class Call:
                 x, matrix, shift, coupling=coupling, injector=injector, inverse=self.inverse, backend=backend
             )
         else:
-            y, log_det = affine_coupling(*leaves, start=self.channels // 2, inverse=self.inverse, backend=backend)
+            x, coupling = leaves
+            y, log_det = affine_coupling(x, coupling, start=self.channels // 2, inverse=self.inverse, backend=backend)
         if not self.backward:
             return [y, log_det]
         grads = [

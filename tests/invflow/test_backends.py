@@ -1,6 +1,7 @@
 """Choosing a backend: by call, context, environment and argument; refusals that say why."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,7 @@ def no_kernels(monkeypatch):
     """As if the extension had not been built."""
     monkeypatch.setattr(cpu, "extension", None)
     monkeypatch.setattr(cpu, "import_error", "no such file, says the test")
+    monkeypatch.setattr(backends, "_warned", True)
 
 
 @pytest.fixture
@@ -150,6 +152,35 @@ def test_missing_kernels_are_an_error_only_where_chosen(op, no_kernels, log):
     torch.testing.assert_close(CALLS[op](state()), CALLS[op](state(), backend="reference"), rtol=0, atol=0)
     (line,) = log()
     assert line.startswith(f"{op} (torch.float32 on cpu): backend reference (cpu: {WHY_HIDDEN}; cuda: ")
+
+
+WITHOUT_EXTENSION = """
+import sys, warnings
+sys.modules["invflow._C"] = None  # importing it is an ImportError
+import torch, invflow
+step = invflow.FlowStep(2).eval()
+x = torch.rand(1, 2, 8, 8)
+compiled = torch.compile(step, fullgraph=True, backend="eager")
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    with invflow.use_backend("reference"):
+        step(x)
+    invflow.channel_affine(x.to("meta"), torch.eye(2, device="meta"), torch.ones(2, device="meta"))
+    compiled(x)
+warnings.simplefilter("always")
+for _ in range(3):
+    step(x)
+"""
+
+
+def test_a_missing_extension_is_said_once_where_it_is_missed():
+    done = run_python(WITHOUT_EXTENSION)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "Warning" in line]
+    reason = "the extension invflow._C could not be imported (import of invflow._C halted; None in sys.modules)"
+    assert f"RuntimeWarning: invflow runs plain PyTorch, up to six times slower than its kernels: {reason}." in line
+    assert f"It was imported from {Path(invflow.__file__).parents[1]}." in line
+    assert "If that is a source tree, run pip install -e . there, or start Python in another folder" in line
 
 
 @each_op

@@ -341,7 +341,8 @@ def peak(steps, memory):
     command = [sys.executable, "-c", PEAK, str(steps), memory]
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment = {**os.environ, **malloc}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    # more than five minutes beside ten busy processes
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

@@ -31,7 +31,7 @@ def sr_models(site: Path | None, *arguments: str) -> subprocess.CompletedProcess
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if site is not None:
         environment["PYTHONPATH"] = str(site)
-    command = [sys.executable, "-m", "sr_models.cli.main", *arguments]
+    command = [sys.executable, "-m", "sr_models.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

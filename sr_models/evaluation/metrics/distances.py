@@ -92,7 +92,7 @@ class LPIPSDistance:
 
     @classmethod
     def from_local_files(cls, device: torch.device | str = "cpu") -> "LPIPSDistance":
-        """Loads the official weights from this machine; never downloads.
+        """Loads the published weights from this machine; never downloads.
 
         The linear weights come with the package lpips. AlexNet's must lie where torchvision would put them,
         ``checkpoints/alexnet-owt-7be5be79.pth`` in ``torch.hub.get_dir()`` (``$TORCH_HOME/hub``).

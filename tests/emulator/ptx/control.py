@@ -103,7 +103,10 @@ _SHAPES = "m16n8k4 m16n8k8 m16n8k16 m8n8k4"
 
 @translates("mma", modifiers=f"sync aligned row col {_SHAPES}")
 def _multiply_matrices(operands: Operands, instruction: Instruction) -> str:
-    rows, _, depth = (int(number) for number in _SHAPE.search(".".join(instruction.opcode)).groups())
+    shape = _SHAPE.search(".".join(instruction.opcode))
+    if shape is None:
+        raise PtxError(f"no shape of {_SHAPES}")
+    rows, depth = int(shape.group(1)), int(shape.group(3))
     d_kind, a_kind, b_kind, c_kind = types_of(instruction)
     if a_kind != b_kind or c_kind != d_kind or instruction.opcode[4:6] != ("row", "col"):
         raise PtxError("A and B of one type, row and col, and C and D of one type are understood")

@@ -106,6 +106,10 @@ class _SiteTrace(ctypes.Structure):
     )
 
 
+#: The fields of both ``_SiteTrace`` and ``MemorySite`` that count.
+_COUNTS = ("bytes", "requests", "lanes", "sectors", "fewest_sectors", "wavefronts", "fewest_wavefronts")
+
+
 @functools.cache
 def _runtime(cache: Path | None) -> ctypes.CDLL:
     sources = [build.RUNTIME / f"{name}.cpp" for name in _RUNTIME_SOURCES]
@@ -219,8 +223,8 @@ class PtxModule:
             parameters=aligned.address,
             grid=(ctypes.c_uint32 * 3)(*grid_sizes),
             block=(ctypes.c_uint32 * 3)(*block_sizes),
-            variables=(_SharedVariable * len(shared))(*shared),
-            buffers=(_Buffer * len(ranges))(*ranges),
+            variables=(_SharedVariable * len(shared))(*(_SharedVariable(*variable) for variable in shared)),
+            buffers=(_Buffer * len(ranges))(*(_Buffer(*range_) for range_ in ranges)),
             variable_count=len(shared),
             buffer_count=len(ranges),
             order=_ORDERS[order],
@@ -254,7 +258,7 @@ class PtxModule:
                 self.lines[row.line - 1].strip(),
                 ("global", "shared", "local")[row.space],
                 ("load", "store", "atomic")[row.kind],
-                *(getattr(row, name) for name, _ in _SiteTrace._fields_[4:]),
+                *(getattr(row, name) for name in _COUNTS),
             )
             for row in rows[:row_count]
         ]

@@ -96,6 +96,14 @@ def width(type_name: str) -> int:
     return int(match.group(1)) // 8
 
 
+def _renamed(statement: str, names: dict[str, str]) -> str:
+    """The statement with the registers of a scope under their unique names."""
+    if not names:
+        return statement
+    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w%$])(?:{alternatives})(?![\w$])", lambda match: names[match.group()], statement)
+
+
 def split_list(text: str) -> list[str]:
     """Items separated by commas outside brackets."""
     items, depth, start = [], 0, 0
@@ -266,9 +274,7 @@ class _Body:
 
     def _instruction(self, statement: str) -> None:
         for scope in reversed(self.scopes[1:]):
-            if scope:
-                names = "|".join(re.escape(name) for name in sorted(scope, key=len, reverse=True))
-                statement = re.sub(rf"(?<![\w%$])(?:{names})(?![\w$])", lambda m, s=scope: s[m.group()], statement)
+            statement = _renamed(statement, scope)
         match = _INSTRUCTION.match(statement)
         if not match:
             raise PtxError(f"line {self.line}: cannot understand `{statement}`")

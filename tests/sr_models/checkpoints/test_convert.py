@@ -12,11 +12,11 @@ from golden import FOLDER, load_golden
 from torch import Tensor
 
 import sr_models
-from sr_models.checkpoints.convert import from_official, to_official
+from sr_models.checkpoints.convert import convert_published, write_published
 from sr_models.checkpoints.detect import detect_model
 from sr_models.checkpoints.files import create_described, load_model, read_file, save_model
 from sr_models.checkpoints.published import published_layout, to_own, to_published
-from sr_models.cli.main import main
+from sr_models.cli import main
 
 KEYS = sorted((FOLDER / "keys").glob("*.json"))
 NAMES = {
@@ -75,36 +75,36 @@ def test_every_published_layout_is_detected_and_comes_back(path: Path) -> None:
 
 
 @pytest.fixture
-def official(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+def published(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
     """A small published file; its unused convolution holds numbers that are not numbers."""
     state_dict = load_golden("srflowda_4").state_dict
     state_dict["flowUpsamplerNet.f.0.weight"] = torch.randn(96, 320, 3, 3)
     state_dict["flowUpsamplerNet.f.0.bias"] = torch.full((96,), torch.nan)
-    path = tmp_path / "official.pth"
+    path = tmp_path / "published.pth"
     torch.save(state_dict, path)
     return path, state_dict
 
 
 def test_files_come_back_bit_for_bit(
-    official: tuple[Path, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    published: tuple[Path, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, state_dict = official
+    path, state_dict = published
     own, back = tmp_path / "model.safetensors", tmp_path / "back.pth"
     convert = ["convert", str(path), "-o", str(own), "--model", "srflow-da", "--scale", "4"]
     assert main([*convert, "--blocks", "0", "1", "2", "3"]) == 0
     printed = capsys.readouterr().out
     assert "srflow-da at 4x with" in printed
     assert "276,576 that are never evaluated; RRDB blocks 0, 1, 2, 3 condition the flow\n" in printed
-    assert main(["convert", str(own), "--to", "official", "-o", str(back)]) == 0
+    assert main(["convert", str(own), "--to", "published", "-o", str(back)]) == 0
     assert_same_bits(torch.load(back, weights_only=True), state_dict)
 
 
 def test_a_converted_model_computes_what_the_published_one_does(
-    official: tuple[Path, dict[str, Tensor]], tmp_path: Path
+    published: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
-    path, state_dict = official
+    path, state_dict = published
     golden = load_golden("srflowda_4")
-    from_official(
+    convert_published(
         path, tmp_path / "model.safetensors", blocks=golden.facts["opt"]["network_G"]["flow"]["stackRRDB"]["blocks"]
     )
     model = load_model(tmp_path / "model.safetensors")
@@ -120,11 +120,11 @@ def test_a_converted_model_computes_what_the_published_one_does(
     assert all(flags.values())
 
 
-def test_float64_and_names_of_data_parallel_training(official: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
-    path, state_dict = official
+def test_float64_and_names_of_data_parallel_training(published: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    path, state_dict = published
     torch.save({f"module.{name}": tensor.double() for name, tensor in state_dict.items()}, path)
-    from_official(path, tmp_path / "model.safetensors", blocks=(0, 1, 2, 3))
-    to_official(tmp_path / "model.safetensors", tmp_path / "back.pth")
+    convert_published(path, tmp_path / "model.safetensors", blocks=(0, 1, 2, 3))
+    write_published(tmp_path / "model.safetensors", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert_same_bits(back, {name: tensor.double() for name, tensor in state_dict.items()})
     assert load_model(tmp_path / "model.safetensors").encoder.conv_first.weight.dtype == torch.float64
@@ -136,9 +136,9 @@ def test_encoder_alone(path: Path, tmp_path: Path) -> None:
         name.removeprefix("RRDB."): tensor for name, tensor in published_like(path).items() if name.startswith("RRDB.")
     }
     torch.save(state_dict, tmp_path / "rrdb.pth")
-    found = from_official(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
+    found = convert_published(tmp_path / "rrdb.pth", tmp_path / "rrdb.safetensors")
     assert found == f"RRDB encoder at {path.stem[-1]}x with {sum(map(torch.numel, state_dict.values())):,} parameters"
-    to_official(tmp_path / "rrdb.safetensors", tmp_path / "back.pth")
+    write_published(tmp_path / "rrdb.safetensors", tmp_path / "back.pth")
     assert_same_bits(torch.load(tmp_path / "back.pth", weights_only=True), state_dict)
     with pytest.raises(ValueError, match="it holds an encoder only"):
         load_model(tmp_path / "rrdb.safetensors")
@@ -148,7 +148,7 @@ def test_a_model_of_our_own_becomes_a_published_one(tmp_path: Path) -> None:
     overrides = {"steps": 1, "hidden_channels": 4, "growth": 2, "blocks": 4, "stacked_blocks": (0, 1, 2, 3)}
     model = sr_models.create("ncsr", noise_steps=(0, 0, 1), **overrides)
     save_model(model, tmp_path / "model.safetensors")
-    to_official(tmp_path / "model.safetensors", tmp_path / "model.pth")
+    write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
     state_dict = torch.load(tmp_path / "model.pth", weights_only=True)
     assert list(state_dict) == list(published_layout(model))
     assert not state_dict["flowUpsamplerNet.layers.3.affine.fAffine_std.0.weight"].any()
@@ -194,16 +194,16 @@ class TestMistakes:
     )
     def test_tensors(
         self,
-        official: tuple[Path, dict[str, Tensor]],
+        published: tuple[Path, dict[str, Tensor]],
         tmp_path: Path,
         change: Callable[[dict[str, Tensor]], object],
         message: str,
     ) -> None:
-        path, state_dict = official
+        path, state_dict = published
         change(state_dict)
         torch.save(state_dict, path)
         with pytest.raises(ValueError, match=message):
-            from_official(path, tmp_path / "model.safetensors", blocks=(0, 1, 2, 3))
+            convert_published(path, tmp_path / "model.safetensors", blocks=(0, 1, 2, 3))
         assert not (tmp_path / "model.safetensors").exists()
 
     @pytest.mark.parametrize(
@@ -216,31 +216,31 @@ class TestMistakes:
             ("-o {out}.safetensors --scale 8 --blocks 0 1 2 3", "its scale is 4, not 8"),
             ("-o {out}.pt --blocks 0 1 2 3", "must end in .safetensors, got"),
             ("-o {file}", "must be another file than"),
-            ("-o {out}.pth --to official", "must end in .safetensors, got"),
+            ("-o {out}.pth --to published", "must end in .safetensors, got"),
             ("-o {out}.pth --to elsewhere", "elsewhere"),
         ],
     )
     def test_command_line(
         self,
-        official: tuple[Path, dict[str, Tensor]],
+        published: tuple[Path, dict[str, Tensor]],
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
         arguments: str,
         message: str,
     ) -> None:
-        path, _ = official
+        path, _ = published
         filled = arguments.format(out=tmp_path / "out", file=path)
         assert main(["convert", str(path), *filled.split()]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("sr-models: error: ")
         assert message in line
-        assert [file.name for file in tmp_path.iterdir()] == ["official.pth"]
+        assert [file.name for file in tmp_path.iterdir()] == ["published.pth"]
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"cos\nsystem\n(S'touch hacked'\ntR.", b"\x80\x02}q\x00."])
     def test_other_files(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "x.pth").write_bytes(content)
         with pytest.raises(ValueError, match=r"cannot read .*x.pth: it (is not a file of tensors|does not hold)"):
-            from_official(tmp_path / "x.pth", tmp_path / "model.safetensors")
+            convert_published(tmp_path / "x.pth", tmp_path / "model.safetensors")
 
     def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
         class Trap:
@@ -249,18 +249,26 @@ class TestMistakes:
 
         torch.save({"RRDB.conv_first.weight": Trap()}, tmp_path / "x.pth")
         with pytest.raises(ValueError, match="it is not a file of tensors alone"):
-            from_official(tmp_path / "x.pth", tmp_path / "model.safetensors")
+            convert_published(tmp_path / "x.pth", tmp_path / "model.safetensors")
         assert not (tmp_path / "sprung").exists()
 
     def test_steps_with_noise_are_not_guessed(self, tmp_path: Path) -> None:
         overrides = {"steps": 1, "hidden_channels": 4, "growth": 2, "blocks": 4, "stacked_blocks": (0, 1, 2, 3)}
         save_model(sr_models.create("ncsr", noise_steps=(0, 0, 1), **overrides), tmp_path / "model.safetensors")
-        to_official(tmp_path / "model.safetensors", tmp_path / "model.pth")
+        write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
         with pytest.raises(ValueError, match="does not say which steps see the noise"):
-            from_official(tmp_path / "model.pth", tmp_path / "again.safetensors")
+            convert_published(tmp_path / "model.pth", tmp_path / "again.safetensors")
 
     def test_models_that_were_not_published(self, tmp_path: Path) -> None:
-        model = sr_models.create("srflow-da", preset="small")
+        tiny = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
+        model = sr_models.create("srflow", preset="paper", **tiny)
         save_model(model, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match="the published implementations have no srflow-da like this one"):
-            to_official(tmp_path / "model.safetensors", tmp_path / "model.pth")
+        with pytest.raises(ValueError, match="the published implementations have no srflow like this one"):
+            write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+
+
+def test_a_preset_of_our_own_is_recognised(tmp_path: Path) -> None:
+    save_model(sr_models.create("srflow-da", preset="small"), tmp_path / "model.safetensors")
+    write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+    found = convert_published(tmp_path / "model.pth", tmp_path / "again.safetensors")
+    assert found.endswith("RRDB blocks 0, 2 condition the flow as in the preset 'small': the file does not say")

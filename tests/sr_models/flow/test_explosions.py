@@ -9,9 +9,8 @@ import torch
 from tiny_models import randomised
 
 from invflow import FlowStep
-from sr_models.flow import explosions
 from sr_models.flow import model as model_module
-from sr_models.flow.explosions import ExplosionError, Watch
+from sr_models.flow.explosions import LIMIT, ExplosionError, Watch
 from sr_models.flow.model import SuperResolutionFlow
 
 LR = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -72,13 +71,13 @@ def test_only_what_explodes_is_drawn_again(model: SuperResolutionFlow, monkeypat
 
 
 def test_what_is_within_the_limit_stays_as_it_is() -> None:
-    state = torch.full((2, 3, 2, 2), explosions.LIMIT)
+    state = torch.full((2, 3, 2, 2), LIMIT)
     watch = Watch(clamp=True)
     assert watch(state, 0, 1, 0) is state
     assert not watch.found
-    state[1, 0, 0, 0] = -2 * explosions.LIMIT
-    assert watch(state, 4, 1, 7).abs().max() == explosions.LIMIT
-    assert watch.found == {5: (1, 7, 2 * explosions.LIMIT)}
+    state[1, 0, 0, 0] = -2 * LIMIT
+    assert watch(state, 4, 1, 7).abs().max() == LIMIT
+    assert watch.found == {5: (1, 7, 2 * LIMIT)}
 
 
 def test_unknown_ways(model: SuperResolutionFlow) -> None:

@@ -1,4 +1,4 @@
-"""Latents between images: interpolation and transfer."""
+"""Latents: drawn for samples, interpolated between images, transferred from one to another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import sr_models
-from sr_models.flow.latents import interpolate, transfer
+from sr_models.flow.latents import draw_latents, interpolate, transfer
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 SHAPES = [(2, 6, 8, 12), (2, 24, 4, 6)]
@@ -16,6 +16,42 @@ SHAPES = [(2, 6, 8, 12), (2, 24, 4, 6)]
 def latents(seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+class TestDrawing:
+    def test_a_sample_is_the_same_in_every_batch(self) -> None:
+        shapes = [shape[1:] for shape in SHAPES]
+        together = draw_latents(shapes, [0, 1, 2], 0.9, seed=7)
+        assert [(tuple(z.shape), z.dtype) for z in together] == [((3, *shape), torch.float32) for shape in shapes]
+        for index in range(3):
+            for alone, whole in zip(draw_latents(shapes, [index], 0.9, seed=7), together, strict=True):
+                assert torch.equal(alone[0], whole[index])
+
+    def test_seeds_samples_and_attempts_have_streams_of_their_own(self) -> None:
+        draws = [
+            draw_latents([(3, 8, 8)], [index], 1.0, seed, attempt)[0]
+            for seed in (0, 1, 2**31 - 1)
+            for index in (0, 1, 2**20 - 1)
+            for attempt in (0, 1, 5)
+        ]
+        assert len({tuple(z.flatten().tolist()) for z in draws}) == len(draws)
+
+    @pytest.mark.parametrize(("seed", "index"), [(0, 0), (10, 3), (4095, 2**20 - 1)])
+    def test_small_seeds_give_what_they_always_gave(self, seed: int, index: int) -> None:
+        (latent,) = draw_latents([(3, 8, 8)], [index], 1.0, seed)
+        expected = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(seed * 2**20 + index))
+        assert torch.equal(latent[0], expected)
+
+    def test_the_temperature_is_the_standard_deviation(self) -> None:
+        warm, cold = draw_latents([(16, 32, 32), (16, 32, 32)], range(4), [0.8, 0.0], seed=0)
+        assert warm.std().item() == pytest.approx(0.8, abs=0.01)
+        assert warm.mean().item() == pytest.approx(0, abs=0.01)
+        assert not cold.any()
+
+    @pytest.mark.parametrize("seed", [-1, 2**31])
+    def test_seed_out_of_range(self, seed: int) -> None:
+        with pytest.raises(ValueError, match=rf"seed must be in 0\.\.2\^31 - 1, got {seed}"):
+            draw_latents([(1, 1, 1)], [0], 0.9, seed)
 
 
 def test_interpolation_begins_and_ends_at_the_latents() -> None:

@@ -43,7 +43,15 @@ def test_counts_are_those_of_the_model() -> None:
     found = sr_models.describe("ncsr", noise_steps=(0, 1, 2), **overrides)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert found.encoder_parameters + found.flow_parameters == count
-    # published models have 320 channels of features
+    # a published file has a convolution for the features and two blocks, and noise networks in the other three steps
+    networks = [9 * (half + 3) * 4 + 4 * 4 + 4 * 4 + 9 * 4 * 2 * half + 4 * half for half in (6, 6, 12)]
+    unused = 96 * (64 * 3 * 9 + 1) + sum(networks)
+    assert found.published_flow_parameters == found.flow_parameters + unused
+    assert f"published files hold {unused:,} more that are never evaluated" in str(found)
+
+
+def test_no_published_file_has_the_couplings_of_the_paper() -> None:
+    found = sr_models.describe("srflow", preset="paper")
     assert found.published_flow_parameters is None
     assert "published" not in str(found)
 

@@ -175,8 +175,8 @@ def test_write_image_errors(tmp_path, image):
 def test_failed_write_leaves_the_old_file(tmp_path, image, monkeypatch):
     write_image(tmp_path / "a.png", image)
 
-    def fail(self, path, **_):
-        path.write_bytes(b"half a file")
+    def fail(self, file, **_):
+        file.write(b"half a file")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 import invflow
 from invflow import ActNorm, AffineCoupling, AffineInjector, FlowStep, InvertibleConv1x1, Split, Squeeze, ZeroConv2d
-from sr_models.checkpoints.published import published_name
+from sr_models.checkpoints.published import published_name, published_part
 from sr_models.models.assembly import NetClass, conditional_coupling, conditional_injector, conditional_step
 from sr_models.models.ncsr import NoiseConditionalStep
 from sr_models.networks.coupling import ConvActNorm, DeepConvNet, ResidualNet, ResidualUnitNet, ShallowNet
 from sr_models.networks.rrdb import RRDB, RRDBEncoder
+from sr_models.registry import get_plugin
 
 CONTEXT = 320
 RUNS = {
@@ -42,7 +43,7 @@ def simple(name: str) -> str:
 
 def step_name(name: str) -> str:
     """For parts of a flow step."""
-    return published_name(f"layer.0.{name}").removeprefix("flowUpsamplerNet.layers.0.")
+    return published_part(name, get_plugin("ncsr").published.names)
 
 
 def compare(
@@ -250,7 +251,7 @@ def test_noise_conditional_step(case: str, channels: int) -> None:
     nn.init.eye_(step.step.conv1x1.weight)
     weights = {f"affine.{name}": weight for name, weight in golden.section(f"coupling_{case}/sd/").items()}
     weights |= {"actnorm.bias": torch.zeros(12), "actnorm.logs": torch.zeros(12), "invconv.weight": torch.eye(12)}
-    load(step, weights, lambda name: step_name(name.removeprefix("step.")))
+    load(step, weights, step_name)
     features, std = golden["ft"], golden[f"coupling_{case}/std"]
     if std.shape[2:] == (1, 1):
         noise = std.expand(-1, channels, *features.shape[2:])

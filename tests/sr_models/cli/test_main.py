@@ -1,110 +1,19 @@
-"""The command line end to end: a tiny training, then samples and scores; and one line for every mistake."""
+"""One line for every mistake and every missing package, and help that loads nothing."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from missing_packages import run_without
 from PIL import Image
 
-import sr_models
-from sr_models.checkpoints.files import load_model, read_file, save_model, write_file
-from sr_models.cli.main import main
-from sr_models.io.images import read_image, write_image
-from sr_models.io.resize import imresize
-
-TINY = "{steps: 1, hidden_channels: 4, features: 4, growth: 2, blocks: 2, stacked_blocks: [0, 1]}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        picture = imresize(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), 4)
-        write_image(path / f"{name}.png", picture)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run")
-    arguments = f"train --model srflow-da --images {folder} --val_images {folder} --crop 16 --batch_size 2 --steps 4"
-    arguments += f" --encoder_steps 1 --val_every 2 --save_every 2 --output {path} --accelerator cpu"
-    assert main([*arguments.split(), "--overrides", TINY]) == 0
-    return path
-
-
-def test_training_leaves_a_model(run: Path) -> None:
-    assert {"model.safetensors", "model.json", "training.json", "checkpoints"} <= {f.name for f in run.iterdir()}
-
-
-def test_sample(run: Path, folder: Path, tmp_path: Path) -> None:
-    arguments = ["sample", "--checkpoint", str(run / "model.safetensors"), "--images", str(folder), "--n", "2"]
-    assert main([*arguments, "--output", str(tmp_path / "one")]) == 0
-    assert main([*arguments, "--output", str(tmp_path / "two")]) == 0
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == [f"{stem}_sample{index:03d}.png" for stem in "ab" for index in range(2)]
-    for name in names:
-        first = read_image(tmp_path / "one" / name)
-        assert first.shape == (128, 160, 3)
-        assert np.array_equal(first, read_image(tmp_path / "two" / name))
-
-
-def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["evaluate", "--checkpoint", str(run / "model.safetensors"), "--images", str(folder), "--n", "2"]
-    assert main([*arguments, "--output", str(tmp_path / "scores.csv")]) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"image +NLL b/dim +PSNR +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
-    assert (tmp_path / "scores.csv").read_text().count("\n") == 3
-
-
-def test_grey_images_and_models_in_double_precision(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "grey").mkdir()
-    picture = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "grey" / "a.png")
-    save_model(load_model(run / "model.safetensors").double(), tmp_path / "double.safetensors")
-    for checkpoint in (run / "model.safetensors", tmp_path / "double.safetensors"):
-        out = tmp_path / checkpoint.stem
-        arguments = ["sample", "--checkpoint", str(checkpoint), "--images", str(tmp_path / "grey"), "--n", "1"]
-        assert main([*arguments, "--output", str(out)]) == 0
-        assert read_image(out / "a_sample000.png").shape == (24, 32, 3)
-    first, second = (read_image(tmp_path / name / "a_sample000.png").astype(int) for name in ("model", "double"))
-    assert np.abs(first - second).max() <= 1
-
-
-@pytest.mark.parametrize("size", [(37, 53), (1, 1), (1, 6)])
-def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
-    save_model(sr_models.create("srflow", **yaml.safe_load(TINY)), tmp_path / "model.safetensors")
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    write_image(tmp_path / "a.png", picture)
-    arguments = ["--checkpoint", str(tmp_path / "model.safetensors"), "--images", str(tmp_path), "--n", "1"]
-    assert main(["sample", *arguments, "--output", str(tmp_path / "out")]) == 0
-    assert read_image(tmp_path / "out" / "a_sample000.png").shape == (4 * size[0], 4 * size[1], 3)
-
-
-def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["describe", "--model", "srflow", "--scale", "8", "--preset", "faces"]) == 0
-    assert "encoder 5,943,555, flow 33,810,400, total 39,753,955" in capsys.readouterr().out
-
-
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    assert "srflow-da: " in capsys.readouterr().out
-
-
-def test_train_reads_a_config_file(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(
-        f"model: srflow-da\nimages: {folder}\ncrop: 16\nbatch_size: 1\nsteps: 1\noverrides: {TINY}\n"
-        f"output: {tmp_path / 'out'}\naccelerator: cpu\n"
-    )
-    assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 0
-    assert (tmp_path / "out" / "model.safetensors").exists()
+from sr_models._extras import EXTRAS
+from sr_models.checkpoints.files import read_file, write_file
+from sr_models.cli import COMMANDS, main
 
 
 def one_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -202,7 +111,7 @@ class TestMistakes:
 
 
 def test_help_is_quick_and_complete() -> None:
-    code = "import sys; from sr_models.cli.main import main; sys.argv = ['sr-models', '--help']; main()"
+    code = "import sys; from sr_models.cli import main; sys.argv = ['sr-models', '--help']; main()"
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False
     )
@@ -210,3 +119,81 @@ def test_help_is_quick_and_complete() -> None:
     for command in ("list", "describe", "demo", "train", "sample", "evaluate", "convert"):
         assert f"    {command} " in result.stdout
     assert "lightning" not in result.stderr
+
+
+def call(*arguments: str) -> str:
+    """Code that is the process ``sr-models`` with these arguments."""
+    return f"import sys; from sr_models.cli import main; sys.argv = ['sr-models', *{arguments}]; sys.exit(main())"
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "sr_models.cli", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("usage: sr-models COMMAND [options]\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_no_library(command: str) -> None:
+    heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse"}
+    assert run_without(heavy, call(command, "--help")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("list", ["Models that installed packages bring are listed too."]),
+        ("describe", ["usage: sr-models describe --model MODEL [options]", "sr-models list shows them (required)"]),
+        ("demo", ["report.html in it (default: runs/demo)", "(default: 1500)"]),
+        ("train", ["--config run.yaml", "halved at 50, 75, 90 and 95 %", "--images IMAGES", "seed", "(default: 160)"]),
+        (
+            "sample",
+            ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
+        ),
+        ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
+        ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
+    ],
+)
+def test_help_of_every_command(command: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for part in (f"usage: sr-models {command} ", *parts):
+        assert part in " ".join(printed.split()) or part in printed, part
+    for line in printed.splitlines():
+        assert "null" not in line
+        assert "type:" not in line
+
+
+class TestMissingPackages:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_without_the_extra(self, command: str) -> None:
+        result = run_without(EXTRAS, call(command))
+        assert result.returncode == 2
+        assert result.stderr == "sr-models: error: jsonargparse is not installed: pip install 'invflow[sr]'\n"
+
+    def test_the_overview_needs_none(self) -> None:
+        result = run_without({"torch", "numpy", *EXTRAS}, call("--help"))
+        assert result.returncode == 0
+        assert "    convert " in result.stdout
+
+    @pytest.mark.parametrize(
+        ("package", "extra", "arguments"),
+        [
+            ("lightning", "sr", "train --model srflow-da --images {folder} --output {out}"),
+            ("sklearn", "demo", "demo --steps 10 --output {out}"),
+        ],
+    )
+    def test_without_one_package(self, folder: Path, tmp_path: Path, package: str, extra: str, arguments: str) -> None:
+        out = tmp_path / "out"
+        filled = arguments.format(folder=folder, out=out)
+        result = run_without({package}, call(*filled.split()))
+        assert result.returncode == 2
+        assert result.stderr == f"sr-models: error: {package} is not installed: pip install 'invflow[{extra}]'\n"
+        assert not out.exists()
+
+    def test_a_missing_module_of_our_own_is_a_fault_of_ours(self) -> None:
+        code = "import sys; sys.modules['sr_models.registry'] = None\n" + call("list")
+        result = run_without((), code)
+        assert result.returncode == 1
+        assert "Traceback" in result.stderr

@@ -1,0 +1,74 @@
+"""What the configs of all published flows share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["FlowConfig", "check_steps"]
+
+
+class FlowConfig:
+    """Base of the configs of flows; a subclass is a frozen dataclass that declares these fields with its own defaults.
+
+    Attributes:
+        scale: enlargement.
+        steps: conditional flow steps (K): one number for every level, or one a level. A tuple of equal numbers becomes
+            the number.
+        transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
+        hidden_channels: width of the coupling and injector networks.
+        features: channels of the encoder's trunk.
+        growth: growth channels of the encoder's dense blocks.
+        blocks: RRDB blocks of the encoder.
+        stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+    """
+
+    scale: int
+    steps: int | tuple[int, ...]
+    transition_steps: int
+    hidden_channels: int
+    features: int
+    growth: int
+    blocks: int
+    stacked_blocks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
+        object.__setattr__(self, "steps", check_steps("steps", self.steps, self.levels))
+        least = {"transition_steps": 0, "hidden_channels": 1, "features": 1, "growth": 1, "blocks": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < bound:
+                raise ValueError(f"{name} must be a whole number of at least {bound}, got {value!r}")
+        if not all(isinstance(block, int) for block in self.stacked_blocks):
+            raise ValueError(f"stacked_blocks must be whole numbers, got {self.stacked_blocks}")
+
+    @property
+    def levels(self) -> int:
+        """Number of levels (L): the last one works at half the low resolution."""
+        return self.scale.bit_length()
+
+    @property
+    def level_steps(self) -> tuple[int, ...]:
+        """Number of conditional steps of every level, from the first to the last."""
+        return (self.steps,) * self.levels if isinstance(self.steps, int) else self.steps
+
+
+def check_steps(name: str, steps: int | Sequence[int], levels: int) -> int | tuple[int, ...]:
+    """Return numbers of steps as configs hold them: one number if all levels have the same, otherwise one a level.
+
+    Args:
+        name: the argument's name in messages.
+        steps: one number for every level, or one a level.
+        levels: number of levels.
+
+    Raises:
+        ValueError: anything but whole numbers of at least 1, or not one a level.
+    """
+    counts = tuple(steps) if isinstance(steps, list | tuple) else (steps,)
+    if not all(isinstance(count, int) for count in counts):
+        raise ValueError(f"{name} must be a whole number, or {levels} of them, one a level, got {steps!r}")
+    if isinstance(steps, list | tuple) and len(counts) != levels:
+        raise ValueError(f"{name} must be one number or {levels}, one a level, got {len(counts)}: {list(counts)}")
+    if min(counts) < 1:
+        raise ValueError(f"{name} must be at least 1, got {steps if isinstance(steps, int) else list(counts)}")
+    return counts[0] if len(set(counts)) == 1 else counts

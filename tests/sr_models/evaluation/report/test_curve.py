@@ -1,0 +1,35 @@
+"""The training curve is what was logged, and later values replace earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from sr_models.evaluation.report.curve import TrainingCurve, draw_curve, training_curve
+
+
+def log(folder: Path, tag: str, values: dict[int, float]) -> None:
+    with SummaryWriter(str(folder)) as writer:
+        for step, value in values.items():
+            writer.add_scalar(tag, value, step)
+
+
+def test_a_resumed_run_repeats_steps_and_its_values_count(tmp_path: Path) -> None:
+    log(tmp_path, "nll", {0: 4.0, 10: 3.0, 20: 2.5})
+    log(tmp_path, "nll", {10: 3.5, 30: 2.0})
+    log(tmp_path, "val_nll", {0: 5.0})
+    curve = training_curve(tmp_path)
+    assert curve.l1 == []
+    assert curve.nll == [(0, 4.0), (10, 3.5), (20, 2.5), (30, 2.0)]
+    assert curve.val_nll == [(0, 5.0)]
+
+
+@pytest.mark.parametrize("l1", [[], [(0, 0.5), (10, 0.25)]])
+def test_the_drawing_holds_every_value(l1: list[tuple[int, float]]) -> None:
+    curve = TrainingCurve(l1, [(20, 3.0), (30, 2.0)], [(20, 4.0), (30, 2.5)])
+    left, right = draw_curve(curve).axes
+    assert left.get_visible() == bool(l1)
+    drawn = [list(zip(*line.get_data(), strict=True)) for axes in (left, right) for line in axes.lines]
+    assert drawn == [*([l1] if l1 else []), curve.nll, curve.val_nll]
