@@ -1,8 +1,10 @@
-"""What all tests share: seeds, poisoned kernel outputs, the header, the report of round-trip errors."""
+"""What all tests share: seeds, threads, poisoned kernel outputs, the header, the report of round-trip errors."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +24,9 @@ def pytest_report_header() -> str:
 
 def pytest_configure() -> None:
     torch.backends.cudnn.allow_tf32 = False  # networks on a GPU are to give what they give on the CPU
+    # One thread here, in the workers of pytest-xdist and in the processes that tests start: tensors are small.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,3 +88,11 @@ def chosen_kernels() -> Any:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """What a test sets with ``torch.set_num_threads`` ends with it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

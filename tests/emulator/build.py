@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 RUNTIME = Path(__file__).parent / "runtime"
@@ -55,6 +56,32 @@ def compiler_version() -> str:
     return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
 
 
+def kept(output: Path, make: Callable[[Path], None]) -> Path:
+    """Returns ``output``, a file of the build folder, after ``make(path)`` has written it unless it was there.
+
+    Of several processes one makes it and the others wait. A failure of ``make`` leaves nothing behind.
+    """
+    if output.exists():
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(f".{output.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+                made = Path(folder) / output.name
+                make(made)
+                made.replace(output)
+    return output
+
+
+def run(command: Sequence[str]) -> str:
+    """What a program prints. Raises ``RuntimeError`` with the command and its errors if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
+    return result.stdout + result.stderr
+
+
 def compile_cached(
     name: str,
     files: Sequence[Path],
@@ -72,17 +99,11 @@ def compile_cached(
     cache = cache or DEFAULT_CACHE
     contents = [path.read_bytes() for path in files]
     key = digest(*contents, text, *depends_on, *flags, runtime_digest(), compiler_version())
-    output = cache / f"{Path(name).stem}-{key}{Path(name).suffix}"
-    if output.exists():
-        return output
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        built, written = Path(folder) / "output", Path(folder) / "text.cpp"
+
+    def make(path: Path) -> None:
+        written = path.with_name("text.cpp")
         written.write_text(text)
         sources = [*files, written] if text else files
-        command = ["g++", *FLAGS, *flags, *(str(path) for path in sources), "-o", str(built)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
-        built.replace(output)
-    return output
+        run(["g++", *FLAGS, *flags, *(str(source) for source in sources), "-o", str(path)])
+
+    return kept(cache / f"{Path(name).stem}-{key}{Path(name).suffix}", make)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,20 +34,14 @@ def compile_ptx(
     sources. Raises ``RuntimeError`` with what nvcc says."""
     cache = cache_dir or build.DEFAULT_CACHE
     key = build.digest(source.read_bytes(), *build.headers_of(include), str(architecture), *flags, version())
-    output = cache / f"{source.stem}-{architecture}-{key}.ptx"
-    if not output.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            built = Path(folder) / "output.ptx"
-            options = ["-ptx", f"-arch=compute_{architecture}", *flags, *(f"-I{path}" for path in include)]
-            command = [str(nvcc()), *options, "-o", str(built), str(source)]
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode:
-                raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
-            built.replace(output)
-    return output.read_text()
+    options = ["-ptx", f"-arch=compute_{architecture}", *flags, *(f"-I{path}" for path in include)]
+
+    def make(path: Path) -> None:
+        build.run([str(nvcc()), *options, "-o", str(path), str(source)])
+
+    return build.kept(cache / f"{source.stem}-{architecture}-{key}.ptx", make).read_text()
 
 
 @functools.cache
 def version() -> str:
-    return subprocess.run([str(nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
+    return build.run([str(nvcc()), "--version"])

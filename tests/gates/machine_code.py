@@ -6,8 +6,6 @@ import functools
 import importlib.util
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,29 +66,21 @@ def machine_code(source: Path, architecture: int, *, include: Sequence[Path] = (
 def instructions(source: Path, architecture: int, *, include: Sequence[Path] = ()) -> dict[str, list[str]]:
     """The instructions of each kernel of ``source``, by its symbol, without operands, such as ``STS.128``."""
     cubin = _compiled(source, architecture, include)
-    return dict(_by_kernel(_output([str(nvdisasm()), "-c", str(cubin)])))
+    return dict(_by_kernel(build.run([str(nvdisasm()), "-c", str(cubin)])))
 
 
 def _compiled(source: Path, architecture: int, include: Sequence[Path]) -> Path:
     """The machine code; what ptxas said of it stands beside it."""
     key = build.digest(source.read_bytes(), *build.headers_of(include), *_FLAGS, nvcc.version())
     output = build.DEFAULT_CACHE / f"{source.stem}-{architecture}-{key}.cubin"
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-            built, report = Path(folder) / "output.cubin", Path(folder) / "report.txt"
-            options = ["-cubin", f"-arch=sm_{architecture}", *_FLAGS, *(f"-I{path}" for path in include)]
-            report.write_text(_output([str(nvcc.nvcc()), *options, "-o", str(built), str(source)]))
-            report.replace(output.with_suffix(".txt"))
-            built.replace(output)
-    return output
+    options = ["-cubin", f"-arch=sm_{architecture}", *_FLAGS, *(f"-I{path}" for path in include)]
 
+    def make(path: Path) -> None:
+        report = path.with_suffix(".txt")
+        report.write_text(build.run([str(nvcc.nvcc()), *options, "-o", str(path), str(source)]))
+        report.replace(output.with_suffix(".txt"))
 
-def _output(command: list[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
-    return result.stdout + result.stderr
+    return build.kept(output, make)
 
 
 def _reports(text: str) -> Iterator[tuple[str, str]]:

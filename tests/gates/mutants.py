@@ -246,7 +246,8 @@ def _compiled(csrc: Path, sanitize: str | None) -> Path:
 
 def verdict(mutant: Mutant) -> str:
     """What killed a mutant; empty if it survived."""
-    folder = DEFAULT_CACHE / "mutant"  # always the same: what was compiled there is found again
+    # always the same for a mutant: what was compiled there is found again
+    folder = DEFAULT_CACHE / "mutants" / re.sub(r"\W+", "-", mutant.name)
     shutil.rmtree(folder, ignore_errors=True)
     return killer(mutated(mutant, folder), mutant.sanitize)
 
