@@ -142,22 +142,28 @@ def compose(
         log_abs_det: log |det W|, float64.
         bias, log_scale, dtype, inverse: as in :func:`derive`.
     """
-    matrix, shift, log_det = _compose(weight, log_abs_det, bias, log_scale, inverse)
-    return ChannelMap(matrix.to(dtype), shift.to(dtype), log_det)
+    matrix, shift, log_abs_det = _compose(weight, log_abs_det, bias, log_scale, dtype, inverse)
+    return ChannelMap(matrix.to(dtype), shift, log_abs_det)
 
 
 def _compose(
-    weight: Tensor, log_abs_det: Tensor, bias: Tensor | None, log_scale: Tensor | None, inverse: bool
+    weight: Tensor,
+    log_abs_det: Tensor,
+    bias: Tensor | None,
+    log_scale: Tensor | None,
+    dtype: torch.dtype,
+    inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """M, v and log |det M|; ``weight`` is W or, for the inverse, W^-1."""
+    """M in float64, v in ``dtype`` and log |det M|; ``weight`` is W or, for the inverse, W^-1."""
     if bias is None or log_scale is None:
-        return weight, weight.new_zeros(len(weight)), -log_abs_det if inverse else log_abs_det
+        shift = torch.zeros(weight.shape[0], dtype=dtype, device=weight.device)
+        return weight, shift, -log_abs_det if inverse else log_abs_det
     bias, log_scale = bias.double(), log_scale.double()
     log_abs_det = log_scale.sum() + log_abs_det
     if inverse:
-        return (-log_scale).exp()[:, None] * weight, -bias, -log_abs_det
+        return (-log_scale).exp()[:, None] * weight, (-bias).to(dtype), -log_abs_det
     matrix = weight * log_scale.exp()
-    return matrix, matrix @ bias, log_abs_det
+    return matrix, (matrix @ bias).to(dtype), log_abs_det
 
 
 def _factorize(weight: Tensor, owner: object) -> tuple[Tensor, Tensor]:
@@ -187,15 +193,14 @@ class _Map(torch.autograd.Function):
         inverse: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         used = weight_inverse if inverse else weight.double()
-        matrix, shift, log_det = _compose(used, log_abs_det, bias, log_scale, inverse)
+        matrix, shift, log_det = _compose(used, log_abs_det, bias, log_scale, dtype, inverse)
         ctx.save_for_backward(weight, bias, log_scale, weight_inverse, matrix)
         ctx.dtype, ctx.inverse = dtype, inverse
-        # copies, since the cache holds what the results might otherwise be
-        matrix, shift = matrix.to(dtype, copy=True), shift.to(dtype, copy=True)
-        if bias is not None:
-            return matrix, shift, log_det
-        ctx.mark_non_differentiable(shift)  # a constant
-        return matrix, shift, log_det.clone()
+        if bias is None:
+            ctx.mark_non_differentiable(shift)  # zeros
+            log_det = log_det.clone()
+        # copies of what is saved, or held by the cache
+        return matrix.to(dtype, copy=True), shift, log_det
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -232,8 +237,8 @@ def _differentiable_gradients(
         exact = weight.double()
         used = torch.linalg.inv(exact) if ctx.inverse else exact
         log_abs_det = torch.linalg.slogdet(exact).logabsdet
-        matrix, shift, log_det = _compose(used, log_abs_det, bias, log_scale, ctx.inverse)
-        return matrix.to(ctx.dtype), shift.to(ctx.dtype), log_det
+        matrix, shift, log_det = _compose(used, log_abs_det, bias, log_scale, ctx.dtype, ctx.inverse)
+        return matrix.to(ctx.dtype), shift, log_det
 
     found = reference_backward(reference, present, grads, ctx.needs_input_grad[: len(present)])
     return [*found, *[None] * (len(inputs) - len(present))]

@@ -34,6 +34,5 @@ def without_context(layer: InvertibleLayer) -> ConditionedInverse:
 
 def repeat_context(context: Tensor, states: int) -> Tensor:
     """Return the context (B', C, H, W) of every one of ``states`` states; B' divides their number."""
-    if len(context) in (0, states):
-        return context
-    return context.repeat_interleave(states // len(context), 0)
+    count = context.shape[0]
+    return context if count in (0, states) else context.repeat_interleave(states // count, 0)

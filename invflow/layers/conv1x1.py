@@ -100,9 +100,11 @@ class InvertibleConv1x1(nn.Module):
         return derive(self.weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
 
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        found = self.channel_map(None, None, compute_dtype(x.dtype), inverse=inverse)
-        y = channel_affine(x, found.matrix, found.shift)
-        return y, found.log_det(x).repeat(x.shape[0])
+        dtype = compute_dtype(x.dtype)
+        found = self.channel_map(None, None, dtype, inverse=inverse)
+        pixels = x.shape[2] * x.shape[3]
+        log_det = (pixels * found.log_abs_det).to(dtype).repeat(x.shape[0])
+        return channel_affine(x, found.matrix, found.shift), log_det
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

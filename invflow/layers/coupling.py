@@ -61,10 +61,8 @@ class AffineCoupling(nn.Module):
         """
         if self.context_channels:
             assert context is not None
-            h = self.net(passed, repeat_context(context, len(passed)))
-        else:
-            h = self.net(passed)
-        return self._checked(h)
+            return self._checked(self.net(passed, repeat_context(context, passed.shape[0])))
+        return self._checked(self.net(passed))
 
     def pending(self, x: Tensor, context: Tensor | None) -> PendingCoupling:
         """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
