@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import invflow
 from benchmarks import sampling
 from benchmarks.spec import Case, Spec
-from invflow.layers.flow_step import PendingCoupling
+from invflow.layers import PendingCoupling
 
 __all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "runnable", "specs_of"]
 
@@ -143,7 +143,7 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
     step.actnorm.initialize(x)
     step.eval()
     assert step.coupling is not None
-    pending = None if with_network else PendingCoupling(step.coupling, h)
+    pending = None if with_network else PendingCoupling(h, step.coupling.form, step.coupling.start)
     x.requires_grad_(training)
     h.requires_grad_(training)
 
@@ -163,7 +163,7 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
             with invflow.use_backend(backend):
                 if inverse:
                     return list(step.inverse(x))
-                return list(step(x)) if with_network else list(step.encode(x, None, pending)[:2])
+                return list(step(x)) if with_network else list(step.forward_fused(x, None, pending)[:2])
 
         return lambda: run(compute, inputs)
 

@@ -68,9 +68,8 @@ def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Te
     *rest, x = latents
     for level, context in zip(reversed(list(model.levels)), reversed(model.contexts(lr)), strict=True):
         assert isinstance(level, FlowSequential)
-        extra = level.num_latents - 1
-        x, _ = level.inverse([*rest[len(rest) - extra :], x], context)
-        rest = rest[: len(rest) - extra]
+        for step in level.walk_inverse(rest):
+            x, _ = step.layer.inverse(step.input(x), context)
     return x
 
 

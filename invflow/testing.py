@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from invflow.layers import InvertibleLayer
+from invflow.layers.protocol import InvertibleLayer, num_latents_of, output_shapes_of
 
 __all__ = ["assert_invertible", "assert_log_det", "log_det_by_autograd"]
 
@@ -23,7 +23,8 @@ __all__ = ["assert_invertible", "assert_log_det", "log_det_by_autograd"]
 def assert_invertible(
     layer: nn.Module, x: Tensor, context: Tensor | None = None, *, atol: float | None = None
 ) -> tuple[float, float]:
-    """Assert that ``inverse`` undoes ``forward`` and that their log-determinants cancel.
+    """Assert that ``inverse`` undoes ``forward``, that their log-determinants cancel, and that the layer knows the
+    number and the shapes of its latents.
 
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
@@ -43,6 +44,14 @@ def assert_invertible(
         z, log_det = layer(x, context)
         back, inverse_log_det = cast(InvertibleLayer, layer).inverse(z, context)
     name = type(layer).__name__
+    latents = z if isinstance(z, list) else [z]
+    if num_latents_of(layer) != len(latents):
+        raise AssertionError(f"{name}: num_latents must be {len(latents)}, got {num_latents_of(layer)}")
+    _, channels, height, width = x.shape
+    shapes, stated = [tuple(latent.shape[1:]) for latent in latents], output_shapes_of(layer, (channels, height, width))
+    if shapes != [tuple(shape) for shape in stated]:
+        given = channels, height, width
+        raise AssertionError(f"{name}: output_shapes({given}) must be {shapes}, got {stated}")
     for what, value in (("forward", log_det), ("inverse", inverse_log_det)):
         if value.shape != x.shape[:1]:
             raise AssertionError(

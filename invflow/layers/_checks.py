@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from invflow.layers.protocol import Shape
 from invflow.ops._checks import check_same_device, check_state
 
 
@@ -40,3 +41,10 @@ def check_context(layer: object, x: Tensor, context: Tensor | None, channels: in
             f"shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
     check_same_device(x, context=context)
+
+
+def check_shape(layer: object, shape: Shape, channels: int) -> Shape:
+    """Return ``shape`` (C, H, W) itself, if C is ``channels``."""
+    if shape[0] != channels:
+        raise ValueError(f"{type(layer).__name__}: x must have {channels} channels, got shape {tuple(shape)}")
+    return shape

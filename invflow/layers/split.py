@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_input
-from invflow.layers._rerun import Rerun
+from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers.conditioning import without_context
+from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
 from invflow.ops._checks import check_state
@@ -63,8 +64,18 @@ class Split(nn.Module):
         factored, log_det = gaussian_split(epsilon, self._prior(kept), inverse=True)
         return torch.cat([kept, factored], 1), log_det
 
-    def rerun(self, z: Sequence[Tensor], context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions, since its input stays (see :class:`Rerun`)."""
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        _, height, width = check_shape(self, shape, self.channels)
+        return [(self.factored, height, width), (self.kept, height, width)]
+
+    def reverse_stages(self) -> list[Stage]:
+        return [Stage(self._rerun, list(self.parameters()), self.num_latents)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return without_context(self)
+
+    def _rerun(self, z: Sequence[Tensor], context: Tensor | None) -> Rerun:
+        # one evaluation of the network serves both directions, since its input stays
         epsilon, kept = z
         kept = kept.detach().requires_grad_()
         with torch.enable_grad():

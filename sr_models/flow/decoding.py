@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from invflow import FlowSequential
-from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse
+from invflow.layers import condition
+from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
@@ -49,15 +50,13 @@ def _decode_level(
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
-    for position, layer in reversed(list(enumerate(level.layers))):
-        inverse = conditioned_inverse(layer, context)
-        epsilon = latents.pop() if getattr(layer, "num_latents", 1) == 2 else None
+    for step in level.walk_inverse(latents):
+        inverse = condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
-            state = states[number]
-            state = inverse(state if epsilon is None else [epsilon[part], state], images)
+            state = inverse(step.input(states[number], part), images)
             if watch is not None:
-                state = watch(state, part.start, level_number, position)
-            if position > 0:
+                state = watch(state, part.start, level_number, step.position)
+            if step.position > 0:
                 states[number] = state
                 continue
             # not collected and joined, which would take the memory of all states twice

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
+from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow.layers.protocol import Shape
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
@@ -19,8 +19,10 @@ from sr_models.flow.latents import draw_latents
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles
 from sr_models.networks.rrdb import RRDBEncoder
 
-__all__ = ["Encoding", "SuperResolutionFlow"]
+__all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
 
+#: Beyond this, no multiple of a low-resolution image's sides is tried.
+_LARGEST_MULTIPLE = 256
 #: How often the latents of a sample that explodes are drawn again.
 _RESAMPLES = 5
 
@@ -53,6 +55,21 @@ class Encoding:
         return bits_per_dim(self.log_prob, self.dims)
 
 
+class LevelShapes(NamedTuple):
+    """Shapes (C, H, W) in one level of a flow.
+
+    Attributes:
+        state: after the first layer that changes the resolution; the level's context has its height and width. That of
+            the level's input if no layer changes it.
+        leaving: of the latents that leave the level, in encode order.
+        rest: of the state that goes on; the last latent after the last level.
+    """
+
+    state: Shape
+    leaving: list[Shape]
+    rest: Shape
+
+
 class SuperResolutionFlow(nn.Module):
     r"""Conditional flow p(hr | lr): an encoder computes features of the low-resolution image, and level l of the flow
     works at 1 / 2^l of the high resolution with the features of that resolution as context
@@ -61,7 +78,8 @@ class SuperResolutionFlow(nn.Module):
     Args:
         scale: enlargement, a power of two.
         encoder: features of the low-resolution image.
-        levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze.
+        levels: one :class:`invflow.FlowSequential` a level, of any layers that know their ``output_shapes``. A level
+            works at the resolution to which its first layer that changes it brings the state, a squeeze as a rule.
         noise_channels: channels of the noise that conditions the model as well; 0: none.
         noise_steps: for every level, how many of its steps the noise conditions; if any, the level's context ends with
             the noise's channels.
@@ -98,9 +116,20 @@ class SuperResolutionFlow(nn.Module):
 
     @property
     def lr_multiple(self) -> int:
-        """What height and width of a low-resolution image must be multiples of, so that every level can halve them."""
-        squeezes = (layer.factor for level in self._levels() for layer in level if isinstance(layer, Squeeze))
-        return max(math.prod(squeezes) // self.scale, 1)
+        """What height and width of a low-resolution image must be multiples of, so that every level can halve them.
+
+        Raises:
+            TypeError: a layer of several latents without a method ``output_shapes``.
+            ValueError: layers that do not fit each other.
+        """
+        for multiple in range(1, _LARGEST_MULTIPLE):
+            try:
+                self.level_shapes(multiple, multiple)
+            except ValueError:
+                continue
+            return multiple
+        self.level_shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)
+        return _LARGEST_MULTIPLE
 
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
@@ -109,14 +138,10 @@ class SuperResolutionFlow(nn.Module):
 
     def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
         """The same before features are enlarged and joined."""
-        if lr.shape[2] % self.lr_multiple or lr.shape[3] % self.lr_multiple:
-            raise ValueError(
-                f"lr must have height and width divisible by {self.lr_multiple}, got {tuple(lr.shape[2:])}"
-            )
-        factors, factor = [], float(self.scale)
-        for level in self._levels():
-            factor /= cast(Squeeze, level[0]).factor
-            factors.append(factor)
+        multiple = self.lr_multiple
+        if lr.shape[2] % multiple or lr.shape[3] % multiple:
+            raise ValueError(f"lr must have height and width divisible by {multiple}, got {tuple(lr.shape[2:])}")
+        factors = [shapes.state[1] / multiple for shapes in self.level_shapes(multiple, multiple)]
         if noise is not None:
             self._check_noise(noise, lr)
         maps = self.encoder.features(lr, factors)
@@ -193,16 +218,32 @@ class SuperResolutionFlow(nn.Module):
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
-        channels, height, width = 3, height * self.scale, width * self.scale
-        shapes = []
-        for layer in (layer for level in self._levels() for layer in level):
-            if isinstance(layer, Squeeze):
-                factor = layer.factor
-                channels, height, width = channels * factor**2, height // factor, width // factor
-            elif isinstance(layer, Split):
-                shapes.append((layer.factored, height, width))
-                channels -= layer.factored
-        return [*shapes, (channels, height, width)]
+        levels = self.level_shapes(height, width)
+        return [*(shape for level in levels for shape in level.leaving), levels[-1].rest]
+
+    def level_shapes(self, height: int, width: int) -> list[LevelShapes]:
+        """Shapes in every level, from first to last, for a low-resolution image of this size.
+
+        Raises:
+            TypeError: a layer of several latents without a method ``output_shapes``.
+            ValueError: a size that a layer does not take, or layers that do not fit each other.
+        """
+        found: list[LevelShapes] = []
+        rest: Shape = 3, height * self.scale, width * self.scale
+        for number, level in enumerate(self._levels(), 1):
+            given = state = rest
+            leaving: list[Shape] = []
+            try:
+                for _, shapes in level.walk_shapes(given):
+                    leaving += shapes[:-1]
+                    rest = shapes[-1]
+                    state = rest if state[1:] == given[1:] else state
+            except ValueError as error:
+                raise ValueError(f"level {number}: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"level {number}: {error}") from error
+            found.append(LevelShapes(given if state[1:] == given[1:] else state, leaving, rest))
+        return found
 
     @torch.no_grad()
     def sample(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from invflow.layers import InvertibleLayer
 from sr_models.flow.model import SuperResolutionFlow
 
 __all__ = ["Amplification", "ModelCheck", "check_model"]
@@ -74,12 +74,16 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
     exact = copy.deepcopy(model).cpu().double()
     latents, contexts = exact.encode(hr.double(), lr.double()).latents, exact.contexts(lr.double())
     x, layers = latents.pop(), []
-    for level in reversed(range(len(exact.levels))):
-        for position, layer in reversed(list(enumerate(cast(Any, exact.levels[level])))):
-            z = [latents.pop(), x] if getattr(layer, "num_latents", 1) == 2 else [x]
-            moved = [part + _STEP * torch.randn(part.shape, generator=generator).sign() for part in z]
-            inverse = cast(InvertibleLayer, layer).inverse
-            x, changed = (inverse(parts if len(parts) > 1 else parts[0], contexts[level])[0] for parts in (z, moved))
+    for number, level, context in reversed(list(zip(itertools.count(1), exact._levels(), contexts, strict=False))):
+        for step in level.walk_inverse(latents):
+            moved = [_moved(latent, generator) for latent in (*step.leaving, x)]
+            changed, _ = step.layer.inverse(moved if step.leaving else moved[0], context)
+            x, _ = step.layer.inverse(step.input(x), context)
             factor = ((changed - x).abs().max() / _STEP).item()
-            layers.append(Amplification(level + 1, position, type(layer).__name__, factor))
+            layers.append(Amplification(number, step.position, type(step.layer).__name__, factor))
     return ModelCheck(round_trip.item(), layers)
+
+
+def _moved(latent: Tensor, generator: torch.Generator) -> Tensor:
+    """A small error of random sign in every element."""
+    return latent + _STEP * torch.randn(latent.shape, generator=generator).sign()
