@@ -69,7 +69,10 @@ class FlowStep(nn.Module):
     def forward_fused(
         self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
-        """Compute ``forward`` without its coupling, and with that of the layer before: see :class:`Fusable`."""
+        """Compute ``forward`` without its coupling, and with that of the layer before.
+
+        See :class:`invflow.layers.Fusable`.
+        """
         check_input(self, x, self.channels)
         before: Tensor | None = None
         if self.actnorm.initializes_from(x):
