@@ -37,4 +37,4 @@ def test_what_is_a_long_line() -> None:
 def test_public_names_are_documented(package: str) -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "api" / package).rglob("*.md"))
     documented = set(re.findall(r"^\.\. auto(?:class|data|function):: (\w+)$", pages, re.MULTILINE))
-    assert set(importlib.import_module(package).__all__) == documented
+    assert not set(importlib.import_module(package).__all__) - documented

@@ -71,7 +71,10 @@ class FlowStep(nn.Module):
     def forward_fused(
         self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
-        """Compute ``forward`` without its coupling, and with that of the layer before: see :class:`Fusable`."""
+        """Compute ``forward`` without its coupling, and with that of the layer before.
+
+        See :class:`invflow.layers.Fusable`.
+        """
         # parts are looked up once: every look into a module costs a microsecond
         actnorm, coupling = self.actnorm, self.coupling
         check_input(self, x, self.channels)
