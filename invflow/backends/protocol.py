@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-__all__ = ["Backend", "Form", "Gradients", "Settings"]
+__all__ = ["Backend", "Call", "Form", "Gradients", "Settings"]
 
 
 class Form(NamedTuple):
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """A call but for its tensors.
+    """All of a call but its tensors.
 
     Attributes:
         coupling: form of the coupling; any where there is none.
@@ -45,7 +45,27 @@ class Settings(NamedTuple):
     inverse: bool
 
 
-#: Gradients of x, matrix, shift, coupling and injector; ``None`` for those that were left out.
+class Call(NamedTuple):
+    """A call of the operator.
+
+    Attributes:
+        x: state (B, C, H, W).
+        matrix: M (C, C) or ``None``; without it there is only a coupling.
+        shift: v (C,) or ``None``, like the matrix.
+        coupling: raw output (B', 2C', H, W) of the coupling's network or ``None``.
+        injector: raw output (B', 2C, H, W) of the injector's network or ``None``.
+        settings: all but the tensors.
+    """
+
+    x: Tensor
+    matrix: Tensor | None
+    shift: Tensor | None
+    coupling: Tensor | None
+    injector: Tensor | None
+    settings: Settings
+
+
+#: Gradients of x, matrix, shift, coupling and injector; ``None`` for those that a call leaves out.
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -61,26 +81,8 @@ class Backend(Protocol):
     def build_facts(self) -> dict[str, str]:
         """Return what the kernels were built with and run on, for ``python -m invflow.info``."""
 
-    def flow_step(
-        self,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> tuple[Tensor, Tensor]:
-        """Return y and the log-determinant (B,) of coupling and injector. Without a matrix there is only a coupling."""
+    def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
+        """Return y and the log-determinant (B,) of coupling and injector."""
 
-    def flow_step_backward(
-        self,
-        grad_y: Tensor,
-        grad_log_det: Tensor,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> Gradients:
-        """Return the gradients of the tensors, given those of y and the log-determinant."""
+    def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
+        """Return the gradients of the call's tensors, given those of y and the log-determinant."""

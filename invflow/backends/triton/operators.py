@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invflow._numerics import compute_dtype, empty_state
 from invflow.backends.native import with_pixels_in_line
-from invflow.backends.protocol import Form, Gradients, Settings
+from invflow.backends.protocol import Call, Form, Gradients
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (
@@ -48,11 +48,12 @@ class Step(NamedTuple):
     inverse: bool = False
 
 
-def step_of(coupling: Tensor | None, injector: Tensor | None, settings: Settings) -> Step:
+def step_of(call: Call) -> Step:
     """Describe what surrounds the matrix; a coupling of no channels is none."""
+    coupling, settings = call.coupling, call.settings
     if coupling is not None and coupling.shape[1] == 0:
         coupling = None
-    return Step(coupling, injector, settings.start, settings.coupling, settings.injector, settings.inverse)
+    return Step(coupling, call.injector, settings.start, settings.coupling, settings.injector, settings.inverse)
 
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
