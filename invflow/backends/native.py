@@ -39,13 +39,14 @@ class Native:
         name: of the extension inside the package.
         device: type of the device that the states must be on.
         launch: ``launch(extension, kernel, call, *results)`` runs the kernel of that name.
-        facts: ``facts(extension)``, for ``python -m invflow.info``.
-        unusable: why the extension cannot be used here although it was imported; empty if it can.
-        refusal: ``refusal(extension, op, x)``: why a state of the right device and dtype is refused; empty if it isn't.
+        facts: ``facts(extension)`` returns facts for ``python -m invflow.info``.
+        unusable: returns the reason if the extension cannot be used here although it was imported; empty if it can.
+        refusal: ``refusal(extension, op, x)`` returns the reason to refuse a state of the right device and dtype; empty
+            if there is none.
 
     Attributes:
-        extension: the imported module, ``None`` if it could not be imported.
-        import_error: why it could not.
+        extension: the imported module; ``None`` after a failed import.
+        import_error: message of the failed import.
     """
 
     def __init__(
@@ -157,7 +158,10 @@ def _call(
     grad_injector: Tensor | None,
     settings: Settings,
 ) -> Call:
-    """Describe a call; the tensors that it names by address and that nobody else holds are added to ``kept``."""
+    """Describe a call by addresses.
+
+    Tensors that it names by address and that nobody else holds are added to ``kept``.
+    """
     batch, channels, height, width = x.shape
     before: list[Any] = []
     after: list[Any] = []
@@ -177,7 +181,7 @@ def _call(
 def _map(
     kept: list[Tensor], batch: int, h: Tensor, grad_h: Tensor | None, start: int, form: Form, inverse: bool
 ) -> tuple[Any, ...]:
-    """Describe the elementwise map of the channels from ``start`` on that ``h`` makes."""
+    """Describe the elementwise map that ``h`` makes, of the channels from ``start`` on."""
     samples, channels = h.shape[:2]
     repeat = max(1, batch // samples) if samples else 1
     grad_view = _NO_VIEW if grad_h is None else _view(kept, grad_h)
@@ -197,7 +201,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
 
 
 def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return the tensor, or a copy if rows do not line up, and its strides of samples, channels and pixels."""
+    """Return the tensor and its strides of samples, channels and pixels. It is a copy if rows do not line up."""
     samples, channels, rows, columns = tensor.stride()
     _, _, height, width = tensor.shape
     if width == 1:

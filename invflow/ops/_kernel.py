@@ -1,4 +1,4 @@
-"""The one kernel, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
+"""The one operator, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
 
 Every public operator is a call of :func:`run` with parts left out.
 """
@@ -61,7 +61,7 @@ def run(
     settings: Settings,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Run a flow step or a part of it on a backend that can; nothing is checked.
+    """Run a flow step or a part of it on a backend that can. Nothing is checked.
 
     Args:
         x: (B, C, H, W).
@@ -69,7 +69,7 @@ def run(
         shift: (C,) or ``None``.
         coupling: (B', 2C', H, W) or ``None``.
         injector: (B', 2C, H, W) or ``None``.
-        settings: what the rest means.
+        settings: forms of coupling and injector, first channel and direction.
         backend: a name that :func:`invflow.backends.select_backend` returned.
 
     Returns:

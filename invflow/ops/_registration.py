@@ -25,12 +25,12 @@ Kernel = Callable[..., Any]
 def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) -> Kernel:
     """Register the operator ``invflow::<name>``, which a backend's function of that name runs.
 
-    The returned function calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
-    tracer, functorch transform, dispatch mode, tensor subclass, batched or negated tensor. The dispatcher's way to a
+    The returned function bypasses the dispatcher if nothing could intercept the call. Compilers, tracers, functorch
+    transforms, dispatch modes, tensor subclasses, and batched or negated tensors could. The dispatcher's way to a
     kernel in Python and back costs as much as the kernel itself for a small state.
 
     Args:
-        name: of the operator and of the backends' function.
+        name: name of the operator and of the backends' function.
         tensors: declaration of the tensors among the arguments; settings and backend follow them.
         results: declaration of the results; ``None`` among what the kernel returns becomes an empty tensor.
         fake: computes the results' metadata from the tensors.
