@@ -1,4 +1,4 @@
-"""``python -m invflow.info``: what is built, what can run on this machine, and why not."""
+"""Report of ``python -m invflow.info``: the backends that are built, those that can run here, and reasons if not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["info"]
 
 
 def info() -> str:
-    """The report that ``python -m invflow.info`` prints, as text."""
+    """Return the report that ``python -m invflow.info`` prints, as text of one line a fact."""
     rows: list[tuple[str, str]] = [
         ("invflow", f"{invflow.__version__} ({os.path.dirname(invflow.__file__)})"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -41,7 +41,7 @@ def info() -> str:
 
 
 def _openmp() -> str:
-    """Name the settings by which threads wait for each other; a busy neighbour stalls threads that are not bound."""
+    """Name the settings of OpenMP, which decide how threads wait. A busy neighbour stalls unbound threads."""
     prefixes = ("OMP_", "GOMP_", "KMP_")
     found = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))
     return found or "no settings; OMP_PROC_BIND=true binds threads to cores, for machines with other work"

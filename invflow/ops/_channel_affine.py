@@ -1,4 +1,4 @@
-"""``channel_affine``: one affine map of the channels at every pixel; an actnorm and a 1x1 convolution are that."""
+"""``channel_affine``: one channel map at every pixel, such as an actnorm followed by a 1x1 convolution."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SETTINGS = Settings(NO_MAP, NO_MAP, 0, False)
 
 
 def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | None = None) -> Tensor:
-    r"""Affine map of the channels, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
+    r"""Apply a channel map, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
 
-    Actnorm followed by a 1x1 convolution is this with :math:`M = W \operatorname{diag}(e^s)`, :math:`v = M b`; so is
-    its inverse, with :math:`M^{-1}` and :math:`-M^{-1} v`. Its log-determinant, :math:`HW \log|\det M|`, does not
-    depend on ``x`` and is the caller's (Kingma & Dhariwal, Glow, 2018, table 1).
+    An actnorm followed by a 1x1 convolution is this map with :math:`M = W \operatorname{diag}(e^s)`,
+    :math:`v = M b`. Its inverse has :math:`M^{-1}` and :math:`-M^{-1} v`. The log-determinant,
+    :math:`HW \log|\det M|`, does not depend on ``x``; the caller computes it (Kingma & Dhariwal, Glow, 2018, table 1).
 
     Args:
         x: (B, C, H, W), any floating dtype and strides.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,15 +39,19 @@ Compiled code is kept in build/; the first time takes a minute of processor time
 
 _TEXT = """## What ptxas made of them
 
-Written by `python -m tests.gates.cubin --markdown docs/kernels/cuda.md`, from {version}. With `--check` it
-fails on: any byte of registers spilled to memory, any stack, any instruction that accesses local memory; no access of
-128 bits to global memory in a kernel with `Vectors`; shared memory that the architecture does not have; more than
-{ways:.0f} passes through the banks of shared memory for each that the width of an access needs; in kernels with
-`Vectors` and a known number of channels, fewer resident warps than {floors} (forward, backward).
+`python -m tests.gates.cubin --markdown docs/kernels/cuda.md` wrote this section, from {version}. With `--check` the
+command fails on any of these:
 
-A cell has the registers of a thread and the warps that a multiprocessor holds. Shared memory is what a block asks for,
-the most of the shapes tried; backward passes ask for more where there is more. Ways are the worst instruction's passes
-through the banks, over those needed.
+- registers spilled to memory, a stack, or an instruction that accesses local memory;
+- a kernel with `Vectors` without any access of 128 bits to global memory;
+- more shared memory than the architecture has;
+- more than {ways:.0f} passes through the banks of shared memory for each pass that an access needs;
+- fewer resident warps, forward and backward, in kernels with `Vectors` and a known number of channels:
+{floors}.
+
+A cell holds the registers of a thread and the warps that a multiprocessor holds. Shared memory is the most that a block
+asks for, over the shapes tried; backward passes ask for more where there is more. Ways are the passes of the worst
+instruction through the banks, over those needed.
 
 """
 
@@ -207,6 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.markdown is not None:
         version = nvcc.version().strip().splitlines()[-1]
         floors = ", ".join(f"{forward} and {backward} on sm_{arch}" for arch, (forward, backward) in FLOORS.items())
+        floors = textwrap.fill(floors, 119, initial_indent="  ", subsequent_indent="  ")
         text = _TEXT.format(version=version, ways=MOST_WAYS, floors=floors)
         write_section(given.markdown, "machine code", text + table(found))
     wrong = [violation for row in found for violation in violations(row)]

@@ -33,9 +33,9 @@ was compiled is kept in build/.
 
 _TEXT = """## Which errors the tests notice
 
-Written by `python -m tests.gates.mutants --markdown docs/kernels/cuda.md`: each line is an error made on purpose
-in a copy of the sources, and the check of a small suite of tests that noticed it. The kernels themselves pass that
-suite, plainly and under both sanitizers.
+`python -m tests.gates.mutants --markdown docs/kernels/cuda.md` wrote this section. Each line is an error made on
+purpose in a copy of the sources, and the check that noticed it, from a small suite of tests. The kernels themselves
+pass that suite, plainly and under both sanitizers.
 
 """
 

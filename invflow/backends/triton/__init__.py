@@ -1,7 +1,7 @@
 """The Triton backend: kernels for NVIDIA and AMD GPUs that need no compiler at installation.
 
-Importing this package imports neither Triton nor the kernels; the first call does. With ``TRITON_INTERPRET=1`` in the
-environment from the start, the kernels run on CPU tensors in Triton's interpreter, slowly: for tests and debugging.
+Importing this package imports neither Triton nor the kernels; the first call does. If ``TRITON_INTERPRET=1`` was set
+when Python started, the kernels run on CPU tensors in Triton's interpreter. That is slow, for tests and debugging.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def is_interpreting() -> bool:
-    """Whether Triton's interpreter was asked for when this process started."""
+    """Return whether the environment asked for Triton's interpreter when this process started."""
     return _INTERPRETING
 
 
 def unavailable() -> str:
-    """Why this backend cannot run here at all; empty if it can."""
+    """Return why this backend cannot run here at all; empty if it can."""
     if not _INSTALLED:
         return "the package triton is not installed (pip install triton)"
     if not is_interpreting() and not torch.cuda.is_available():
@@ -39,7 +39,7 @@ def unavailable() -> str:
 
 
 def why_not(op: str, x: Tensor) -> str:
-    """Why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
+    """Return why this backend cannot run ``op`` on tensors like ``x``; empty if it can."""
     wanted = "cpu" if is_interpreting() else "cuda"
     if x.device.type != wanted or not _INSTALLED:
         if reason := unavailable():
@@ -51,7 +51,7 @@ def why_not(op: str, x: Tensor) -> str:
 
 
 def build_facts() -> dict[str, str]:
-    """What runs the kernels here, for ``python -m invflow.info``."""
+    """Return Triton's version and the device that runs the kernels, for ``python -m invflow.info``."""
     return {
         "triton": importlib.import_module("triton").__version__,
         "runs on": "the CPU, interpreted" if is_interpreting() else torch.cuda.get_device_name(),
