@@ -71,8 +71,11 @@ class FlowStep(nn.Module):
     def forward_fused(
         self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
-        """Compute ``forward`` without its coupling, and with that of the layer before: see :class:`Fusable`."""
-        # parts are looked up once: every look into a module costs a microsecond
+        """Compute ``forward`` without its coupling, and with that of the layer before.
+
+        Arguments and results are those of :class:`invflow.layers.Fusable`.
+        """
+        # looked up once: a module finds its parts slowly
         actnorm, coupling = self.actnorm, self.coupling
         check_input(self, x, self.channels)
         before: Tensor | None = None
