@@ -73,7 +73,7 @@ class FlowStep(nn.Module):
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
         """Compute ``forward`` without its coupling, and with that of the layer before.
 
-        Arguments and results are those of :class:`invflow.layers.Fusable`.
+        See :class:`invflow.layers.Fusable`.
         """
         # looked up once: a module finds its parts slowly
         actnorm, coupling = self.actnorm, self.coupling
