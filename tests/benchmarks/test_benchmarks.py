@@ -231,7 +231,6 @@ INSTALL = f"run pip install -e '.[sr]' in {ROOT}"
             f"report {ROOT / 'docs/benchmarks/flow_step.json'} --plot x.png",
             f"error: No module named 'matplotlib': {INSTALL}",
         ),
-        ("safetensors", "run sampling --threads 1", f"error: No module named 'safetensors': {INSTALL}"),
         ("safetensors", "run flow_step --rounds 1", "error: --rounds must be at least 2, got 1"),
         (
             "invflow._C",
