@@ -34,8 +34,8 @@ class Scores:
 
     Attributes:
         image: file name.
-        nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images (a third of the bits per pixel
-            that the papers' code reports), at noise zero if noise conditions the model; NaN for what is not a flow.
+        nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images: a third of the bits per pixel
+            that the papers' code reports. A model that noise conditions sees noise zero. NaN if there is no flow.
         psnr: dB, mean over samples.
         ssim: mean over samples.
         lr_psnr: dB between the reduced sample and the reduced truth, mean over samples.

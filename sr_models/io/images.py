@@ -1,6 +1,6 @@
 """Reading, writing and converting 8-bit RGB images.
 
-Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8; images in networks are tensors of shape
+Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8. Images in networks are tensors of shape
 (3, H, W), float32 in [0, 1].
 """
 
@@ -213,7 +213,7 @@ def check_rgb(name: str, image: np.ndarray) -> None:
     """Checks that an array is an 8-bit RGB image.
 
     Args:
-        name: What to call it in the error message.
+        name: Name in the error message.
         image: Array (H, W, 3), uint8, not empty.
 
     Raises:

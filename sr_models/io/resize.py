@@ -43,8 +43,8 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: Sequence[in
         size: Height and width of the output instead of ``scale``; then :math:`s` is output over input for each axis.
 
     Returns:
-        The resized image, with the number of axes of ``image``. From uint8: uint8, clipped and rounded (half to even)
-        after *each* axis, as MATLAB does. From floating point: float64, neither clipped nor rounded.
+        The resized image, with the number of axes of ``image``. It is uint8 for uint8, clipped and rounded (half to even)
+        after *each* axis, as MATLAB does. It is float64 for floating point, neither clipped nor rounded.
 
     Raises:
         TypeError: If ``image`` is not a uint8 or floating-point array, or ``scale`` or ``size`` is not made of numbers.

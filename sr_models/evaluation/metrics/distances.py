@@ -58,7 +58,7 @@ class LPIPSDistance:
     Args:
         alexnet: State dict of torchvision's AlexNet; only the convolutions ``features.<i>.{weight,bias}`` are used.
         linear: Weights :math:`w_l`, ``lin<l>.model.1.weight`` of shape (1, C_l, 1, 1) for l = 0 to 4.
-        device: Where to compute.
+        device: Device that computes.
 
     Raises:
         ModuleNotFoundError: If the package lpips or torchvision is missing.
@@ -156,7 +156,7 @@ def best_available_distance(device: torch.device | str = "cpu") -> tuple[str, Di
     """Returns LPIPS if its weights are on this machine, and otherwise the squared error.
 
     Args:
-        device: Where to compute LPIPS.
+        device: Device that computes LPIPS.
 
     Returns:
         ``("lpips", distance)`` or ``("mse", distance)``. Scores by different distances cannot be compared, so report
