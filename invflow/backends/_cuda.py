@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES
-from invflow.backends.native import Call, Native
+from invflow.backends.native import Native, Step
 
 __all__ = ["cuda"]
 
@@ -50,8 +50,7 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
-def _launch(extension: Any, kernel: str, call: Call, *results: Any) -> None:
-    device, step = call
+def _launch(extension: Any, kernel: str, device: torch.device, step: Step, *results: Any) -> None:
     number = device.index or 0
     size = getattr(extension, f"{kernel}_workspace")(number, step, *results)
     # freed at the end, and then given to later work on the same stream only

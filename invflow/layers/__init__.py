@@ -4,8 +4,8 @@ Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`
 ``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
 determinant of the map that was called, float64 for a float64 state, else float32.
 
-:class:`InvertibleLayer` is the whole contract. :class:`Reversible`, :class:`Fusable` and :class:`Conditionable` name
-what a layer may do besides to save memory or time.
+:class:`InvertibleLayer` is the whole contract. :class:`~invflow.layers.Reversible`, :class:`~invflow.layers.Fusable`
+and :class:`~invflow.layers.Conditionable` name what a layer may do besides to save memory or time.
 """
 
 from invflow.layers.actnorm import ActNorm

@@ -42,10 +42,10 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 
 def _same(tensor: Tensor, kept: Tensor) -> bool:
-    if (tensor.device, tensor.dtype) != (kept.device, kept.dtype):
+    if tensor.dtype is not kept.dtype:
         return False
     # An edit through .data leaves the version as it was. Looking would wait for a device other than the CPU.
-    return tensor.device.type != "cpu" or torch.equal(tensor, kept)
+    return kept.is_cpu and torch.equal(tensor, kept) if tensor.is_cpu else tensor.device == kept.device
 
 
 class ValueCache(Generic[T]):

@@ -14,7 +14,7 @@ __all__ = ["condition", "repeat_context", "without_context"]
 def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> ConditionedInverse:
     """Return the layer's inverse with everything computed that depends on the context only.
 
-    A layer that is not :class:`Conditionable` is given the joined context, one for every state.
+    A layer that is not :class:`~invflow.layers.Conditionable` is given the joined context, one for every state.
     """
     if supports(layer, "conditioned_inverse"):
         return cast(Conditionable, layer).conditioned_inverse(context)

@@ -75,7 +75,7 @@ class FlowStep(nn.Module):
 
         See :class:`invflow.layers.Fusable`.
         """
-        # parts are looked up once: every look into a module costs a microsecond
+        # looked up once: a module finds its parts slowly
         actnorm, coupling = self.actnorm, self.coupling
         check_input(self, x, self.channels)
         before: Tensor | None = None

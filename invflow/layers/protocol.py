@@ -183,7 +183,7 @@ def supports(module: object, method: str) -> bool:
 
 
 def is_fusable(layer: nn.Module) -> bool:
-    """Return whether the layer is :class:`Fusable` and nobody watches its ``forward`` by hooks."""
+    """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its ``forward`` by hooks."""
     return not (layer._forward_hooks or layer._forward_pre_hooks) and supports(layer, "forward_fused")
 
 

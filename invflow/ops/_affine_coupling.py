@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -53,4 +53,4 @@ def affine_coupling(
     check_start(x, start, count)
     check_same_device(x, h=h)
     settings = Settings((form or PUBLISHED_FORM).for_kernels(), NO_MAP, start, inverse)
-    return run(x, None, None, h, None, settings, select_backend(backend, "affine_coupling", x))
+    return run(Call(x, None, None, h, None, settings), select_backend(backend, "affine_coupling", x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._checks import check_affine, check_same_device, check_state
 from invflow.ops._kernel import NO_MAP, run
 
@@ -38,4 +38,4 @@ def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | N
     check_state(x)
     check_affine(x, matrix, shift)
     check_same_device(x, matrix=matrix, shift=shift)
-    return run(x, matrix, shift, None, None, _SETTINGS, select_backend(backend, "channel_affine", x))[0]
+    return run(Call(x, matrix, shift, None, None, _SETTINGS), select_backend(backend, "channel_affine", x))[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_affine, check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -82,4 +82,4 @@ def flow_step(
         start or 0,
         inverse,
     )
-    return run(x, matrix, shift, coupling, injector, settings, select_backend(backend, "flow_step", x))
+    return run(Call(x, matrix, shift, coupling, injector, settings), select_backend(backend, "flow_step", x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -44,4 +44,4 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
     check_raw_output(x, h)
     check_same_device(x, h=h)
     settings = Settings(_FORM, NO_MAP, 0, not inverse)
-    return run(x, None, None, h, None, settings, select_backend(backend, "gaussian_split", x))
+    return run(Call(x, None, None, h, None, settings), select_backend(backend, "gaussian_split", x))

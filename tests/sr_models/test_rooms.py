@@ -15,7 +15,7 @@ ROOT = Path(sr_models.__file__).parent
 #: From the ground floor up: a room imports those above it in this list only. Rooms of one line do not know each other.
 #: A module that is named here itself is a room of its own: its package's other modules are elsewhere.
 FLOORS = [
-    {"_extras"},
+    {"_extras", "openmp"},
     {"io"},
     {"networks"},
     {"flow"},

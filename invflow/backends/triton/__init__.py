@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES
-from invflow.backends.protocol import Gradients, Settings
+from invflow.backends.protocol import Call, Gradients
 
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -58,39 +58,23 @@ def build_facts() -> dict[str, str]:
     }
 
 
-def flow_step(
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
+def flow_step(call: Call) -> tuple[Tensor, Tensor]:
     """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
-    operators = _operators()
-    if matrix is None:
-        return operators.affine_coupling(x, coupling, settings.start, settings.coupling, settings.inverse)
-    return operators.flow_step(x, matrix, shift, operators.step_of(coupling, injector, settings))
+    operators, settings = _operators(), call.settings
+    if call.matrix is None:
+        return operators.affine_coupling(call.x, call.coupling, settings.start, settings.coupling, settings.inverse)
+    return operators.flow_step(call.x, call.matrix, call.shift, operators.step_of(call))
 
 
-def flow_step_backward(
-    grad_y: Tensor,
-    grad_log_det: Tensor,
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-    settings: Settings,
-) -> Gradients:
+def flow_step_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
     """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
-    operators = _operators()
+    operators, (x, matrix, shift, coupling, _, settings) = _operators(), call
     if matrix is None:
         grad_x, grad_h = operators.affine_coupling_backward(
             grad_y, grad_log_det, x, coupling, settings.start, settings.coupling, settings.inverse
         )
         return grad_x, None, None, grad_h, None
-    step = operators.step_of(coupling, injector, settings)
+    step = operators.step_of(call)
     grads = operators.flow_step_backward(grad_y, grad_log_det, x, matrix, shift, step)
     if coupling is not None and step.coupling is None:  # it has no channels
         return *grads[:3], torch.empty_like(coupling), grads[4]
