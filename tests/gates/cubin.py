@@ -1,4 +1,4 @@
-"""``python -m tests.gates.cubin``: what ptxas made of the CUDA kernels, and whether it is good enough."""
+"""``python -m tests.gates.cubin``: a report on the machine code of the CUDA kernels, and its checks."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ instruction through the banks, over those needed.
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel for one architecture, as it is launched: ``threads`` of a block and its ``shared`` bytes, the most of
-    all launches; ``ways`` is None where nothing was run."""
+    """A kernel for one architecture, as it is launched.
+
+    ``threads`` and ``shared`` bytes are those of a block, the most of all launches. ``ways`` is ``None`` if nothing was
+    run.
+    """
 
     code: MachineCode
     threads: int
@@ -127,7 +130,7 @@ def ways_of(trace: Trace) -> float:
 
 
 def violations(row: Row) -> list[str]:
-    """What is wrong with a kernel, one line each."""
+    """Return the violations of a kernel, one line each."""
     code, wrong = row.code, []
     for name, bytes_ in (("spill stores", code.spill_stores), ("spill loads", code.spill_loads), ("stack", code.stack)):
         if bytes_:
@@ -179,7 +182,7 @@ def _order(kernel: str) -> tuple[object, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="cubin", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -18,8 +18,10 @@ each_op_given_h = pytest.mark.parametrize(
 
 
 def roundings(dtype):
-    """Half a unit in the last place, and a little for float32 results on the other side of a tie; Triton's interpreter
-    cuts float32 off to bfloat16 instead of rounding it."""
+    """Return half a unit in the last place, and a little for float32 results on the other side of a tie.
+
+    Triton's interpreter cuts float32 off to bfloat16 instead of rounding it.
+    """
     return 1.01 if INTERPRETED and dtype == torch.bfloat16 else 0.51
 
 

@@ -1,4 +1,4 @@
-"""What a wrong argument is answered with: one row a message."""
+"""Messages for wrong arguments, one row each."""
 
 import re
 from dataclasses import dataclass

@@ -60,7 +60,7 @@ def test_gradients_are_those_of_store() -> None:
 
 
 class SliceOfContext:
-    """What :func:`invflow.layers.condition` takes, for a context that is a tensor."""
+    """Context for :func:`invflow.layers.condition`, made of a tensor."""
 
     def __init__(self, context: Tensor) -> None:
         self.context = context

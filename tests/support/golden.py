@@ -68,9 +68,12 @@ class Golden:
 
 
 def assert_agree(published: Tensor, runs: dict[str, Tensor], what: str, magnitude: float = 1.0) -> None:
-    """For a result published in float32 only: it, and ours of the ``cpu`` backend, are no further from ours in float64
-    (``exact``) than twice what plain PyTorch in float32 is (``plain``), plus a floor: some roundings of the largest
-    value, or of ``magnitude`` where larger terms cancel."""
+    """Compare with a result published in float32 only.
+
+    It, and ours of the ``cpu`` backend, must be close to ours in float64 (``exact``). They may err at most twice as
+    much as plain PyTorch in float32 (``plain``), plus a floor. The floor is some roundings of the largest value, or of
+    ``magnitude`` if larger terms cancel.
+    """
     exact = runs["exact"].double()
     assert published.shape == exact.shape, what
     error = {

@@ -1,7 +1,7 @@
-"""The launches that the report compiles: what the operators would launch, recorded instead of run.
+"""Launches that the report compiles: those of the operators, recorded instead of run.
 
-Operators are called on tensors without memory (device ``meta``) and the layer that launches kernels is replaced, so
-that a kernel is compiled with the very arguments that it is launched with.
+Operators are called on tensors without memory (device ``meta``), with the launcher replaced. A kernel is thus compiled
+with the very arguments that it is launched with.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Instance(NamedTuple):
 
 
 def recorded(name: str, call: Callable[[], Any]) -> list[Instance]:
-    """What a call of an operator launches, in order."""
+    """Return the launches of a call of an operator, in order."""
     launched: list[Instance] = []
 
     def record(kernel: Any, grid: Callable[[dict[str, Any]], tuple[int, ...]], **arguments: Any) -> None:

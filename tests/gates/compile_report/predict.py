@@ -1,4 +1,4 @@
-r"""A first-order model of a kernel's time, from what it moves and computes. Nothing of it was measured.
+r"""First-order model of a kernel's time, from the bytes it moves and the operations it does. Nothing was measured.
 
 .. math:: t = \max\left(\frac{\text{bytes}}{\text{copy bandwidth}}, \frac{\text{flops}}{\text{peak}} q,
     \frac{\text{instructions}}{\text{issue rate}} q\right) + \text{launch},
@@ -69,7 +69,7 @@ SHAPES = ((16, 12, 80, 80), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 96
 
 
 class Work(NamedTuple):
-    """What a launch does: bytes to and from memory, floating-point operations, instructions of threads, programs."""
+    """Work of a launch: bytes to and from memory, floating-point operations, instructions of threads, programs."""
 
     bytes: int
     flops: int
