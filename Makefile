@@ -1,4 +1,5 @@
-# make test   create .venv if needed and run the whole test suite
+# make test   create .venv if needed and run the tests, but for the slow ones: some minutes on two cores
+# make test-slow  the tests that build the package, train the demo or compile for long; with make test that is all
 # make demo   create .venv if needed, train a small model, write runs/demo/report.html
 # make check  ruff, mypy and clang-format
 # make docs   the documentation as HTML in build/docs; a warning is an error
@@ -14,11 +15,17 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: test demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
+# Processes that share the tests, each with one thread: as many as there are cores, but at most four, for their memory.
+PYTEST_SHARED := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+.PHONY: test test-slow demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST_SHARED) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(PYTEST_SHARED) -m slow
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sr-models demo
@@ -87,7 +94,8 @@ clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
 help:
-	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/python -m pytest"
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(PYTEST_SHARED) -m 'not slow'"
+	@echo "make test-slow: after make test: $(PYTEST_SHARED) -m slow"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"

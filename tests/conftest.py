@@ -24,9 +24,9 @@ def pytest_report_header() -> str:
 
 def pytest_configure() -> None:
     torch.backends.cudnn.allow_tf32 = False  # networks on a GPU are to give what they give on the CPU
-    # One thread here, in the workers of pytest-xdist and in the processes that tests start: tensors are small.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    # One thread here, in the workers of pytest-xdist and in the processes that tests start, unless the user wants more:
+    # tensors are small.
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-// How Python describes a call, and what the kernels make of it. invflow/backends/_fused.py writes these tuples.
+// How Python describes a call, and what the kernels make of it. invflow/backends/native.py writes these tuples.
 #pragma once
 
 #include <pybind11/pybind11.h>
