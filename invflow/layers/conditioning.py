@@ -1,4 +1,4 @@
-"""Inverses for many samples of one context: what depends on the context only is computed once."""
+"""Inverses for many samples of one context: context-only work is done once."""
 
 from __future__ import annotations
 
