@@ -29,8 +29,7 @@ __all__ = [
     "write_file",
 ]
 
-#: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
-#: give them back.
+#: Prefix of the names of tensors that belong to no part of the model. A converted file keeps them for the way back.
 UNUSED = "unused."
 
 

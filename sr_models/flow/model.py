@@ -23,7 +23,7 @@ __all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
 
 #: Beyond this, no multiple of a low-resolution image's sides is tried.
 _LARGEST_MULTIPLE = 256
-#: How often the latents of a sample that explodes are drawn again.
+#: Number of times that the latents of a sample that explodes are drawn again.
 _RESAMPLES = 5
 
 

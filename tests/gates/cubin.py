@@ -25,9 +25,9 @@ from .page import add_markdown_option, check_markdown, markdown_table, short, wr
 #: Conflicts of shared memory: passes of a warp's access through the banks, over those that its width needs.
 MOST_WAYS = 2.0
 
-#: Of kernels with vectors and a known number of channels, warps that a multiprocessor holds at least, forward and
-#: backward: two for each of its four schedulers, so that one computes while the other waits, where shared memory has
-#: room for two blocks, else one. The other kernels must have one block.
+#: Fewest warps that a multiprocessor must hold, forward and backward, of kernels with vectors and a known number of
+#: channels. There are two for each of its four schedulers if shared memory has room for two blocks, so that one warp
+#: computes while the other waits; else one. The other kernels must have one block.
 FLOORS = {75: (4, 4), 80: (8, 8), 86: (8, 4), 90: (8, 8), 100: (8, 8), 120: (8, 4)}
 
 _DESCRIPTION = """\

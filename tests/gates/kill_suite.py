@@ -42,7 +42,7 @@ SANITIZED = [
     Call(7, side=3, batch=1, backward=True),
     Call(12, side=4, batch=1, step=False, backward=True),
 ]
-#: With log-determinants to which every warp of several blocks contributes.
+#: Calls with log-determinants to which every warp of several blocks contributes.
 ORDERED = [
     Call(24, batch=4, side=32),
     Call(12, batch=4, side=32, step=False),

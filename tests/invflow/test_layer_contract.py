@@ -115,7 +115,7 @@ def test_the_walk_says_what_every_layer_takes() -> None:
     torch.testing.assert_close(total, -log_det)
 
 
-# What does not keep the contract
+# Layers that break the contract
 
 
 class NoShapes(Cut):

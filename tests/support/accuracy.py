@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invflow import AffineForm
 
-#: How a test names the round-trip error that it records, for the summary at the end of a run.
+#: Name of the round-trip error that a test records, for the summary at the end of a run.
 ROUND_TRIP = "round-trip error"
 
 #: Roundings, of the size of the largest value, that any order of evaluation may differ by: the plain composition can be

@@ -23,7 +23,7 @@ MORE = os.environ.get("INVFLOW_GOLDEN", "")
 #: few roundings of the largest value, since the order of additions differs.
 FLOAT32_FLOOR = 16 * torch.finfo(torch.float32).eps
 
-#: What the last convolutions of the networks of full-size fixtures are multiplied by.
+#: Factor of the last convolutions of the networks of full-size fixtures.
 ZERO_CONV_GAIN = 0.25
 
 

@@ -25,7 +25,7 @@ from invflow.backends import triton
 INTERPRETED = triton.is_interpreting()
 PTX = int(os.environ.get("INVFLOW_TEST_PTX", 0))
 CUDA = os.environ.get("INVFLOW_TEST_CUDA", "")
-#: Whether kernels for GPUs run on the CPU, slowly.
+#: True if kernels for GPUs run on the CPU, slowly.
 SLOW = bool(INTERPRETED or PTX or CUDA)
 
 

@@ -152,7 +152,7 @@ def flow_step_backward(
         None if h is None else _empty_gradient(x, h) for h in (step.coupling, step.injector)
     )
     follows = step.injector is not None and not step.inverse
-    # of the affine map's result; where nothing follows it that is grad_y
+    # of the channel map's result; that is grad_y if nothing follows
     grad_affine = torch.empty(x.shape, dtype=matrix.dtype, device=x.device) if follows else grad_y
     if x.numel():
         matrix, shift, grad_log_det = matrix.contiguous(), shift.contiguous(), grad_log_det.contiguous()

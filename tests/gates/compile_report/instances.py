@@ -86,7 +86,7 @@ def flow_step(
     form: AffineForm = FORMS[0],
     injector: bool = True,
 ) -> list[Instance]:
-    """Coupling of half of the channels, affine map, and injector if wanted."""
+    """Coupling of half of the channels, channel map, and injector if wanted."""
     x, matrix, shift, _ = _state(shape, dtype)
     step = _step(x, inverse, form, injector)
     name = _name("flow_step", shape, dtype, form, inverse)
@@ -108,7 +108,7 @@ def flow_step_backward(
 
 
 def channel_affine(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Instance]:
-    """The affine map alone, and its gradients."""
+    """The channel map alone, and its gradients."""
     x, matrix, shift, grad_log_det = _state(shape, dtype)
     forward, backward = (
         _name("channel_affine", shape, dtype, FORMS[0], backward=backward) for backward in (False, True)
