@@ -33,7 +33,7 @@ class Measurement:
 
     Attributes:
         case, implementation: names.
-        threads: of torch.
+        threads: number of torch's threads.
         median, low, high: seconds; low and high are the quartiles.
         bytes_per_second: the case's least traffic over the median.
         share_of_copy: that speed, over the speed of copying as many bytes.

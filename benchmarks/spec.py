@@ -49,7 +49,7 @@ class Case:
         implementations: name -> function without arguments that computes the case once and returns its results.
         exact: function that computes the case in float64.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
-        flops: of the matrix product.
+        flops: operations of the matrix product.
         calls: number of such calls that an implementation needs, if not 1; its time counts that often.
     """
 

@@ -35,7 +35,7 @@ class Native:
     """A backend made of the two kernels of a compiled extension.
 
     Args:
-        name: of the extension inside the package.
+        name: name of the extension inside the package.
         device: type of the device that the states must be on.
         launch: ``launch(extension, kernel, device, step, *results)`` runs the kernel of that name.
         facts: ``facts(extension)``, for ``python -m invflow.info``.

@@ -106,7 +106,7 @@ def derive(
         weight: W (C, C).
         bias: b (C,) of the actnorm before the convolution; ``None`` without one.
         log_scale: s (C,), likewise.
-        dtype: of the resulting matrix and shift.
+        dtype: dtype of the resulting matrix and shift.
         inverse: return the inverse map.
         cache: holds the weight's inverse and determinant.
         owner: the layer that an error names.

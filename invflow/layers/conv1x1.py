@@ -82,9 +82,9 @@ class InvertibleConv1x1(nn.Module):
         """Return the map of an actnorm followed by this convolution, or the inverse map.
 
         Args:
-            bias: of the actnorm; ``None`` without one.
+            bias: bias of the actnorm; ``None`` without one.
             log_scale: likewise.
-            dtype: of matrix and shift.
+            dtype: dtype of matrix and shift.
             inverse: return the inverse map.
         """
         # a subclass may make its matrix of something else than a weight

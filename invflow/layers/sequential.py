@@ -190,6 +190,9 @@ class FlowSequential(nn.Module):
     def latent_shapes(self, channels: int, height: int, width: int) -> list[Shape]:
         """Return the shapes (C, H, W) of all latents, in encode order, for an input of this shape.
 
+        Args:
+            channels, height, width: shape of the input.
+
         Raises:
             TypeError, ValueError: as :meth:`walk_shapes`.
         """

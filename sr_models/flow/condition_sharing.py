@@ -27,12 +27,14 @@ __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
 
 @runtime_checkable
 class SplitNet(Protocol):
-    """A network that begins with a 3x3 convolution of everything it sees; ``rest`` may overwrite its argument."""
+    """A network that begins with a 3x3 convolution of everything it sees."""
 
     @property
-    def first_conv(self) -> nn.Conv2d: ...
+    def first_conv(self) -> nn.Conv2d:
+        """The convolution that sees everything."""
 
-    def rest(self, h: Tensor) -> Tensor: ...
+    def rest(self, h: Tensor) -> Tensor:
+        """Compute the network's result from that of ``first_conv``; may overwrite ``h``."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ConditionedNet:
 
     Args:
         net: the network, which sees the passed half of a state, or nothing of it, and the context.
-        context: of B images.
+        context: context of B images.
     """
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:

@@ -51,7 +51,15 @@ def flow_levels(
 def conditional_step(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> FlowStep:
-    """Build a step of actnorm, 1x1 convolution, injector and coupling (Lugmayr et al., SRFlow, 2020, figure 2)."""
+    """Build a step of actnorm, 1x1 convolution, injector and coupling (Lugmayr et al., SRFlow, 2020, figure 2).
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the networks.
+        net: class of the networks.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     return FlowStep(
         channels,
         injector=conditional_injector(channels, context_channels, hidden_channels, net, form),
@@ -62,7 +70,15 @@ def conditional_step(
 def conditional_injector(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> AffineInjector:
-    """Build an elementwise map of all channels that depends on the context only."""
+    """Build an elementwise map of all channels that depends on the context only.
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the network.
+        net: the network's class.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     network = net(context_channels, hidden_channels, 2 * channels)
     return AffineInjector(channels, network, context_channels=context_channels, form=form)
 
@@ -70,7 +86,15 @@ def conditional_injector(
 def conditional_coupling(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> AffineCoupling:
-    """Build an elementwise map of the second half of the channels that depends on the first half and the context."""
+    """Build an elementwise map of the second half of the channels that depends on the first half and the context.
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the network.
+        net: the network's class.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     passed = channels // 2
     network = net(passed + context_channels, hidden_channels, 2 * (channels - passed))
     return AffineCoupling(channels, network, context_channels=context_channels, form=form)

@@ -57,6 +57,7 @@ def step_of(call: Call) -> Step:
 
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Return y and log_det of a coupling alone."""
     y, count, pixels = empty_state(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
     parts = torch.empty(
         x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x.dtype), device=x.device
@@ -84,6 +85,7 @@ def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool)
 def affine_coupling_backward(
     grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and h."""
     grad_x, grad_h = empty_state(x), _empty_gradient(x, h)
     if x.numel():
         with _device_of(x):
