@@ -39,7 +39,7 @@ check: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
-# Of the tests through PTX those that compile few kernels.
+# Tests through PTX that compile few kernels.
 PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or element_by_element
 triton: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest

@@ -91,7 +91,7 @@ def _say_why_the_kernels_are_left_out() -> None:
 
 
 def _command() -> str:
-    """What the user typed; the interpreter's own path is of no interest."""
+    """Return the command that the user typed, without the interpreter's own path."""
     return " ".join(["python", *sys.orig_argv[1:]])
 
 
@@ -164,7 +164,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Bad input ends in one line on standard error and exit code 2."""
+    """Run a command. Bad input ends in one line on standard error.
+
+    Args:
+        arguments: the command and its options; ``None`` for those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after an error.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)

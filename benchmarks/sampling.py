@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the other operators are measured without the packages that 
 
 __all__ = ["ROUNDS", "build", "specs"]
 
-#: By default: calls are long enough for a few to tell.
+#: Default number of rounds: calls are long enough for a few to tell.
 ROUNDS = 5
 
 _LR = 64
@@ -25,16 +25,16 @@ _SAMPLES = {"srflow": (1, 10, 100), "srflow-da": (1, 10)}
 
 
 def specs() -> Iterator[Spec]:
-    """The cases, at 4x: the shape is that of the samples."""
+    """Yield the cases, at 4x. The shape is that of the samples."""
     for model, numbers in _SAMPLES.items():
         for number in numbers:
             yield Spec("sampling", (number, 3, 4 * _LR, 4 * _LR), "inverse", model=model)
 
 
 def build(spec: Spec, names: list[str]) -> Case:
-    """The implementations "one_by_one", which decodes every sample by itself, and "shared", the model's own way.
+    """Return the case with "one_by_one", which decodes every sample by itself, and "shared", the model's own way.
 
-    Samples decoded by themselves are equal, independent calls: one of them is timed and counts as often as there are
+    Samples decoded by themselves are equal, independent calls. One of them is timed and counts as often as there are
     samples. The result is the first sample.
     """
     from sr_models.flow.latents import draw_latents
@@ -64,7 +64,7 @@ def build(spec: Spec, names: list[str]) -> Case:
 
 
 def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Tensor:
-    """Encoder, then every layer with the joined features: nothing is shared or enlarged late."""
+    """Decode by the encoder, then every layer with the joined features: nothing is shared or enlarged late."""
     *rest, x = latents
     for level, context in zip(reversed(list(model.levels)), reversed(model.contexts(lr)), strict=True):
         assert isinstance(level, FlowSequential)
@@ -74,7 +74,7 @@ def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Te
 
 
 def _randomised(name: str) -> SuperResolutionFlow:
-    """The full-size model with every part away from its initial identity, and states of moderate size throughout."""
+    """Return the full-size model with every part away from its initial identity, and states of moderate size."""
     import sr_models
 
     torch.manual_seed(0)

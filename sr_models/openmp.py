@@ -1,9 +1,9 @@
 """OpenMP's threads on a machine that also does something else.
 
-The threads of a parallel operation wait for each other hundreds of times a training step. Where another process keeps a
-core busy, the scheduler moves them about, and each may wait for one that is not running. Bound to cores of their own,
-they share one core with the neighbour and nothing else changes: on two cores with one busy neighbour a training step
-took 2.1 times its quiet time instead of 5 times.
+The threads of a parallel operation wait for each other hundreds of times in a training step. If another process keeps a
+core busy, the scheduler moves them about, and each may wait for one that is not running. Threads that are bound to
+cores of their own share one core with the neighbour, and nothing else changes. Measured on two cores with one busy
+neighbour: a training step took 2.1 times its quiet time instead of 5 times.
 
 OpenMP reads its settings once, when torch is loaded. ``sr-models`` and the benchmarks therefore call
 :func:`bind_threads` first. Programs that import the libraries decide for themselves.
@@ -41,9 +41,9 @@ _CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") 
 def bind_threads(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Bind every OpenMP thread of this process to a core of its own, by ``OMP_PROC_BIND`` and ``OMP_PLACES``.
 
-    Nothing is done if the user has set one of :data:`SETTINGS`, if torch is loaded already, if there is a GPU, if there
-    is only one core, or where the system has no affinities. The main thread is bound too, so processes that it starts
-    must call :func:`unbind`. Its core is another one in every process.
+    It does nothing if the user has set one of :data:`SETTINGS`, or if torch is loaded already. The same holds if there
+    is a GPU or only one core, or if the system has no affinities. The main thread is bound too, so processes that it
+    starts must call :func:`unbind`. Its core is another one in every process.
 
     Args:
         environment: the variables to read and set.

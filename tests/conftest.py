@@ -1,4 +1,4 @@
-"""What all tests share: seeds, threads, poisoned kernel outputs, the header, the report of round-trip errors."""
+"""Setup of all tests: seeds, threads, poisoned kernel outputs, the header, the report of round-trip errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
-    """What a test sets with ``torch.set_num_threads`` ends with it."""
+    """Undo the number of threads that a test has set."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -35,7 +35,7 @@ class Native:
     """A backend made of the two kernels of a compiled extension.
 
     Args:
-        name: of the extension inside the package.
+        name: name of the extension inside the package.
         device: type of the device that the states must be on.
         launch: ``launch(extension, kernel, device, step, *results)`` runs the kernel of that name.
         facts: ``facts(extension)``, for ``python -m invflow.info``.
@@ -127,7 +127,10 @@ class Native:
 
 
 def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_injector: Tensor | None) -> Step:
-    """Describe a call; the tensors that it names by address and that nobody else holds are added to ``kept``."""
+    """Describe a call by addresses.
+
+    Tensors that it names by address and that nobody else holds are added to ``kept``.
+    """
     x, matrix, shift, coupling, injector, settings = call
     batch, channels, height, width = x.shape
     before: list[Any] = []
@@ -148,7 +151,7 @@ def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_inj
 def _map(
     kept: list[Tensor], batch: int, h: Tensor, grad_h: Tensor | None, start: int, form: Form, inverse: bool
 ) -> tuple[Any, ...]:
-    """Describe the elementwise map of the channels from ``start`` on that ``h`` makes."""
+    """Describe the elementwise map that ``h`` makes, of the channels from ``start`` on."""
     samples, channels = h.shape[:2]
     repeat = max(1, batch // samples) if samples else 1
     grad_view = _NO_VIEW if grad_h is None else _view(kept, grad_h)
@@ -168,7 +171,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
 
 
 def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return the tensor, or a copy if rows do not line up, and its strides of samples, channels and pixels."""
+    """Return the tensor and its strides of samples, channels and pixels. It is a copy if rows do not line up."""
     samples, channels, rows, columns = tensor.stride()
     _, _, height, width = tensor.shape
     if width == 1:

@@ -1,4 +1,4 @@
-"""The one operator that every backend implements, and how a call of it is described.
+"""The one operator that every backend implements, and the description of a call.
 
 Everything between two coupling networks of a flow is one pass over the state, with parts that may be left out:
 
@@ -7,7 +7,7 @@ Everything between two coupling networks of a flow is one pass over the state, w
 ``inverse=True``      inverse coupling, then inverse injector, then :math:`M x + v`
 ====================  ============================================================
 
-A channel map is this without coupling and injector; an affine coupling, an affine injector and a Gaussian split are the
+A channel map is this without coupling and injector. An affine coupling, an affine injector and a Gaussian split are the
 coupling alone, without a matrix.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["Backend", "Call", "Form", "Gradients", "Settings"]
 
 
 class Form(NamedTuple):
-    """How a network's output becomes an elementwise affine map (see :class:`invflow.AffineForm`)."""
+    """Rule by which a network's output becomes an elementwise map (see :class:`invflow.AffineForm`)."""
 
     scale: str
     parameter: float
@@ -30,13 +30,13 @@ class Form(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All of a call but its tensors.
+    """Everything about a call but its tensors.
 
     Attributes:
-        coupling: form of the coupling; any where there is none.
-        injector: form of the injector; any where there is none.
+        coupling: form of the coupling; ignored without a coupling.
+        injector: form of the injector; ignored without an injector.
         start: first channel that the coupling transforms.
-        inverse: which of the two orders, and whether coupling and injector are inverted.
+        inverse: takes the second order, and inverts coupling and injector.
     """
 
     coupling: Form
@@ -70,7 +70,7 @@ Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | 
 
 
 class Backend(Protocol):
-    """An implementation of the operator. Nothing is checked: validation happens in the public functions."""
+    """An implementation of the operator. It checks nothing: the public functions validate their arguments."""
 
     def unavailable(self) -> str:
         """Return why the backend cannot run here at all; empty if it can."""

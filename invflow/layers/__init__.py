@@ -1,11 +1,11 @@
 """Invertible layers: the vocabulary of flows, one concept a file.
 
 Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`` and
-``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
-determinant of the map that was called, float64 for a float64 state, else float32.
+``inverse(z, context=None) -> (x, log_det)``. ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
+determinant of the map that was called. It is float64 for a float64 state, else float32.
 
 :class:`InvertibleLayer` is the whole contract. :class:`~invflow.layers.Reversible`, :class:`~invflow.layers.Fusable`
-and :class:`~invflow.layers.Conditionable` name what a layer may do besides to save memory or time.
+and :class:`~invflow.layers.Conditionable` are optional capabilities that save memory or time.
 """
 
 from invflow.layers.actnorm import ActNorm

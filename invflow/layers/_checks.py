@@ -1,4 +1,4 @@
-"""Argument checks that every layer makes, so that a wrong shape is named where it enters."""
+"""Argument checks that every layer makes, so that an error names the layer that a wrong shape enters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from invflow.ops._checks import check_same_device, check_state
 
 
 def check_channels(layer: object, channels: int) -> int:
-    """``channels`` itself, if it is a positive integer."""
+    """Return ``channels`` itself, if it is a positive integer."""
     if channels < 1:
         raise ValueError(f"{type(layer).__name__}: channels must be at least 1, got {channels}")
     return channels

@@ -1,8 +1,8 @@
 """Values derived from parameters: one cache of them, and one derivative.
 
-Actnorm and 1x1 convolution are one affine map of the channels: M = W diag(e^s), v = M b and log |det M|, or its
-inverse: M = diag(e^-s) W^-1, v = -b and log |det M|. All are computed in float64, from one LU factorisation for every
-value that the weight takes.
+Actnorm and 1x1 convolution are one channel map with M = W diag(e^s), v = M b and log |det M|. Its inverse has
+M = diag(e^-s) W^-1 and v = -b. All are computed in float64, from one LU factorisation for every value that the weight
+takes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _same(tensor: Tensor, kept: Tensor) -> bool:
 
 
 class ValueCache(Generic[T]):
-    """Remembers what was computed from the last values of some tensors. A copied or unpickled cache is empty."""
+    """Cache of the value computed from the last contents of some tensors. A copied or unpickled cache is empty."""
 
     def __init__(self) -> None:
         self._entry: _Entry[T] | None = None
@@ -58,7 +58,7 @@ class ValueCache(Generic[T]):
         return ValueCache, ()
 
     def __call__(self, tensors: Sequence[Tensor], compute: Callable[[], T]) -> T:
-        """Return ``compute()``, without a graph, or what it returned for the same values of ``tensors``."""
+        """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values."""
         entry, versions = self._entry, [_version(tensor) for tensor in tensors]
         if entry is None or entry.versions != versions or not all(map(_same, tensors, entry.copies)):
             # what is remembered may be saved for a backward pass later
@@ -69,7 +69,7 @@ class ValueCache(Generic[T]):
 
 
 class ChannelMap:
-    """An affine map of the channels.
+    """A channel map: :math:`M x + v` at every pixel.
 
     Attributes:
         matrix: M (C, C).
@@ -82,7 +82,7 @@ class ChannelMap:
         self._last: tuple[int, Tensor] | None = None
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Log-determinant for one sample, in the dtype of the matrix; cached per image size."""
+        """Return the log-determinant for one sample, in the dtype of the matrix; cached per image size."""
         pixels = x.shape[2] * x.shape[3]
         if self._last is None or self._last[0] != pixels:
             with torch.inference_mode(False):
@@ -106,13 +106,13 @@ def derive(
         weight: W (C, C).
         bias: b (C,) of the actnorm before the convolution; ``None`` without one.
         log_scale: s (C,), likewise.
-        dtype: of the resulting matrix and shift.
+        dtype: dtype of the resulting matrix and shift.
         inverse: return the inverse map.
         cache: holds the weight's inverse and determinant.
         owner: the layer that an error names.
 
     Raises:
-        UnusableWeightError: if the weight is singular or not finite.
+        UnusableWeightError: a weight that is singular or not finite.
     """
     tensors = [tensor for tensor in (weight, bias, log_scale) if tensor is not None]
     if not can_remember(tensors):
@@ -154,7 +154,7 @@ def _compose(
     dtype: torch.dtype,
     inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """M in float64, v in ``dtype`` and log |det M|; ``weight`` is W or, for the inverse, W^-1."""
+    """Return M in float64, v in ``dtype`` and log |det M|. ``weight`` is W or, for the inverse, W^-1."""
     if bias is None or log_scale is None:
         shift = torch.zeros(weight.shape[0], dtype=dtype, device=weight.device)
         return weight, shift, -log_abs_det if inverse else log_abs_det
@@ -178,8 +178,11 @@ def _factorize(weight: Tensor, owner: object) -> tuple[Tensor, Tensor]:
 
 
 class _Map(torch.autograd.Function):
-    """The gradients are a handful of products of small matrices; as a graph of single operators they take longer than
-    the pass over a small state."""
+    """Channel map of the parameters, with all its gradients in one backward pass.
+
+    They are a handful of products of small matrices. As a graph of single operators they take longer than the pass over
+    a small state.
+    """
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Actnorm: a learned affine map of each channel, initialised from the first batch."""
+"""Actnorm: a learned shift and scale of each channel, initialised from the first batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class ActNorm(nn.Module):
     (Kingma & Dhariwal, Glow, 2018, section 3.1).
 
     The first non-empty batch that it sees in training mode sets :math:`b = -\operatorname{mean}(x)` and
-    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})` (biased standard deviation over batch and pixels), so that
-    the output has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the inverse
-    it never initialises: a fresh layer is the identity. Whether it has been initialised is saved in the state_dict.
+    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})`, with the biased standard deviation over batch and pixels.
+    The output then has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the
+    inverse it never initialises: a fresh layer is the identity. The state_dict contains the flag ``initialized``.
 
-    With DistributedDataParallel, pass one batch through before wrapping: otherwise every process initialises from its
-    own batch.
+    Pass one batch through before wrapping the layer in DistributedDataParallel. Otherwise every process initialises
+    from its own batch.
 
     Args:
         channels: number C of channels.
@@ -50,7 +50,12 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set bias and scale from ``x`` (B, C, H, W), whatever mode the layer is in."""
+        """Set bias and scale from ``x`` (B, C, H, W), in any mode.
+
+        Raises:
+            ValueError: an empty batch, or a wrong shape.
+            TypeError: a dtype that is not floating-point.
+        """
         check_input(self, x, self.channels)
         if x.numel() == 0:
             raise ValueError(f"ActNorm: cannot be initialised from an empty batch, got shape {tuple(x.shape)}")

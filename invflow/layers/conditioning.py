@@ -1,4 +1,4 @@
-"""Inverses for many samples of one context: what depends on the context only is computed once."""
+"""Inverses for many samples of one context: context-only work is done once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> Con
     """Return the layer's inverse with everything computed that depends on the context only.
 
     A layer that is not :class:`~invflow.layers.Conditionable` is given the joined context, one for every state.
+
+    Args:
+        layer: the layer to invert.
+        context: samples of a context, each of which serves many states.
+
+    Returns:
+        ``inverse(z, part)``, which returns the states without their log_det.
     """
     if supports(layer, "conditioned_inverse"):
         return cast(Conditionable, layer).conditioned_inverse(context)

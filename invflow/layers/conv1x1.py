@@ -16,7 +16,7 @@ __all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU"]
 
 
 def _random_rotation(channels: int) -> Tensor:
-    """An orthogonal matrix, in float64."""
+    """Draw an orthogonal matrix, in float64."""
     return torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
 
 
@@ -24,14 +24,14 @@ class InvertibleConv1x1(nn.Module):
     r"""Invertible 1x1 convolution: :math:`y = W x` at every pixel, :math:`\log\det = HW \log|\det W|`
     (Kingma & Dhariwal, Glow, 2018, section 3.2). ``weight`` starts as a random rotation.
 
-    The inverse and the determinant come from one LU factorisation in float64, whatever the dtype of the state, at a
-    cost of C^3 for every new value of the weight: once an optimizer step, not once a call.
+    The inverse and the determinant come from one LU factorisation in float64, for any dtype of the state. It costs C^3
+    operations for every new value of the weight: once a training step, not once a call.
 
     Args:
         channels: number C of channels.
 
     Raises:
-        ValueError: in ``forward`` and ``inverse``, if the weight is singular or not finite.
+        ValueError: a weight that is singular or not finite, in ``forward`` and ``inverse``.
 
     Shape:
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
@@ -82,9 +82,9 @@ class InvertibleConv1x1(nn.Module):
         """Return the map of an actnorm followed by this convolution, or the inverse map.
 
         Args:
-            bias: of the actnorm; ``None`` without one.
+            bias: bias of the actnorm; ``None`` without one.
             log_scale: likewise.
-            dtype: of matrix and shift.
+            dtype: dtype of matrix and shift.
             inverse: return the inverse map.
         """
         # a subclass may make its matrix of something else than a weight

@@ -1,4 +1,4 @@
-"""Affine coupling: one half of the channels, and a context, decide the affine map of the other half."""
+"""Affine coupling: one half of the channels, and a context, decide the elementwise map of the other half."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class AffineCoupling(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W); called ``net(x_1, context)`` if
+        net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W). It is called ``net(x_1, context)`` if
             ``context_channels`` is not 0, else ``net(x_1)``.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
-        form: how h becomes shift and scale.
+        form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
-        it if each context serves B / B' successive states.
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
+        context serves B / B' successive states.
     """
 
     num_latents = 1
@@ -49,7 +49,7 @@ class AffineCoupling(nn.Module):
 
     @property
     def start(self) -> int:
-        """The first channel that is transformed; those before it pass unchanged."""
+        """Number of the first channel that is transformed; those before it pass unchanged."""
         return self.channels // 2
 
     def raw_output(self, passed: Tensor, context: Tensor | None = None) -> Tensor:

@@ -25,16 +25,16 @@ class FlowStep(nn.Module):
     r"""A flow step: actnorm, invertible 1x1 convolution and, where given, affine injector and affine coupling, in this
     order (Kingma & Dhariwal, Glow, 2018, figure 2; Lugmayr et al., SRFlow, 2020, figure 3).
 
-    Actnorm, convolution and injector are evaluated in one pass over the state, together with the coupling of the step
-    before if a :class:`FlowSequential` holds both: :math:`y = M x + v` with :math:`M = W \operatorname{diag}(e^s)` and
-    :math:`v = M b`. The inverse is one pass too: inverse coupling, inverse injector and
-    :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
+    Actnorm, convolution and injector are one pass over the state. A :class:`FlowSequential` adds the coupling of the
+    step before to that pass. Actnorm and convolution are :math:`y = M x + v` with
+    :math:`M = W \operatorname{diag}(e^s)` and :math:`v = M b`. The inverse is one pass too: inverse coupling, inverse
+    injector and :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
 
     Args:
         channels: number C of channels.
-        injector: optional; without it the context reaches the coupling only.
-        coupling: optional; without injector and coupling this is a "transition step" of SRFlow.
-        conv1x1: default a new :class:`InvertibleConv1x1`.
+        injector: optional injector; without it the context reaches the coupling only.
+        coupling: optional coupling; a step without injector and coupling is a "transition step" of SRFlow.
+        conv1x1: the convolution; default a new :class:`InvertibleConv1x1`.
 
     Shape:
         x (B, C, H, W), context as injector and coupling need it -> y (B, C, H, W), log_det (B,).

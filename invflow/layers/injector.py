@@ -1,4 +1,4 @@
-"""Affine injector: a context alone decides the affine map of every channel."""
+"""Affine injector: a context alone decides the elementwise map of all channels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class AffineInjector(nn.Module):
         channels: number C of channels.
         net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
         context_channels: channels of the context, at least 1.
-        form: how h becomes shift and scale.
+        form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
-        it if each context serves B / B' successive states.
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
+        context serves B / B' successive states.
     """
 
     num_latents = 1

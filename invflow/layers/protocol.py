@@ -1,4 +1,4 @@
-"""The contract of layers: what every layer has, and what a layer may have besides to save memory or time."""
+"""The contract of layers, and the optional capabilities of a layer, which save memory or time."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Shape = tuple[int, int, int]
 
 
 class InvertibleLayer(Protocol):
-    """What composes in :class:`FlowSequential`: any ``nn.Module`` with ``forward`` and ``inverse``.
+    """A layer that composes in :class:`FlowSequential`: any ``nn.Module`` with ``forward`` and ``inverse``.
 
     ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant of the map that was called.
 
     A layer that factors variables out states ``num_latents`` > 1. Its ``z`` is then the list of that many latents in
     encode order, and the composition goes on with the last of them. A layer without the attribute has one.
 
-    ``output_shapes(shape)`` gives the shape (C, H, W) of every latent for an input of this shape, and raises
+    ``output_shapes(shape)`` returns the shape (C, H, W) of every latent for an input of this shape. It raises
     ``ValueError`` for a shape that the layer does not take. A layer of one latent without the method counts as one that
-    keeps the shape. For a layer of several latents without it, no shapes can be told.
+    keeps the shape. A layer of several latents needs the method.
     """
 
     @property
@@ -75,7 +75,7 @@ class Stage(NamedTuple):
 
     Attributes:
         rerun: ``rerun(z, context)``.
-        parameters: all that it uses.
+        parameters: all parameters that it uses.
         num_latents: number of tensors that its output consists of.
     """
 
@@ -101,7 +101,7 @@ class PendingCoupling(NamedTuple):
 
     Attributes:
         h: the network's raw output (B, 2C', H, W).
-        form: how ``h`` becomes shift and scale.
+        form: rule by which ``h`` becomes shift and scale.
         start: the first of the C' channels that it transforms.
     """
 
@@ -110,14 +110,16 @@ class PendingCoupling(NamedTuple):
     start: int
 
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the coupling by itself: y and log_det."""
+        """Apply the coupling by itself, and return y and log_det."""
         return affine_coupling(x, self.h, self.form, start=self.start)
 
 
 @runtime_checkable
 class Fusable(Protocol):
-    """A layer that joins its neighbours' passes over the state: it applies the coupling of the layer before, and may
-    leave its own to the layer after."""
+    """A layer that joins its neighbours' passes over the state.
+
+    It applies the coupling of the layer before, and may leave its own to the layer after.
+    """
 
     def forward_fused(
         self, x: Tensor, context: Tensor | None, pending: PendingCoupling | None
@@ -140,7 +142,7 @@ ConditionedInverse = Callable[[Any, slice], Tensor]
 
 
 class SharedContext(Protocol):
-    """A context of B samples, each of which serves many states. Layers ask it for what depends on the context only."""
+    """A context of B samples, each of which serves many states. It does context-only work for the layers."""
 
     def joined(self) -> Tensor:
         """Return the context (B, context channels, H, W) that ``forward`` and ``inverse`` take."""

@@ -36,10 +36,10 @@ def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Tensor | None) -> 
 
 
 class StoreDistance:
-    """After how many layers the state is stored: all of them, until the reconstruction is found to drift.
+    """Number of layers between two stored states: all layers, until the reconstruction is found to drift.
 
     Attributes:
-        layers: that many.
+        layers: the present number.
     """
 
     def __init__(self, layers: int) -> None:
@@ -81,7 +81,7 @@ class KeptStates:
 
 
 class Flow(Protocol):
-    """What is encoded reversibly: a :class:`FlowSequential`."""
+    """The flow that is encoded reversibly: a :class:`FlowSequential`."""
 
     layers: nn.ModuleList
     store_distance: StoreDistance
@@ -91,7 +91,7 @@ class Flow(Protocol):
 
 
 def builds_graph(flow: nn.Module, x: Tensor, context: Tensor | None) -> bool:
-    """Return whether calling the flow would build a graph, and neither a compiler nor a transform looks on."""
+    """Return whether a call would build a graph, with neither a compiler nor a transform looking on."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
         return False
     tensors = [x, *([] if context is None else [context]), *flow.parameters()]
@@ -102,7 +102,7 @@ def encode_reversibly(flow: Flow, x: Tensor, context: Tensor | None) -> tuple[li
     """Return all latents and log_det of a flow; the backward pass reconstructs the states in between.
 
     Raises:
-        RuntimeError: in the backward pass, if parameters have changed since, or for a second derivative.
+        RuntimeError: parameters that have changed before the backward pass, or a second derivative.
     """
     stages = [stages_of(layer) for layer in flow.layers]
     first_stages = [0, *itertools.accumulate(map(len, stages))]
@@ -112,7 +112,7 @@ def encode_reversibly(flow: Flow, x: Tensor, context: Tensor | None) -> tuple[li
 
 
 def _trained(stages: Iterable[Stage]) -> list[Tensor]:
-    """The parameters that need a gradient, each once."""
+    """List the parameters that need a gradient, each once."""
     found = {id(parameter): parameter for stage in stages for parameter in stage.parameters if parameter.requires_grad}
     return list(found.values())
 

@@ -27,11 +27,11 @@ __all__ = ["FlowSequential", "InverseStep"]
 
 
 class InverseStep(NamedTuple):
-    """A layer on the way from the latents back.
+    """A layer on the way back from the latents.
 
     Attributes:
-        position: of the layer, from 0, in the order of ``forward``.
-        layer: to be inverted.
+        position: number of the layer, from 0, in the order of ``forward``.
+        layer: the layer to invert.
         leaving: latents that it factored out, in encode order.
     """
 
@@ -40,11 +40,11 @@ class InverseStep(NamedTuple):
     leaving: list[Tensor]
 
     def input(self, x: Tensor, part: slice | None = None) -> Any:
-        """Return what the layer's inverse takes: the state that went on, after the latents that left, if any.
+        """Return the argument of the layer's inverse: the state that went on, after the latents that left, if any.
 
         Args:
             x: the state (B, C, H, W) that went on.
-            part: which of the latents' samples ``x`` holds; ``None`` for all.
+            part: the part of the latents' samples that ``x`` holds; ``None`` for all.
         """
         if not self.leaving:
             return x
@@ -52,22 +52,22 @@ class InverseStep(NamedTuple):
 
 
 class FlowSequential(nn.Module):
-    r"""Composition of invertible layers: ``forward`` applies them in order, ``inverse`` in reverse, and the
-    log-determinants add up. Anything with ``forward(x, context) -> (z, log_det)`` and its ``inverse`` composes: see
-    :class:`InvertibleLayer`.
+    r"""Composition of invertible layers.
+
+    ``forward`` applies them in order and ``inverse`` in reverse; the log-determinants add up. Every
+    :class:`InvertibleLayer` composes: any module with ``forward(x, context) -> (z, log_det)`` and its ``inverse``.
 
     Layers that factor variables out (:class:`Split`, or a FlowSequential that contains one) return a list of latents,
     of which the composition goes on with the last. A FlowSequential with such layers returns the list of all its
-    latents in encode order, and its inverse takes that list; without them it maps a tensor to a tensor.
+    latents in encode order, and its inverse takes that list. Without such layers it maps a tensor to a tensor.
 
-    The coupling of a :class:`FlowStep` and the affine map and injector of the next one are one pass over the state.
+    The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
-    With ``memory="invert"`` only the outputs are kept for the backward pass, which reconstructs every layer's input
-    from its output: the memory for activations does not grow with the number of layers, for one more evaluation of
-    every network. A network must then compute the same in both evaluations (no dropout). How far the reconstruction
-    drifts is measured on one sample in every backward pass; if it exceeds 1e-3 of the largest element, a warning is
-    given and every n-th state stored from then on. Under ``torch.compile`` and ``torch.func`` transforms all states are
-    stored.
+    ``memory="invert"`` keeps the outputs only. The backward pass reconstructs every layer's input from its output. The
+    memory for activations then does not grow with the number of layers, at the cost of one more evaluation of every
+    network. A network must compute the same in both evaluations (no dropout). Every backward pass measures the drift of
+    the reconstruction on one sample. If it exceeds 1e-3 of the largest element, a warning is given and every n-th state
+    is stored afterwards. Under ``torch.compile`` and ``torch.func`` transforms all states are stored.
 
     Args:
         layers: the layers in the order of ``forward``.
@@ -190,6 +190,9 @@ class FlowSequential(nn.Module):
     def latent_shapes(self, channels: int, height: int, width: int) -> list[Shape]:
         """Return the shapes (C, H, W) of all latents, in encode order, for an input of this shape.
 
+        Args:
+            channels, height, width: shape of the input.
+
         Raises:
             TypeError, ValueError: as :meth:`walk_shapes`.
         """
@@ -216,7 +219,7 @@ class FlowSequential(nn.Module):
         return inverse
 
     def _state_of(self, z: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The latents that left, and the last one."""
+        """Return the latents that left, and the last one."""
         latents = [z] if isinstance(z, Tensor) else list(z)
         if len(latents) != self.num_latents:
             raise ValueError(f"FlowSequential: z must hold {self.num_latents} latents, got {len(latents)}")

@@ -18,7 +18,7 @@ __all__ = ["Split"]
 
 
 class Split(nn.Module):
-    r"""Factors out channels with a learned Gaussian prior: :math:`x = (z, x_2)`,
+    r"""Split of channels with a learned Gaussian prior: :math:`x = (z, x_2)`,
     :math:`(\mu, \log\sigma) = \text{net}(z)`, :math:`\epsilon = (x_2 - \mu) e^{-\log\sigma}`,
     :math:`\log\det = -\sum \log\sigma` (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
 
@@ -30,8 +30,8 @@ class Split(nn.Module):
         net: maps z (B, C - round(C / 2), H, W) to (B, 2 round(C / 2), H, W); default :class:`ZeroConv2d`.
 
     Shape:
-        x (B, C, H, W) -> [epsilon (B, round(C / 2), H, W), z (B, C - round(C / 2), H, W)], log_det (B,): the list of
-        latents in encode order, of which the flow goes on with the last.
+        x (B, C, H, W) -> [epsilon (B, round(C / 2), H, W), z (B, C - round(C / 2), H, W)], log_det (B,). The list is in
+        encode order, and the flow goes on with its last latent.
     """
 
     num_latents = 2

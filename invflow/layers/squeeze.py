@@ -14,11 +14,14 @@ __all__ = ["Squeeze"]
 
 
 class Squeeze(nn.Module):
-    r"""Moves every ``factor`` x ``factor`` block of pixels into channels: (B, C, H, W) -> (B, C f^2, H / f, W / f),
-    output channel ``c f^2 + dy f + dx`` (Dinh et al., Real NVP, 2017, section 3.6). The log-determinant is zero.
+    r"""Squeeze: moves every ``factor`` x ``factor`` block of pixels into channels (Dinh et al., Real NVP, 2017,
+    section 3.6). The output channel is ``c f^2 + dy f + dx``. The log-determinant is zero.
 
     Args:
         factor: f, at least 2.
+
+    Shape:
+        x (B, C, H, W) -> y (B, C f^2, H / f, W / f), log_det (B,).
     """
 
     num_latents = 1

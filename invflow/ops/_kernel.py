@@ -1,4 +1,4 @@
-"""The one kernel, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
+"""The one operator, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
 
 Every public operator is a call of :func:`run` with parts left out.
 """
@@ -38,7 +38,7 @@ _backward = register("flow_step_backward", ("grad_y", "grad_log_det"), 5, _fake_
 
 
 def run(call: Call, backend: str) -> tuple[Tensor, Tensor]:
-    """Run a flow step or a part of it on a backend that can; nothing is checked.
+    """Run a flow step or a part of it on a backend that can. Nothing is checked.
 
     Args:
         call: without a matrix it has a coupling and no injector.

@@ -28,12 +28,12 @@ _TENSORS = "Tensor x, Tensor? matrix, Tensor? shift, Tensor? coupling, Tensor? i
 def register(name: str, grads: tuple[str, ...], results: int, fake: Callable[..., Any]) -> Kernel:
     """Register the operator ``invflow::<name>``, which a backend's function of that name runs.
 
-    The returned function calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
-    tracer, functorch transform, dispatch mode, tensor subclass, batched or negated tensor. The dispatcher's way to a
+    The returned function bypasses the dispatcher if nothing could intercept the call. Compilers, tracers, functorch
+    transforms, dispatch modes, tensor subclasses, and batched or negated tensors could. The dispatcher's way to a
     kernel in Python and back costs as much as the kernel itself for a small state.
 
     Args:
-        name: of the operator and of the backends' function.
+        name: name of the operator and of the backends' function.
         grads: names of tensors that come before those of the call.
         results: number of tensors that it returns; ``None`` among what the kernel returns becomes an empty tensor.
         fake: computes the results' metadata from the tensors.

@@ -1,7 +1,7 @@
 """The command line ``sr-models``. Every command is a module here, which is imported when the command runs.
 
-A command's module has a function ``run``, whose signature and docstring make the command's ``--help``. Where that is
-not enough, a function ``add_arguments(parser)`` declares the arguments.
+A command's module has a function ``run``, whose signature and docstring make the command's ``--help``. If that is not
+enough, a function ``add_arguments(parser)`` declares the arguments.
 """
 
 from __future__ import annotations

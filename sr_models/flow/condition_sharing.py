@@ -1,4 +1,4 @@
-"""Condition sharing: what depends on the low-resolution image only is computed once for all of its samples.
+"""Condition sharing: work that depends on the low-resolution image only is done once for all of its samples.
 
 The first convolution of a coupling's network sees the passed half of the state and the features u, and is linear:
 ``conv(cat[z, u]) = conv_z(z) + conv_u(u)``. So ``conv_u(u)`` and the whole network of an injector serve every sample.
@@ -27,20 +27,22 @@ __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
 
 @runtime_checkable
 class SplitNet(Protocol):
-    """A network that begins with a 3x3 convolution of everything it sees; ``rest`` may overwrite its argument."""
+    """A network that begins with a 3x3 convolution of everything it sees."""
 
     @property
-    def first_conv(self) -> nn.Conv2d: ...
+    def first_conv(self) -> nn.Conv2d:
+        """The convolution that sees everything."""
 
-    def rest(self, h: Tensor) -> Tensor: ...
+    def rest(self, h: Tensor) -> Tensor:
+        """Compute the network's result from that of ``first_conv``; may overwrite ``h``."""
 
 
 @dataclass(frozen=True)
 class LevelContext:
-    """What conditions a level of the flow: an :class:`invflow.layers.SharedContext`.
+    """Context of a level of the flow: an :class:`invflow.layers.SharedContext`.
 
     Attributes:
-        features: of the low-resolution images.
+        features: features of the low-resolution images.
         noise: (B, N, H, W), condition of noise-conditional layers; ``None`` leaves them out.
     """
 
@@ -87,7 +89,7 @@ class ConditionedNet:
 
     Args:
         net: the network, which sees the passed half of a state, or nothing of it, and the context.
-        context: of B images.
+        context: context of B images.
     """
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
@@ -126,12 +128,15 @@ def _waits(net: nn.Module) -> bool:
 
 
 def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3x3 convolution, zero-padded, of the joined features: (B, out, H, W).
+    """Compute the 3x3 convolution, zero-padded, of the joined features.
 
     Args:
-        features: of C channels together.
+        features: C channels together.
         weight: (out, C, 3, 3).
         bias: (out,) or ``None``.
+
+    Returns:
+        (B, out, H, W).
     """
     own = features.own.shape[1]
     y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
@@ -144,8 +149,8 @@ class _Phases(NamedTuple):
     """Repetitions of a pixel along one axis that see the same pixels of the map before the enlargement.
 
     Attributes:
-        taps: for every repetition, which of the three taps fall on each of the pixels that it sees.
-        positions: of the repetitions, the last counted from the end.
+        taps: for every repetition, and each pixel that it sees, the taps of the three that fall on the pixel.
+        positions: positions of the repetitions, the last counted from the end.
     """
 
     taps: tuple[tuple[tuple[int, int, int], ...], ...]
@@ -159,8 +164,10 @@ _INNER = _Phases((((1, 1, 1),),), (slice(1, -1),))
 
 
 def _add_enlarged_conv(y: Tensor, x: Tensor, weight: Tensor, repeat: int) -> None:
-    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it: for
-    ``repeat`` = 2 a pixel takes 4 taps instead of 9, for 4 on average 25 / 16."""
+    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it.
+
+    A pixel takes 4 taps instead of 9 for ``repeat`` = 2, and on average 25 / 16 for 4.
+    """
     height, width = x.shape[2:]
     # (B, out, H, repeat, W, repeat)
     target = y.unflatten(3, (width, repeat)).unflatten(2, (height, repeat))

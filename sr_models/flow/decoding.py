@@ -1,4 +1,4 @@
-"""From latents to images: level by level and layer by layer, so that one layer's conditions exist at a time."""
+"""Decoding of latents to images, level by level and layer by layer: one layer's conditions exist at a time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ def decode_levels(
     contexts: list[LevelContext],
     watch: Watch | None = None,
 ) -> Tensor:
-    """The images of the given latents, unclamped.
+    """Decode latents to images, unclamped.
 
     Args:
-        levels: in encode order.
-        latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image. Taken off
-            the list one by one, to free their memory.
-        contexts: of the levels, for B images. Taken off the list as well.
+        levels: levels in encode order.
+        latents: latents in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image.
+            They are taken off the list one by one, to free their memory.
+        contexts: contexts of the levels, for B images. They are taken off the list as well.
         watch: looks at every layer's result.
+
+    Returns:
+        (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
         latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
@@ -70,7 +73,7 @@ def _decode_level(
 
 
 def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:
-    """Images, and states of them, to process together: several images with all their states, or states of one."""
+    """Yield images, and states of them, to process together: several images with all their states, or states of one."""
     together = max(_CHUNK_PIXELS // max(pixels, 1), 1)
     if together >= states:
         step = together // max(states, 1)

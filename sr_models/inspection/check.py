@@ -1,4 +1,4 @@
-"""How well a model's inverse inverts, and which layer amplifies most."""
+"""Check of a model's inverse: its round-trip error, and the layers that amplify most."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STEP = 1e-6
 
 @dataclass(frozen=True)
 class Amplification:
-    """What the inverse of a layer makes of a small error.
+    """Amplification of a small error by the inverse of a layer.
 
     Attributes:
-        level: from 1, the finest.
-        layer: from 0, in encode order, within the level.
+        level: number of the level, from 1, the finest.
+        layer: number of the layer within the level, from 0, in encode order.
         kind: name of the layer's class.
         factor: largest change of an element of the result, relative to a change of random sign of every element given.
     """
@@ -36,12 +36,12 @@ class Amplification:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What :func:`check_model` found.
+    """Result of :func:`check_model`.
 
     Attributes:
         round_trip: largest difference between an image in [0, 1] and the image decoded from its latents, in the model's
             dtype.
-        layers: in the order of decoding.
+        layers: amplification of every layer, in the order of decoding.
     """
 
     round_trip: float
@@ -59,8 +59,14 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
 
     Args:
         model: in evaluation mode.
-        size: of the low-resolution image, a multiple of ``model.lr_multiple``.
-        seed: of image and errors.
+        size: side of the low-resolution image, a multiple of ``model.lr_multiple``.
+        seed: seed of image and errors.
+
+    Returns:
+        The round-trip error, and the amplification of every layer.
+
+    Raises:
+        ValueError: a size that the levels cannot halve.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
@@ -85,5 +91,5 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
 
 
 def _moved(latent: Tensor, generator: torch.Generator) -> Tensor:
-    """A small error of random sign in every element."""
+    """Add a small error of random sign to every element."""
     return latent + _STEP * torch.randn(latent.shape, generator=generator).sign()

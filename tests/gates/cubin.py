@@ -1,4 +1,4 @@
-"""``python -m tests.gates.cubin``: what ptxas made of the CUDA kernels, and whether it is good enough."""
+"""``python -m tests.gates.cubin``: a report on the machine code of the CUDA kernels, and its checks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .page import add_markdown_option, check_markdown, markdown_table, short, wr
 #: Conflicts of shared memory: passes of a warp's access through the banks, over those that its width needs.
 MOST_WAYS = 2.0
 
-#: Of kernels with vectors and a known number of channels, warps that a multiprocessor holds at least, forward and
-#: backward: two for each of its four schedulers, so that one computes while the other waits, where shared memory has
-#: room for two blocks, else one. The other kernels must have one block.
+#: Fewest warps that a multiprocessor must hold, forward and backward, of kernels with vectors and a known number of
+#: channels. There are two for each of its four schedulers if shared memory has room for two blocks, so that one warp
+#: computes while the other waits; else one. The other kernels must have one block.
 FLOORS = {75: (4, 4), 80: (8, 8), 86: (8, 4), 90: (8, 8), 100: (8, 8), 120: (8, 4)}
 
 _DESCRIPTION = """\
@@ -58,8 +58,11 @@ instruction through the banks, over those needed.
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel for one architecture, as it is launched: ``threads`` of a block and its ``shared`` bytes, the most of
-    all launches; ``ways`` is None where nothing was run."""
+    """A kernel for one architecture, as it is launched.
+
+    ``threads`` and ``shared`` bytes are those of a block, the most of all launches. ``ways`` is ``None`` if nothing was
+    run.
+    """
 
     code: MachineCode
     threads: int
@@ -127,7 +130,7 @@ def ways_of(trace: Trace) -> float:
 
 
 def violations(row: Row) -> list[str]:
-    """What is wrong with a kernel, one line each."""
+    """Return the violations of a kernel, one line each."""
     code, wrong = row.code, []
     for name, bytes_ in (("spill stores", code.spill_stores), ("spill loads", code.spill_loads), ("stack", code.stack)):
         if bytes_:
@@ -179,7 +182,7 @@ def _order(kernel: str) -> tuple[object, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="cubin", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

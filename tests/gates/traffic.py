@@ -175,7 +175,7 @@ def _at(tensor: Tensor, offset: int) -> Tensor:
 
 
 def every_traffic(batch: int) -> list[Traffic]:
-    """Of both directions, forward and backward, for every number of channels that has kernels of its own."""
+    """Return the traffic of both directions, forward and backward, for every number of channels with own kernels."""
     directions = [(inverse, c) for inverse in (False, True) for c in CHANNELS]
     found = []
     for backward in (False, True):
@@ -191,7 +191,7 @@ def full_blocks(channels: int, inverse: bool) -> Call:
 
 
 def violations(traffic: Traffic) -> list[str]:
-    """What is wrong, one line each."""
+    """Return the violations, one line each."""
     wrong = [f"less than 16 bytes of a thread: {text}" for text in traffic.narrow if not traffic.call.backward]
     if (traffic.full_blocks or not traffic.call.backward) and traffic.ratio > MOST_TRAFFIC:
         wrong.append(f"{traffic.ratio:.3f} times the floor is moved, more than {MOST_TRAFFIC}")
@@ -243,7 +243,7 @@ def _label(traffic: Traffic) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="traffic", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

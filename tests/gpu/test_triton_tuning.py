@@ -1,4 +1,4 @@
-"""What a GPU takes and nothing else here does: configurations are timed, and any of them may win."""
+"""Timing of configurations, which only a GPU does: any of them may win."""
 
 from __future__ import annotations
 

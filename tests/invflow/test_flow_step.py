@@ -39,7 +39,7 @@ def step_as_drawn(drawn):
 
 
 def one_after_the_other(drawn, x, matrix, shift, *hs, backend="reference"):
-    """y, log_det and what the affine map takes and gives."""
+    """y, log_det and the argument and result of the channel map."""
     hs, log_det = list(hs), x.new_zeros(x.shape[0])
     if drawn.count:
         x, part = affine_coupling(x, hs.pop(0), drawn.form, start=drawn.start, inverse=drawn.inverse, backend=backend)
@@ -197,7 +197,7 @@ def test_inverse_step_undoes_a_step(channels, start, kernels):
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("inputs", ["both", "coupling", "injector", "none"])
 def test_log_det_is_that_of_the_jacobian(inverse, inputs, kernels):
-    """slogdet of the whole Jacobian, less the affine map's, which is the caller's."""
+    """slogdet of the whole Jacobian, less the channel map's, which is the caller's."""
     like = {"dtype": torch.float64, "device": kernels.device}
     x, matrix, shift = torch.randn(1, 3, 2, 2, **like), torch.randn(3, 3, **like), torch.randn(3, **like)
     coupling = torch.randn(1, 4, 2, 2, **like) if inputs in ("both", "coupling") else None

@@ -60,7 +60,7 @@ def test_gradients_are_those_of_store() -> None:
 
 
 class SliceOfContext:
-    """What :func:`invflow.layers.condition` takes, for a context that is a tensor."""
+    """Context for :func:`invflow.layers.condition`, made of a tensor."""
 
     def __init__(self, context: Tensor) -> None:
         self.context = context
@@ -115,7 +115,7 @@ def test_the_walk_says_what_every_layer_takes() -> None:
     torch.testing.assert_close(total, -log_det)
 
 
-# What does not keep the contract
+# Layers that break the contract
 
 
 class NoShapes(Cut):

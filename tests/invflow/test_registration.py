@@ -140,7 +140,7 @@ def test_compiled_code_follows_a_change_of_backend(kernel_calls):
 
 @pytest.fixture
 def kernel_calls(monkeypatch):
-    """How often each kernel was called."""
+    """Count the calls of each kernel."""
     calls = dict.fromkeys(REGISTERED, 0)
 
     def counting(name):

@@ -55,7 +55,7 @@ def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[
 
     Args:
         kernel: a key of :data:`CONFIGS`.
-        arguments: of the launch, by name.
+        arguments: arguments of the launch, by name.
         lanes: threads of a warp.
     """
     block_c = arguments.get("BLOCK_C")

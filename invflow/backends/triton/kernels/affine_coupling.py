@@ -19,7 +19,7 @@ from invflow.backends.triton.kernels.elementwise import (
 
 @triton.jit
 def _place(pixels, BLOCK: tl.constexpr):
-    """Return sample, channel, block of pixels, pixels (BLOCK,) of this program, and the mask of valid ones."""
+    """Return sample, channel, block of pixels, pixels (BLOCK,) of this program, and a mask of those that exist."""
     blocks = tl.cdiv(pixels, BLOCK)
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks

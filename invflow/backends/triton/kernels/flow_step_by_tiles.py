@@ -189,7 +189,7 @@ def flow_step_output_bwd_kernel(
 
 @triton.jit
 def flow_step_input_bwd_kernel(
-    grad_affine_ptr,  # gradient of the affine map's result (B, C, P)
+    grad_affine_ptr,  # gradient of the channel map's result (B, C, P)
     ga_b,
     ga_c,
     ga_p,

@@ -14,7 +14,7 @@ from invflow.backends.triton.kernels.elementwise import transform_before_matrix
 
 @triton.jit
 def matrix_gradient_kernel(
-    grad_ptr,  # gradient of the affine map's result (B, C, P)
+    grad_ptr,  # gradient of the channel map's result (B, C, P)
     g_b,  # its strides: samples, channels, pixels
     g_c,
     g_p,
