@@ -18,6 +18,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run by path: Python has put this folder on its path instead of the one that holds it
     sys.path[0] = str(_ROOT)
 
+
+def _to_install(error: ModuleNotFoundError) -> str:
+    if str(error.name).split(".")[0] in ("benchmarks", "invflow", "sr_models"):
+        raise error
+    return f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}"
+
+
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
 _ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
@@ -44,7 +51,7 @@ try:
     from benchmarks.report import plot, table
     from sr_models.io.files import write_text
 except ModuleNotFoundError as error:
-    sys.exit(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}")
+    sys.exit(_to_install(error))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -176,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed.function(parsed)
     except ModuleNotFoundError as error:
-        print(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}", file=sys.stderr)
+        print(_to_install(error), file=sys.stderr)
         return 2
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)

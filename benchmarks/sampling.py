@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+import sr_models
 from benchmarks.spec import Case, Spec
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
-
-if TYPE_CHECKING:  # the other operators are measured without the packages that sr_models needs
-    from sr_models import SuperResolutionFlow
+from sr_models import SuperResolutionFlow
+from sr_models.flow.latents import draw_latents
 
 __all__ = ["ROUNDS", "build", "specs"]
 
@@ -37,8 +36,6 @@ def build(spec: Spec, names: list[str]) -> Case:
     Samples decoded by themselves are equal, independent calls. One of them is timed and counts as often as there are
     samples. The result is the first sample.
     """
-    from sr_models.flow.latents import draw_latents
-
     model = _randomised(spec.model)
     number, _, height, width = spec.shape
     lr = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(1))
@@ -75,8 +72,6 @@ def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Te
 
 def _randomised(name: str) -> SuperResolutionFlow:
     """Return the full-size model with every part away from its initial identity, and states of moderate size."""
-    import sr_models
-
     torch.manual_seed(0)
     model = sr_models.create(name, scale=4)
     with torch.no_grad():
