@@ -15,10 +15,6 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.inc')
 
-# OpenMP threads that wait for each other spin for so many turns before they sleep. On a machine that also does something
-# else the default of libgomp makes a training step many times slower; on a quiet one this makes no difference.
-export GOMP_SPINCOUNT ?= 10000
-
 # Processes that share the tests, each with one thread: as many as there are cores, but at most four, for their memory.
 PYTEST_SHARED := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
@@ -43,7 +39,7 @@ check: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
-# Of the tests through PTX those that compile few kernels.
+# Tests through PTX that compile few kernels.
 PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or element_by_element
 triton: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest

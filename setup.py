@@ -5,9 +5,9 @@ editable installation keeps its objects in ``build/``, one folder for each kind 
 anew each time, and Ninja compiles what another command, another compiler or a changed file asks for.
 
 Environment: ``MAX_JOBS`` limits parallel compilation; ``CXX`` chooses the compiler; ``CMAKE_ARGS`` is passed on.
-``INVFLOW_CUDA`` is ``auto`` (the default: the CUDA kernels are built where nvcc works), ``on`` (that they cannot be
-built is an error) or ``off``; ``CUDACXX`` names nvcc; ``INVFLOW_CUDA_ARCHS`` lists architectures, as ``80;90`` or in
-any other way that CMake knows.
+``INVFLOW_CUDA`` is ``auto`` (the default: builds the CUDA kernels if nvcc works), ``on`` (a failure to build them is an
+error) or ``off``. ``CUDACXX`` names nvcc. ``INVFLOW_CUDA_ARCHS`` lists architectures, as ``80;90`` or in any other way
+that CMake knows.
 """
 
 import os

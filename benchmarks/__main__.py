@@ -18,17 +18,12 @@ _ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run by path: Python has put this folder on its path instead of the one that holds it
     sys.path[0] = str(_ROOT)
 
-try:
-    import torch
 
-    import invflow
-    from benchmarks import sampling
-    from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
-    from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
-    from benchmarks.report import plot, table
-    from sr_models.io.files import write_text
-except ModuleNotFoundError as error:
-    sys.exit(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}")
+def _to_install(error: ModuleNotFoundError) -> str:
+    if str(error.name).split(".")[0] in ("benchmarks", "invflow", "sr_models"):
+        raise error
+    return f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}"
+
 
 # glibc keeps what is freed: page faults would otherwise take as long as the kernels
 _ALLOCATOR = {
@@ -36,6 +31,27 @@ _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1099511627776",
 }
+
+if __name__ == "__main__":
+    from sr_models.openmp import bind_threads
+
+    # before torch is loaded, which reads both once
+    bind_threads()
+    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
+
+try:
+    import torch
+
+    import invflow
+    from benchmarks import sampling
+    from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
+    from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.overhead import measure_overhead, overhead_table
+    from benchmarks.report import plot, table
+    from sr_models.io.files import write_text
+except ModuleNotFoundError as error:
+    sys.exit(_to_install(error))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -82,12 +98,19 @@ def _say_why_the_kernels_are_left_out() -> None:
 
 
 def _command() -> str:
-    """What the user typed; the interpreter's own path is of no interest."""
+    """Return the command that the user typed, without the interpreter's own path."""
     return " ".join(["python", *sys.orig_argv[1:]])
 
 
 def _peaks(arguments: argparse.Namespace) -> None:
     print(json.dumps(peaks_of(arguments.request)))
+
+
+def _overhead(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    torch.set_num_threads(1)
+    print(overhead_table(measure_overhead(arguments.rounds)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -137,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     peaks = commands.add_parser("peaks")  # what --peak-memory starts
     peaks.add_argument("request")
     peaks.set_defaults(function=_peaks)
+    overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
+    overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
+    overhead.set_defaults(function=_overhead)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")
@@ -145,12 +171,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Bad input ends in one line on standard error and exit code 2."""
+    """Run a command. Bad input ends in one line on standard error.
+
+    Args:
+        arguments: the command and its options; ``None`` for those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after an error.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)
     except ModuleNotFoundError as error:
-        print(f"benchmarks: error: {error}: run pip install -e '.[sr]' in {_ROOT}", file=sys.stderr)
+        print(_to_install(error), file=sys.stderr)
         return 2
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
@@ -159,6 +192,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if "run" in sys.argv[1:2] and not _ALLOCATOR.keys() & os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **_ALLOCATOR})
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What is measured: every case gives its implementations, its result in float64, and the bytes and flops it needs."""
+"""Cases to measure: each gives its implementations, its result in float64, and the bytes and flops that it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import invflow
 from benchmarks import sampling
 from benchmarks.spec import Case, Spec
-from invflow.layers.flow_step import PendingCoupling
+from invflow.layers import PendingCoupling
 
 __all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "runnable", "specs_of"]
 
@@ -25,7 +25,7 @@ DIRECTIONS = ("forward", "inverse", "forward+backward")
 #: Numbers of flow steps of the case "training".
 STEPS = (4, 16, 64)
 
-#: Of every operator: backends of invflow and what they are compared with.
+#: By operator: backends of invflow, and the implementations that they are compared with.
 IMPLEMENTATIONS = {
     "flow_step": (*invflow.BACKENDS, "composition", "compile"),
     "flow_step_with_network": (*invflow.BACKENDS, "composition", "compile"),
@@ -35,14 +35,14 @@ IMPLEMENTATIONS = {
 
 
 def runnable(operator: str, device: str) -> list[str]:
-    """The implementations of an operator that can run on a device here."""
+    """Return the implementations of an operator that can run on a device here."""
     x = torch.empty(1, 1, 1, 1, device=device)
     names = IMPLEMENTATIONS[operator]
     return [name for name in names if name not in invflow.BACKENDS or invflow.can_run(name, "flow_step", x)]
 
 
 def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
-    """The cases of an operator."""
+    """Yield the cases of an operator."""
     if operator == "sampling":
         yield from sampling.specs()
         return
@@ -56,7 +56,7 @@ def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
 
 
 def build(spec: Spec, names: list[str]) -> Case:
-    """The case with the implementations of these names."""
+    """Return the case with the implementations of these names."""
     if spec.operator == "sampling":
         return sampling.build(spec, names)
     with torch.device(spec.device):
@@ -109,8 +109,10 @@ def _affine(x: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, inverse:
 def _given_composition(
     x: Tensor, h: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, inverse: bool
 ) -> list[Tensor]:
-    """What lies between two coupling networks: the coupling of one step, actnorm and convolution of the next; decoding,
-    of the same. Plain PyTorch, one after the other, as flow libraries do it."""
+    """Everything between two coupling networks in plain PyTorch, one operator after the other, as flow libraries do it.
+
+    Encoding, these are the coupling of one step, and actnorm and convolution of the next. Decoding, all are of one.
+    """
     x, coupling_log_det = _coupled(x, h, inverse)
     x, log_det = _affine(x, bias, log_scale, weight, inverse)
     return [x, log_det + coupling_log_det]
@@ -143,12 +145,12 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
     step.actnorm.initialize(x)
     step.eval()
     assert step.coupling is not None
-    pending = None if with_network else PendingCoupling(step.coupling, h)
+    pending = None if with_network else PendingCoupling(h, step.coupling.form, step.coupling.start)
     x.requires_grad_(training)
     h.requires_grad_(training)
 
     def run(compute: Callable[[], list[Tensor]], inputs: list[Tensor]) -> list[Tensor]:
-        """The results and, in training, their gradients with respect to state, h (or the network) and parameters."""
+        """Return the results and, in training, the gradients of state, h (or the network) and parameters."""
         if not training:
             with torch.no_grad():
                 return compute()
@@ -163,7 +165,7 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
             with invflow.use_backend(backend):
                 if inverse:
                     return list(step.inverse(x))
-                return list(step(x)) if with_network else list(step.encode(x, None, pending)[:2])
+                return list(step(x)) if with_network else list(step.forward_fused(x, None, pending)[:2])
 
         return lambda: run(compute, inputs)
 
@@ -200,7 +202,10 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
 
 
 def _training(spec: Spec, names: list[str]) -> Case:
-    """A training step of a conditional flow, whose steps share their networks: parameters do not grow with them."""
+    """Return the case of a training step of a conditional flow.
+
+    Its flow steps share their networks, so that the parameters do not grow with the number of steps.
+    """
     batch, channels, height, width = spec.shape
     torch.manual_seed(0)
     half, conditional = channels // 2, 16

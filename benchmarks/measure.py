@@ -1,4 +1,4 @@
-"""Timing: implementations, and what bounds them, interleaved in one run."""
+"""Timing of implementations and of the machine's bounds, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.cases import build
 from benchmarks.spec import Case, Spec
+from sr_models.openmp import unbind
 
 __all__ = ["Measurement", "measure", "peak_memory", "peaks_of"]
 
@@ -28,16 +29,16 @@ _COPY, _SGEMM = "machine: copy", "machine: sgemm"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One implementation of one case. ``None`` where a case has no roof.
+    """One implementation of one case. Fields are ``None`` if the case has no roof.
 
     Attributes:
         case, implementation: names.
-        threads: of torch.
+        threads: number of torch's threads.
         median, low, high: seconds; low and high are the quartiles.
-        bytes_per_second: of the case's least traffic.
-        share_of_copy: that, in relation to copying as many bytes.
-        flops_per_second: of the case's matrix product.
-        share_of_sgemm: that, in relation to a product of two matrices of 1024 x 1024 (on a GPU, 8192 x 8192).
+        bytes_per_second: the case's least traffic over the median.
+        share_of_copy: that speed, over the speed of copying as many bytes.
+        flops_per_second: operations of the case's matrix product over the median.
+        share_of_sgemm: that speed, over that of a product of matrices of 1024 x 1024 (on a GPU, 8192 x 8192).
         share_of_roof: least time that these two speeds allow, divided by the median.
         peak_bytes: largest memory that a call had in use beyond its inputs.
         error: largest absolute difference to float64, relative to the largest result.
@@ -61,13 +62,16 @@ class Measurement:
 def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> list[Measurement]:
     """Time every implementation ``rounds`` times, in turn, after two calls that do not count.
 
-    Copying as much memory as the case moves is timed in the same rounds, and so finds the caches as the implementations
-    find them; a matrix product, which would empty them for everybody, afterwards.
+    Copying as much memory as the case moves is timed in the same rounds. It finds the caches as the implementations
+    find them. A matrix product would empty the caches for everybody and is timed afterwards.
 
     Args:
-        case: what to time.
+        case: the case to time.
         rounds: at least 2.
-        peaks: what :func:`peak_memory` found for the implementations.
+        peaks: result of :func:`peak_memory` for the implementations.
+
+    Returns:
+        A measurement for every implementation.
     """
     exact = case.exact()
     errors: dict[str, float] = {}
@@ -114,7 +118,7 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
 def _interleaved(
     calls: dict[str, Callable[[], object]], rounds: int, seconds_of: Callable[[Callable[[], object]], float]
 ) -> dict[str, list[float]]:
-    """Seconds that every call takes, in every round."""
+    """Return the seconds that every call takes, in every round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -129,7 +133,7 @@ def _seconds_of_call(call: Callable[[], object]) -> float:
 
 
 def _seconds_on_gpu(call: Callable[[], object]) -> float:
-    """Between two events on the current stream: what launching takes counts where the GPU waits for it."""
+    """Time a call between two events on the current stream. Launching counts if the GPU waits for it."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -140,8 +144,21 @@ def _seconds_on_gpu(call: Callable[[], object]) -> float:
 
 
 def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
-    """Bytes that a call of every implementation has in use at most beyond what there was before, measured in a process
-    of its own whose freed memory goes back to the system at once. Empty where the system does not tell (not Linux)."""
+    """Measure the most bytes that a call of every implementation has in use beyond those before the call.
+
+    A process of its own measures it, whose freed memory goes back to the system at once.
+
+    Args:
+        spec: the case.
+        names: implementations.
+        threads: number of torch's threads.
+
+    Returns:
+        Implementation -> bytes. It is empty if the system does not tell (not Linux).
+
+    Raises:
+        RuntimeError: the process failed; the message has the last line of its errors.
+    """
     request = json.dumps({"spec": dataclasses.asdict(spec), "names": names, "threads": threads})
     # below this size memory comes from the heap, which keeps what is freed
     environment = {
@@ -151,7 +168,7 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
         "MALLOC_TRIM_THRESHOLD_": "0",
     }
     command = [sys.executable, str(Path(__file__).parent), "peaks", request]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, preexec_fn=unbind)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {spec.name} failed: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +176,14 @@ def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
 
 
 def peaks_of(request: str) -> dict[str, int]:
-    """What :func:`peak_memory` asks its process for."""
+    """Measure the memory for :func:`peak_memory`, in this process.
+
+    Args:
+        request: JSON with spec, names and threads.
+
+    Returns:
+        Implementation -> bytes.
+    """
     wanted: dict[str, Any] = json.loads(request)
     torch.set_num_threads(wanted["threads"])
     spec = Spec(**{**wanted["spec"], "shape": tuple(wanted["spec"]["shape"])})

@@ -1,4 +1,4 @@
-"""Microseconds a call: what a flow step costs beyond its networks and its arithmetic, on a state of 4 x 4 pixels."""
+"""Microseconds that a call costs beyond its networks and its arithmetic, on a state of 4 x 4 pixels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Overhead:
     """Microseconds of processor time of one call.
 
     Attributes:
-        name: of the call.
-        median, low, high: low and high are the quartiles over rounds of 50 calls.
+        name: name of the call.
+        median, low, high: median and quartiles over rounds of 50 calls.
     """
 
     name: str

@@ -16,7 +16,7 @@ _COLUMNS = (
 
 
 def table(results: Sequence[Measurement]) -> str:
-    """Markdown table. Speed-ups are over plain PyTorch and over ``torch.compile`` of it, where those were measured."""
+    """Format a Markdown table. Speed-ups are over plain PyTorch and over ``torch.compile`` of it, if measured."""
     medians = {(r.case, r.threads, r.implementation): r.median for r in results}
 
     def speed_up(r: Measurement, over: str) -> str:
@@ -47,8 +47,12 @@ def table(results: Sequence[Measurement]) -> str:
 
 
 def plot(results: Sequence[Measurement], path: Path) -> None:
-    """Share of the roof of every implementation (or its time, where there is no roof), a panel for every number of
-    threads."""
+    """Plot the share of the roof of every implementation, or its time if there is no roof.
+
+    Args:
+        results: measurements.
+        path: PNG or SVG file. It has a panel for every number of threads.
+    """
     from matplotlib.figure import Figure
 
     threads = sorted({r.threads for r in results})

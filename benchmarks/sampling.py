@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+import sr_models
 from benchmarks.spec import Case, Spec
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
-
-if TYPE_CHECKING:  # the other operators are measured without the packages that sr_models needs
-    from sr_models import SuperResolutionFlow
+from sr_models import SuperResolutionFlow
+from sr_models.flow.latents import draw_latents
 
 __all__ = ["ROUNDS", "build", "specs"]
 
-#: By default: calls are long enough for a few to tell.
+#: Default number of rounds: calls are long enough for a few to tell.
 ROUNDS = 5
 
 _LR = 64
@@ -25,20 +24,18 @@ _SAMPLES = {"srflow": (1, 10, 100), "srflow-da": (1, 10)}
 
 
 def specs() -> Iterator[Spec]:
-    """The cases, at 4x: the shape is that of the samples."""
+    """Yield the cases, at 4x. The shape is that of the samples."""
     for model, numbers in _SAMPLES.items():
         for number in numbers:
             yield Spec("sampling", (number, 3, 4 * _LR, 4 * _LR), "inverse", model=model)
 
 
 def build(spec: Spec, names: list[str]) -> Case:
-    """The implementations "one_by_one", which decodes every sample by itself, and "shared", the model's own way.
+    """Return the case with "one_by_one", which decodes every sample by itself, and "shared", the model's own way.
 
-    Samples decoded by themselves are equal, independent calls: one of them is timed and counts as often as there are
+    Samples decoded by themselves are equal, independent calls. One of them is timed and counts as often as there are
     samples. The result is the first sample.
     """
-    from sr_models.flow.latents import draw_latents
-
     model = _randomised(spec.model)
     number, _, height, width = spec.shape
     lr = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(1))
@@ -64,20 +61,17 @@ def build(spec: Spec, names: list[str]) -> Case:
 
 
 def _decode(model: SuperResolutionFlow, latents: list[Tensor], lr: Tensor) -> Tensor:
-    """Encoder, then every layer with the joined features: nothing is shared or enlarged late."""
+    """Decode by the encoder, then every layer with the joined features: nothing is shared or enlarged late."""
     *rest, x = latents
     for level, context in zip(reversed(list(model.levels)), reversed(model.contexts(lr)), strict=True):
         assert isinstance(level, FlowSequential)
-        extra = level.num_latents - 1
-        x, _ = level.inverse([*rest[len(rest) - extra :], x], context)
-        rest = rest[: len(rest) - extra]
+        for step in level.walk_inverse(rest):
+            x, _ = step.layer.inverse(step.input(x), context)
     return x
 
 
 def _randomised(name: str) -> SuperResolutionFlow:
-    """The full-size model with every part away from its initial identity, and states of moderate size throughout."""
-    import sr_models
-
+    """Return the full-size model with every part away from its initial identity, and states of moderate size."""
     torch.manual_seed(0)
     model = sr_models.create(name, scale=4)
     with torch.no_grad():

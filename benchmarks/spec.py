@@ -1,4 +1,4 @@
-"""What a case of the benchmarks is."""
+"""Description of a case of the benchmarks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Spec:
 
     Attributes:
         operator: a key of :data:`benchmarks.cases.IMPLEMENTATIONS`.
-        shape: of the state.
+        shape: shape of the state.
         direction: one of :data:`benchmarks.cases.DIRECTIONS`.
-        steps: of the flow; 1 but for "training".
-        model: of "sampling".
+        steps: flow steps; 1 except for "training".
+        model: model of "sampling".
         device: "cpu" or "cuda"; "sampling" is measured on the CPU only.
     """
 
@@ -44,13 +44,13 @@ class Case:
     """One operator at one size.
 
     Attributes:
-        name: what it is called in tables.
-        device: where it is computed.
+        name: name in tables.
+        device: device that computes it.
         implementations: name -> function without arguments that computes the case once and returns its results.
-        exact: the same in float64.
+        exact: function that computes the case in float64.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
-        flops: of the matrix product.
-        calls: how many such calls an implementation needs, where that is not 1: its time counts that often.
+        flops: operations of the matrix product.
+        calls: number of such calls that an implementation needs, if not 1; its time counts that often.
     """
 
     name: str

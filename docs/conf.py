@@ -63,21 +63,23 @@ def _room(package: str) -> str:
 
 
 def _module(name: str, is_package: bool) -> str:
-    """A package's text, or all of a module: what a package exports is documented where it is defined."""
+    """Return the text of a package, or all of a module: exports of a package are documented in their modules."""
     members = "" if is_package else "   :members:\n"
     return f"```{{eval-rst}}\n.. automodule:: {name}\n{members}```"
 
 
 def skip_what_stands_above(app: Sphinx, what: str, name: str, value: object, skip: bool, options: Any) -> bool | None:
-    """What ``invflow`` and ``sr_models`` themselves export is documented under that name, and not again in a module."""
+    """Skip in a module what ``invflow`` or ``sr_models`` itself exports: that is documented under the shorter name."""
     exported = (getattr(package, name) for package in (invflow, sr_models) if name in package.__all__)
     return True if what == "module" and any(public is value for public in exported) else None
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement) -> nodes.Element | None:
-    """Look a name up as Python does, and link to where that object is documented, which may be under a shorter name:
-    ``invflow.Split`` is defined in ``invflow.layers.split``. What exists but has no place in these pages, such as
-    ``torch.Tensor``, is left without a link: the inventories of other projects would have to be fetched."""
+    """Look a name up as Python does, and link to the object's documentation, which may be under a shorter name.
+
+    ``invflow.Split``, for example, is defined in ``invflow.layers.split``. An object without a place in these pages,
+    such as ``torch.Tensor``, gets no link: the inventories of other projects would have to be fetched.
+    """
     if node.get("refdomain") != "py":
         return None
     target, domain = node["reftarget"], cast(PythonDomain, env.get_domain("py"))
@@ -91,7 +93,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.
 
 
 def _defining_module(node: nodes.Element) -> str | None:
-    """Where the object is defined in whose description the node stands: its names are those of that module."""
+    """Return the module of the object in whose description the node stands: names in it are those of that module."""
     while node is not None and not isinstance(node, addnodes.desc):
         node = node.parent
     if node is None:
@@ -111,13 +113,15 @@ def _object(name: str) -> Any:
 def readable_defaults(
     app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """A dataclass's ``<factory>`` is no expression, and Sphinx would not read the signature that it stands in."""
+    """Replace a dataclass's ``<factory>``: it is no expression, and Sphinx would not read such a signature."""
     return signature and signature.replace("<factory>", "..."), returns
 
 
 def untyped(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
-    """Keep Napoleon from taking what stands before a colon in an attribute's first line for its type: an empty comment
-    goes before it."""
+    """Put an empty comment before an attribute's text.
+
+    Otherwise Napoleon takes the words before a colon in the first line for a type.
+    """
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 

@@ -1,4 +1,4 @@
-"""Dtypes and layouts of states: in which dtype an operator calculates, and how its results lie in memory."""
+"""Dtypes and layouts of states: the dtype of an operator's arithmetic, and the layout of its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ KERNEL_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.fl
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of an operator's arithmetic and log-determinants: float64 for float64, else float32."""
+    """Return the dtype of an operator's arithmetic and log-determinants: float64 for float64, else float32.
+
+    Args:
+        dtype: dtype of the state.
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""``python -m invflow.info``: what is built, what can run on this machine, and why not."""
+"""Report of ``python -m invflow.info``: the backends that are built, those that can run here, and reasons if not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["info"]
 
 
 def info() -> str:
-    """The report that ``python -m invflow.info`` prints, as text."""
+    """Return the report that ``python -m invflow.info`` prints, as text of one line a fact."""
     rows: list[tuple[str, str]] = [
         ("invflow", f"{invflow.__version__} ({os.path.dirname(invflow.__file__)})"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("OpenMP", _openmp()),
         ("nvcc", _nvcc()),
         ("GPU", _gpu()),
     ]
@@ -37,6 +38,13 @@ def info() -> str:
     rows.append(("chosen backend", invflow.current_backend()))
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def _openmp() -> str:
+    """Name the settings of OpenMP, which decide how threads wait. A busy neighbour stalls unbound threads."""
+    prefixes = ("OMP_", "GOMP_", "KMP_")
+    found = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))
+    return found or "no settings; OMP_PROC_BIND=true binds threads to cores, for machines with other work"
 
 
 def _nvcc() -> str:

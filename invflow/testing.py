@@ -1,4 +1,4 @@
-"""Assertions for people who write their own invertible layers: the properties that every layer here is held to.
+"""Assertions for invertible layers of your own: the properties that the tests demand of every layer here.
 
 >>> import torch, invflow
 >>> from invflow.testing import assert_invertible, assert_log_det
@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from invflow.layers import InvertibleLayer
+from invflow.layers.protocol import InvertibleLayer, num_latents_of, output_shapes_of
 
 __all__ = ["assert_invertible", "assert_log_det", "log_det_by_autograd"]
 
@@ -25,10 +25,12 @@ def assert_invertible(
 ) -> tuple[float, float]:
     """Assert that ``inverse`` undoes ``forward`` and that their log-determinants cancel.
 
+    It also asserts that the layer states the right number and the right shapes of its latents.
+
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
         x: (B, C, H, W).
-        context: what the layer needs as context.
+        context: the context that the layer needs, if any.
         atol: largest absolute round-trip error, and error of the log-determinant relative to max(1, its largest
             absolute value); default 1e-10 for a float64 ``x``, else 1e-4.
 
@@ -36,13 +38,21 @@ def assert_invertible(
         The largest round-trip error and the largest ``|log_det(forward) + log_det(inverse)|``.
 
     Raises:
-        AssertionError: naming what failed and by how much.
+        AssertionError: a property that fails; the message names it and says by how much.
     """
     atol = (1e-10 if x.dtype == torch.float64 else 1e-4) if atol is None else atol
     with torch.no_grad():
         z, log_det = layer(x, context)
         back, inverse_log_det = cast(InvertibleLayer, layer).inverse(z, context)
     name = type(layer).__name__
+    latents = z if isinstance(z, list) else [z]
+    if num_latents_of(layer) != len(latents):
+        raise AssertionError(f"{name}: num_latents must be {len(latents)}, got {num_latents_of(layer)}")
+    _, channels, height, width = x.shape
+    shapes, stated = [tuple(latent.shape[1:]) for latent in latents], output_shapes_of(layer, (channels, height, width))
+    if shapes != [tuple(shape) for shape in stated]:
+        given = channels, height, width
+        raise AssertionError(f"{name}: output_shapes({given}) must be {shapes}, got {stated}")
     for what, value in (("forward", log_det), ("inverse", inverse_log_det)):
         if value.shape != x.shape[:1]:
             raise AssertionError(
@@ -64,9 +74,18 @@ def assert_invertible(
 
 
 def log_det_by_autograd(layer: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """The log-determinant (B,) of ``forward`` from the full Jacobian of every sample, by automatic differentiation.
+    """Compute the log-determinant of ``forward`` from the full Jacobian of every sample, by automatic differentiation.
 
-    Costs (C H W)^3 operations a sample: for small states only. Latents that the layer factors out are concatenated.
+    It costs (C H W)^3 operations a sample, so states should be small. Latents that the layer factors out are
+    concatenated.
+
+    Args:
+        layer: satisfies :class:`invflow.InvertibleLayer`.
+        x: (B, C, H, W).
+        context: the context that the layer needs, if any: one sample for each of ``x``.
+
+    Returns:
+        (B,), natural logarithm of the absolute determinant.
     """
 
     def flat(sample: Tensor, sample_context: Tensor | None) -> Tensor:
@@ -84,11 +103,17 @@ def log_det_by_autograd(layer: nn.Module, x: Tensor, context: Tensor | None = No
 def assert_log_det(layer: nn.Module, x: Tensor, context: Tensor | None = None, *, atol: float = 1e-8) -> float:
     """Assert that the layer's log-determinant is that of its Jacobian; use float64 and small states.
 
+    Args:
+        layer: satisfies :class:`invflow.InvertibleLayer`.
+        x: (B, C, H, W).
+        context: the context that the layer needs, if any: one sample for each of ``x``.
+        atol: largest error relative to max(1, largest absolute log-determinant).
+
     Returns:
         The largest absolute difference.
 
     Raises:
-        AssertionError: if it exceeds ``atol`` times max(1, largest absolute log-determinant).
+        AssertionError: a larger difference than ``atol`` allows.
     """
     with torch.no_grad():
         _, log_det = layer(x, context)

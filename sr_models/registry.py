@@ -140,6 +140,9 @@ def get_plugin(name: str) -> ModelPlugin:
 def config_of(name: str, *, scale: int = 4, preset: str = "released", **overrides: Any) -> Any:
     """Return the config of a model: a preset with single fields replaced.
 
+    Args:
+        name, scale, preset, overrides: as for :func:`create`.
+
     Raises:
         ValueError: an unknown model, scale, preset or field; the message lists the known ones.
     """
@@ -159,6 +162,9 @@ def config_of(name: str, *, scale: int = 4, preset: str = "released", **override
 
 def recipe_of(name: str, *, scale: int = 4, preset: str = "released") -> Recipe:
     """Return the default training settings of a preset.
+
+    Args:
+        name, scale, preset: as for :func:`create`.
 
     Raises:
         ValueError: an unknown model, scale or preset; the message lists the known ones.

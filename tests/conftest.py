@@ -1,4 +1,4 @@
-"""What all tests share: seeds, threads, poisoned kernel outputs, the header, the report of round-trip errors."""
+"""Setup of all tests: seeds, threads, poisoned kernel outputs, the header, the report of round-trip errors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def pytest_report_header() -> str:
 
 def pytest_configure() -> None:
     torch.backends.cudnn.allow_tf32 = False  # networks on a GPU are to give what they give on the CPU
-    # One thread here, in the workers of pytest-xdist and in the processes that tests start: tensors are small.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    # One thread here, in the workers of pytest-xdist and in the processes that tests start, unless the user wants more:
+    # tensors are small.
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -92,7 +92,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
-    """What a test sets with ``torch.set_num_threads`` ends with it."""
+    """Undo the number of threads that a test has set."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def long_lines(text: str) -> list[str]:
@@ -37,4 +40,4 @@ def test_what_is_a_long_line() -> None:
 def test_public_names_are_documented(package: str) -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "api" / package).rglob("*.md"))
     documented = set(re.findall(r"^\.\. auto(?:class|data|function):: (\w+)$", pages, re.MULTILINE))
-    assert set(importlib.import_module(package).__all__) == documented
+    assert not set(importlib.import_module(package).__all__) - documented

@@ -1,4 +1,4 @@
-"""The README's example prints what the README says."""
+"""The README's examples run, and print what the README says."""
 
 from __future__ import annotations
 
@@ -7,12 +7,41 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+from tiny_models import randomised
 
-def test_example() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    match = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL)
-    assert match is not None
+from sr_models import save_model
+from sr_models.io.images import read_image, write_image
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```\n", README, re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(match[1], "README.md", "exec"), {})
-    assert printed.getvalue() == match[2]
+        exec(compile(code, "README.md", "exec"), {})
+    return printed.getvalue()
+
+
+def test_training_and_sampling_print_what_the_readme_says() -> None:
+    """The figures may differ by rounding, which depends on the processor and grows during training."""
+    expected = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[0]
+    printed = run(EXAMPLES[0])
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", expected)
+    figures, said = (np.array([float(number) for number in NUMBER.findall(text)]) for text in (printed, expected))
+    assert len(said) == 3
+    np.testing.assert_allclose(figures, said, atol=0.2)
+
+
+def test_a_photograph_is_enlarged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/demo").mkdir(parents=True)
+    save_model(randomised("srflow-da").float(), "runs/demo/model.safetensors")
+    write_image("photograph.png", np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    assert not run(EXAMPLES[1])
+    samples = [read_image(f"sample_{index}.png") for index in range(4)]
+    assert all(sample.shape == (48, 64, 3) for sample in samples)
+    assert not np.array_equal(samples[0], samples[1])

@@ -1,4 +1,4 @@
-// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/cpu.py is its only
+// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/_cpu.py is its only
 // caller.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,5 +1,5 @@
 // Python module invflow._CUDA: addresses, sizes, strides, a device and a stream in, nothing checked.
-// invflow/backends/cuda.py is its only caller.
+// invflow/backends/_cuda.py is its only caller.
 #include "invflow/cuda_kernels.h"
 #include "invflow/tuples.h"
 

@@ -66,7 +66,7 @@ INVFLOW_DEVICE int64_t raw_channel(const AffineMap& map, int64_t c) {
   return map.packing == Packing::kCross ? 2 * c + 1 : map.count + c;
 }
 
-// Where the h of the map has what belongs to pixels of the state.
+// Place in the map's h of the values for some pixels of the state.
 INVFLOW_DEVICE Pixels in_h(const AffineMap& map, Pixels at) {
   return {at.sample / static_cast<int>(map.repeat), at.first};
 }
@@ -120,8 +120,8 @@ INVFLOW_DEVICE void add_shift(const AffineMap& map, const T (&shift)[n], T (&x)[
   for (int j = 0; j < n; ++j) x[j] = map.inverse ? x[j] - shift[j] : x[j] + shift[j];
 }
 
-// What the scale acts on, of which the gradients depend beside the raw scale: x, or x with the shift. Replaces x, of
-// transformed channel c.
+// Replaces x, of transformed channel c, by the operand of the scale: x, or x with the shift. The gradients depend on it
+// and on the raw scale.
 template <class Access>
 INVFLOW_DEVICE void scaled_part(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&x)[Access::kPixels]) {
   if ((map.order == Order::kShiftThenScale) == map.inverse) return;
@@ -152,8 +152,8 @@ INVFLOW_DEVICE void differentiate(const AffineMap& map, T grad_log_det, T (&scal
   }
 }
 
-// Where the gradient of an h is summed over the samples that share it: in the arithmetic's type, in grad_h itself if it
-// has that type. One thread adds them, one after the other.
+// Place in which the gradient of an h is summed over the samples that share it, in the arithmetic's type: grad_h itself
+// if it has that type. One thread adds them, one after the other.
 struct SharedSums {
   View before[kMaxMaps], after;
 };

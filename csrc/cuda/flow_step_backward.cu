@@ -23,18 +23,18 @@ constexpr int kResident = kChannels < 96 ? 2 : 1;
 template <int kChannels>
 constexpr int64_t kTilesOfBlock = kChannels == 192 ? 32 : 16;
 
-// Whether blocks sum up the gradients of matrix and shift. Else the two tensors of which they are made go to memory.
+// True if blocks sum up the gradients of matrix and shift. Otherwise the two factors of the gradients go to memory.
 template <int kChannels>
 constexpr bool kSumsInBlock = kChannels > 0;
 
-// With 192 channels, two tiles and a part of the matrix are to fit into 64 KiB.
+// Two tiles and a part of the matrix must fit into 64 KiB with 192 channels.
 template <int kChannels>
 constexpr int kChunk = kChannels == 192 ? 8 : (kChannels == 96 ? 24 : 16);
 
 template <class Access, int kChannels>
 using Shape = Geometry<kChannels, Access::kPixels, kOwned, kThreads<kChannels>, kChunk<kChannels>>;
 
-// How the work is divided. A block takes the tiles of `group` successive samples one after the other, because they
+// The division of the work. A block takes the tiles of `group` successive samples one after the other, because they
 // share an h whose gradient is the sum of theirs.
 struct Division {
   Tiles tiles;
@@ -43,7 +43,7 @@ struct Division {
   bool keeps;      // what the maps before the matrix need in shared memory, instead of reading it again
 };
 
-// What `differentiate` needs of the channels that the maps before the matrix transform, in shared memory.
+// Values in shared memory that `differentiate` needs of the channels that the maps before the matrix transform.
 template <class T>
 struct Kept {
   INVFLOW_DEVICE T* scaled(int map, int64_t c) const { return memory + 2 * (map * of_first + c) * pixels; }
@@ -224,7 +224,7 @@ int64_t least_shared_of(const G& geometry, int64_t bytes_of_number) {
   return (2 * geometry.tile_size() + geometry.weights_size()) * bytes_of_number;
 }
 
-// What a call needs beside its arguments. With a workspace of null it only counts the bytes.
+// Memory that a call needs beside its arguments. A workspace of null only counts the bytes.
 template <class Access, int kChannels>
 struct Plan {
   using T = typename Access::T;
@@ -277,7 +277,7 @@ void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gr
   add_partial_sums<T>(site, {plan.out.shift, gradients.grad_shift, c, splits, 1, c});
 }
 
-// With 192 channels, the registers beside those sums have room for four pixels only.
+// The registers beside those sums have room for only four pixels with 192 channels.
 template <class Access, int kChannels>
 using Narrowed = std::conditional_t<kChannels == 192 && Access::kPixels == 8, Vectors<2, 4>, Access>;
 

@@ -1,5 +1,5 @@
 // The only place with CUDA's own syntax, <<<>>> and extern __shared__, and the only one that calls CUDA's run time.
-// With INVFLOW_CUDA_ON_CPU the kernels are compiled as C++ for the host, where tests run them without a GPU.
+// INVFLOW_CUDA_ON_CPU compiles the kernels as C++ for the host, where tests run them without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -37,15 +37,15 @@ INVFLOW_DEVICE int thread_again() {
   return thread;
 }
 
-// What a launch is about: the name of the kernel, for messages, and where it runs.
+// A launch: the name of the kernel, for messages, and its device and stream.
 struct Site {
   const char* kernel;
   const FlowStep& step;
   const Place& place;
 };
 
-// What decides how work is divided: the number of multiprocessors, and the bytes of shared memory that one of them has
-// and that a block may have.
+// Properties that decide the division of work: the number of multiprocessors, and the bytes of shared memory that each
+// of them has and that a block may have.
 struct Device {
   int multiprocessors, shared_of_multiprocessor, shared_of_block;
 };

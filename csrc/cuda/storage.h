@@ -36,7 +36,7 @@ constexpr Dtype kDtypeOf = std::is_same_v<Stored, float>    ? Dtype::kFloat32
 
 INVFLOW_BOTH int64_t size_of(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
 
-// What one access moves. Two doubles have a word of their own: of four integers, the compiler takes the store apart.
+// The unit of one access. Two doubles have a word of their own: of four integers, the compiler takes the store apart.
 template <class Stored, int bytes>
 struct WordOf;
 template <class Stored>
@@ -114,7 +114,7 @@ INVFLOW_DEVICE void store_any(const View& view, int64_t offset, const T (&values
   }
 }
 
-// How a thread reads and writes memory: kPixels successive pixels at once. The state and its gradients are accessed by
+// Access to memory by a thread: kPixels successive pixels at once. The state and its gradients are accessed by
 // load_state and store_state, h and its gradient by load and store.
 //
 // Vectors: kPixels of a state whose numbers have kBytes bytes, 16 bytes unless said otherwise, and as many of an h of
@@ -166,7 +166,7 @@ struct Elements {
   }
 };
 
-// Which pixels: successive ones of one sample.
+// Successive pixels of one sample.
 struct Pixels {
   int sample;
   int64_t first;
@@ -176,7 +176,7 @@ INVFLOW_DEVICE int64_t offset_of(const View& view, Pixels at, int64_t channel) {
   return at.sample * view.sample_stride + channel * view.channel_stride + at.first * view.pixel_stride;
 }
 
-// Whether runs of n pixels of a tensor can be accessed as Vectors do.
+// True if runs of n pixels of a tensor can be accessed as Vectors do.
 inline bool has_runs(const View& view, int n) {
   const int64_t size = size_of(view.dtype), bytes = n * size < 16 ? n * size : 16;
   return view.pixel_stride == 1 && reinterpret_cast<intptr_t>(view.data) % bytes == 0 &&

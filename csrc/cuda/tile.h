@@ -8,8 +8,8 @@
 
 namespace invflow::cuda {
 
-// Where the number of channels is known at run time only: of the numbers of a tile at most, and of a part of the matrix
-// at least. Two tiles and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
+// For a number of channels that is known at run time only: the most numbers of a tile, and the least of a part of the
+// matrix. Two tiles and the part fit into 64 KiB, except for a state of too many channels for the smallest tile.
 constexpr int kGeneralBytes = 20 * 1024, kGeneralBlock = 64 * 1024 - 64;
 constexpr int kResidentChannels = 48;  // up to so many channels the whole matrix is held at once
 
@@ -218,7 +218,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
   }
 }
 
-// How the pixels of a sample are cut into tiles.
+// The division of a sample's pixels into tiles.
 struct Tiles {
   int of_sample, pixels;
 

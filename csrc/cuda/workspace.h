@@ -24,7 +24,7 @@ class Workspace {
     return {take<T>(samples * channels * row), kDtypeOf<T>, channels * row, row, 1};
   }
 
-  // Where the gradient of a map's h is summed over the samples that share it, see store_grad_h.
+  // Place in which the gradient of a map's h is summed over the samples that share it, see store_grad_h.
   template <class T>
   View sums_of(const FlowStep& step, const AffineMap& map) {
     if (map.repeat <= 1 || map.grad_h.dtype == kDtypeOf<T>) return map.grad_h;

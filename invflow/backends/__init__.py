@@ -1,9 +1,9 @@
-"""Which implementation of an operator runs: ``reference`` (plain PyTorch), ``cpu`` and ``cuda`` (compiled
-extensions) or ``triton`` (kernels for GPUs).
+"""The choice of a backend, which is an implementation of the operators: ``reference`` (plain PyTorch), ``cpu`` and
+``cuda`` (compiled extensions) or ``triton`` (kernels for GPUs).
 
-``backend="auto"`` takes the fastest one that can run the given tensors. An explicit choice never falls back: it
-raises and says why. The one exception is mathematical, not a matter of speed: under ``torch.func`` transforms and
-forward-mode differentiation every operator is evaluated by its reference, which those transforms can see into.
+``backend="auto"`` takes the first one that can run the given tensors. An explicit choice never falls back: it raises an
+error that gives the reason. There is one exception, for the sake of right derivatives. Under ``torch.func`` transforms
+and forward-mode differentiation the reference runs, because those transforms can see into it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _current = _check_name(os.environ.get("INVFLOW_BACKEND", "auto"), "environment v
 class use_backend:
     """Choose the backend of every operator called without ``backend=``, for the whole process.
 
-    Takes effect at once; as a context manager it restores the previous choice at the end. Like
+    It takes effect at once. As a context manager it restores the previous choice at the end. Like
     ``torch.set_num_threads`` it is a setting of the process, not of the thread.
 
     >>> import invflow
@@ -61,8 +61,8 @@ class use_backend:
         name: ``"auto"``, ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
 
     Raises:
-        ValueError: for another name.
-        RuntimeError: if that backend cannot run in this installation at all.
+        ValueError: another name.
+        RuntimeError: a backend that cannot run in this installation at all.
     """
 
     def __init__(self, name: str) -> None:
@@ -84,7 +84,7 @@ class use_backend:
 
 
 def current_backend() -> str:
-    """The backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
+    """Return the backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
     return _current
 
 
@@ -97,9 +97,12 @@ def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> b
         x: the state, of which dtype, device and number of channels count.
         raise_error: raise instead of returning ``False``.
 
+    Returns:
+        ``True`` if the backend can run it.
+
     Raises:
         ValueError: another name of a backend or an operator.
-        RuntimeError: with the reason, if the backend cannot run it and ``raise_error`` is set.
+        RuntimeError: the backend cannot run it and ``raise_error`` is set; the message gives the reason.
     """
     _check_name(backend, "backend", BACKENDS)
     _check_name(op, "op", OPERATORS)
@@ -112,11 +115,16 @@ def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> b
 
 
 def select_backend(backend: str | None, op: str, x: Tensor) -> str:
-    """The backend that will run ``op`` on ``x``: the explicit choice if there is one, else the first that can.
+    """Return the backend that will run ``op`` on ``x``: the explicit choice if there is one, else the first that can.
+
+    Args:
+        backend: the explicit choice of this call; ``None`` for that of :class:`use_backend`.
+        op: name of a public operator.
+        x: the state.
 
     Raises:
-        ValueError: for an unknown name.
-        RuntimeError: if the explicitly chosen backend cannot run it.
+        ValueError: an unknown name.
+        RuntimeError: an explicitly chosen backend that cannot run it.
     """
     chosen = _current if backend is None else _check_name(backend, "backend")
     if chosen != "auto":
@@ -136,7 +144,7 @@ def select_backend(backend: str | None, op: str, x: Tensor) -> str:
 
 
 def _warn_that_it_is_slow() -> None:
-    """Say once that plain PyTorch does what the CPU kernels would do, if their extension is missing."""
+    """Warn once that plain PyTorch takes the place of the CPU kernels, if their extension is missing."""
     global _warned
     reason = cpu.unavailable()
     if _warned or not reason:

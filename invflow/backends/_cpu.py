@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from invflow.backends.native import Call, Native
+import torch
+
+from invflow.backends.native import Native, Step
 
 __all__ = ["cpu"]
 
 
-def _launch(extension: Any, kernel: str, call: Call, *results: Any) -> None:
-    getattr(extension, kernel)(call[1], *results)
+def _launch(extension: Any, kernel: str, device: torch.device, step: Step, *results: Any) -> None:
+    getattr(extension, kernel)(step, *results)
 
 
 def _facts(extension: Any) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The backend ``cuda``: kernels in CUDA C++, on the device of the state and its current stream.
 
-Nothing waits for the kernels, and what they need beside their results is allocated by PyTorch, so that calls can be
-captured in a CUDA graph.
+Nothing waits for the kernels, and PyTorch allocates their workspace, so that calls can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ import torch
 from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES
-from invflow.backends.native import Call, Native
+from invflow.backends.native import Native, Step
 
 __all__ = ["cuda"]
 
-#: By device: why it cannot run the kernels, empty if it can. One that cannot is asked again, for the reason may pass:
-#: memory that other processes use, for one.
+#: By device: the reason why it cannot run the kernels, empty if it can. A device that cannot is asked again, because
+#: the reason may pass. Other processes may use its memory, for example.
 _refusals: dict[int, str] = {}
 
-#: By device that can: with how many channels, by dtype of the state.
+#: By device that can: the largest number of channels, by dtype of the state.
 _most_channels: dict[int, dict[torch.dtype, int]] = {}
 
 #: Operators whose kernels keep all channels of some pixels in the shared memory of a block.
@@ -51,8 +50,7 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
-def _launch(extension: Any, kernel: str, call: Call, *results: Any) -> None:
-    device, step = call
+def _launch(extension: Any, kernel: str, device: torch.device, step: Step, *results: Any) -> None:
     number = device.index or 0
     size = getattr(extension, f"{kernel}_workspace")(number, step, *results)
     # freed at the end, and then given to later work on the same stream only

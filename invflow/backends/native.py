@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
-from invflow.backends.protocol import Form, Gradients, Settings
+from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["Call", "Native", "View", "with_pixels_in_line"]
+__all__ = ["Native", "Step", "View", "with_pixels_in_line"]
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -28,17 +27,17 @@ _PACKINGS = {"cross": 0, "split": 1}
 View = tuple[int, int, int, int, int]
 _NO_VIEW: View = (0, 0, 0, 0, 0)
 
-#: ``Call(device, step)``: the device of the state, and the step as ``csrc/include/invflow/tuples.h`` reads it.
-Call = tuple[torch.device, tuple[Any, ...]]
+#: A call as ``csrc/include/invflow/tuples.h`` reads it.
+Step = tuple[Any, ...]
 
 
 class Native:
     """A backend made of the two kernels of a compiled extension.
 
     Args:
-        name: of the extension inside the package.
+        name: name of the extension inside the package.
         device: type of the device that the states must be on.
-        launch: ``launch(extension, kernel, call, *results)`` runs the kernel of that name.
+        launch: ``launch(extension, kernel, device, step, *results)`` runs the kernel of that name.
         facts: ``facts(extension)``, for ``python -m invflow.info``.
         unusable: why the extension cannot be used here although it was imported; empty if it can.
         refusal: ``refusal(extension, op, x)``: why a state of the right device and dtype is refused; empty if it isn't.
@@ -60,7 +59,6 @@ class Native:
     ) -> None:
         self.name = name
         self.device = device
-        self._is_on_device = attrgetter(f"is_{device}")  # a third of the time of comparing device.type
         self._launch, self._facts, self._unusable, self._refusal = launch, facts, unusable, refusal
         self.extension: Any = None
         self.import_error = ""
@@ -84,7 +82,8 @@ class Native:
         """Return why the backend cannot run ``op`` on states like ``x``; empty if it can."""
         if (self.extension is None or self._unusable is not None) and (reason := self._not_usable()):
             return reason
-        if not self._is_on_device(x):
+        # a third of the time of comparing device.type
+        if not (x.is_cpu if self.device == "cpu" else x.is_cuda):
             where = "the CPU" if self.device == "cpu" else "a CUDA device"
             return f"it needs tensors on {where}, got {x.device}"
         if x.dtype not in KERNEL_DTYPES:
@@ -95,48 +94,29 @@ class Native:
         """Return what the extension was built with and runs on."""
         return self._facts(self.extension)
 
-    def flow_step(
-        self,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> tuple[Tensor, Tensor]:
+    def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
         """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
         kept: list[Tensor] = []
-        call = _call(kept, x, matrix, shift, coupling, injector, None, None, settings)
+        x, step = call.x, _step(kept, call, None, None)
         y = empty_state(x)
         log_det = torch.empty(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
-        self._launch(self.extension, "flow_step", call, _view(kept, y), log_det.data_ptr())
+        self._launch(self.extension, "flow_step", x.device, step, _view(kept, y), log_det.data_ptr())
         return y, log_det
 
-    def flow_step_backward(
-        self,
-        grad_y: Tensor,
-        grad_log_det: Tensor,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> Gradients:
+    def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
         """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
         kept: list[Tensor] = []
-        dtype, device = compute_dtype(x.dtype), x.device
+        x, matrix, shift, coupling, injector, _ = call
         grad_coupling, grad_injector = _empty_gradient(x, coupling), _empty_gradient(x, injector)
-        call = _call(kept, x, matrix, shift, coupling, injector, grad_coupling, grad_injector, settings)
+        step = _step(kept, call, grad_coupling, grad_injector)
         grad_x, grad_log_det = empty_state(x), grad_log_det.contiguous()
-        grad_matrix = grad_shift = None
-        if matrix is not None:
-            grad_matrix = torch.empty(matrix.shape, dtype=dtype, device=device)
-            grad_shift = torch.empty(matrix.shape[0], dtype=dtype, device=device)
+        grad_matrix = None if matrix is None else torch.empty(matrix.shape, dtype=matrix.dtype, device=x.device)
+        grad_shift = None if shift is None else torch.empty(shift.shape, dtype=shift.dtype, device=x.device)
         self._launch(
             self.extension,
             "flow_step_backward",
-            call,
+            x.device,
+            step,
             _view(kept, grad_y),
             grad_log_det.data_ptr(),
             _view(kept, grad_x),
@@ -146,18 +126,12 @@ class Native:
         return grad_x, grad_matrix, grad_shift, grad_coupling, grad_injector
 
 
-def _call(
-    kept: list[Tensor],
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-    grad_coupling: Tensor | None,
-    grad_injector: Tensor | None,
-    settings: Settings,
-) -> Call:
-    """Describe a call; the tensors that it names by address and that nobody else holds are added to ``kept``."""
+def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_injector: Tensor | None) -> Step:
+    """Describe a call by addresses.
+
+    Tensors that it names by address and that nobody else holds are added to ``kept``.
+    """
+    x, matrix, shift, coupling, injector, settings = call
     batch, channels, height, width = x.shape
     before: list[Any] = []
     after: list[Any] = []
@@ -171,13 +145,13 @@ def _call(
         used = matrix.contiguous(), shift.contiguous()
         kept += used
         addresses = [tensor.data_ptr() for tensor in used]
-    return x.device, (batch, channels, height * width, _view(kept, x), *addresses, before, after)
+    return batch, channels, height * width, _view(kept, x), *addresses, before, after
 
 
 def _map(
     kept: list[Tensor], batch: int, h: Tensor, grad_h: Tensor | None, start: int, form: Form, inverse: bool
 ) -> tuple[Any, ...]:
-    """Describe the elementwise map of the channels from ``start`` on that ``h`` makes."""
+    """Describe the elementwise map that ``h`` makes, of the channels from ``start`` on."""
     samples, channels = h.shape[:2]
     repeat = max(1, batch // samples) if samples else 1
     grad_view = _NO_VIEW if grad_h is None else _view(kept, grad_h)
@@ -197,7 +171,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
 
 
 def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return the tensor, or a copy if rows do not line up, and its strides of samples, channels and pixels."""
+    """Return the tensor and its strides of samples, channels and pixels. It is a copy if rows do not line up."""
     samples, channels, rows, columns = tensor.stride()
     _, _, height, width = tensor.shape
     if width == 1:

@@ -1,4 +1,4 @@
-"""The one operator that every backend implements, and how a call of it is described.
+"""The one operator that every backend implements, and the description of a call.
 
 Everything between two coupling networks of a flow is one pass over the state, with parts that may be left out:
 
@@ -7,7 +7,7 @@ Everything between two coupling networks of a flow is one pass over the state, w
 ``inverse=True``      inverse coupling, then inverse injector, then :math:`M x + v`
 ====================  ============================================================
 
-A channel map is this without coupling and injector; an affine coupling, an affine injector and a Gaussian split are the
+A channel map is this without coupling and injector. An affine coupling, an affine injector and a Gaussian split are the
 coupling alone, without a matrix.
 """
 
@@ -17,11 +17,11 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-__all__ = ["Backend", "Form", "Gradients", "Settings"]
+__all__ = ["Backend", "Call", "Form", "Gradients", "Settings"]
 
 
 class Form(NamedTuple):
-    """How a network's output becomes an elementwise affine map (see :class:`invflow.AffineForm`)."""
+    """Rule by which a network's output becomes an elementwise map (see :class:`invflow.AffineForm`)."""
 
     scale: str
     parameter: float
@@ -30,13 +30,13 @@ class Form(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """A call but for its tensors.
+    """Everything about a call but its tensors.
 
     Attributes:
-        coupling: form of the coupling; any where there is none.
-        injector: form of the injector; any where there is none.
+        coupling: form of the coupling; ignored without a coupling.
+        injector: form of the injector; ignored without an injector.
         start: first channel that the coupling transforms.
-        inverse: which of the two orders, and whether coupling and injector are inverted.
+        inverse: takes the second order, and inverts coupling and injector.
     """
 
     coupling: Form
@@ -45,12 +45,32 @@ class Settings(NamedTuple):
     inverse: bool
 
 
-#: Gradients of x, matrix, shift, coupling and injector; ``None`` for those that were left out.
+class Call(NamedTuple):
+    """A call of the operator.
+
+    Attributes:
+        x: state (B, C, H, W).
+        matrix: M (C, C) or ``None``; without it there is only a coupling.
+        shift: v (C,) or ``None``, like the matrix.
+        coupling: raw output (B', 2C', H, W) of the coupling's network or ``None``.
+        injector: raw output (B', 2C, H, W) of the injector's network or ``None``.
+        settings: all but the tensors.
+    """
+
+    x: Tensor
+    matrix: Tensor | None
+    shift: Tensor | None
+    coupling: Tensor | None
+    injector: Tensor | None
+    settings: Settings
+
+
+#: Gradients of x, matrix, shift, coupling and injector; ``None`` for those that a call leaves out.
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Backend(Protocol):
-    """An implementation of the operator. Nothing is checked: validation happens in the public functions."""
+    """An implementation of the operator. It checks nothing: the public functions validate their arguments."""
 
     def unavailable(self) -> str:
         """Return why the backend cannot run here at all; empty if it can."""
@@ -61,26 +81,8 @@ class Backend(Protocol):
     def build_facts(self) -> dict[str, str]:
         """Return what the kernels were built with and run on, for ``python -m invflow.info``."""
 
-    def flow_step(
-        self,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> tuple[Tensor, Tensor]:
-        """Return y and the log-determinant (B,) of coupling and injector. Without a matrix there is only a coupling."""
+    def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
+        """Return y and the log-determinant (B,) of coupling and injector."""
 
-    def flow_step_backward(
-        self,
-        grad_y: Tensor,
-        grad_log_det: Tensor,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-    ) -> Gradients:
-        """Return the gradients of the tensors, given those of y and the log-determinant."""
+    def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
+        """Return the gradients of the call's tensors, given those of y and the log-determinant."""

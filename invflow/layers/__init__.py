@@ -1,16 +1,30 @@
 """Invertible layers: the vocabulary of flows, one concept a file.
 
 Every layer is an ``nn.Module`` with ``forward(x, context=None) -> (z, log_det)`` and
-``inverse(z, context=None) -> (x, log_det)``; ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
-determinant of the map that was called, float64 for a float64 state, else float32.
+``inverse(z, context=None) -> (x, log_det)``. ``log_det`` (B,) is the natural logarithm of the absolute Jacobian
+determinant of the map that was called. It is float64 for a float64 state, else float32.
+
+:class:`InvertibleLayer` is the whole contract. :class:`~invflow.layers.Reversible`, :class:`~invflow.layers.Fusable`
+and :class:`~invflow.layers.Conditionable` are optional capabilities that save memory or time.
 """
 
 from invflow.layers.actnorm import ActNorm
+from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.injector import AffineInjector
-from invflow.layers.sequential import FlowSequential, InvertibleLayer
+from invflow.layers.protocol import (
+    Conditionable,
+    Fusable,
+    InvertibleLayer,
+    PendingCoupling,
+    Rerun,
+    Reversible,
+    SharedContext,
+    Stage,
+)
+from invflow.layers.sequential import FlowSequential, InverseStep
 from invflow.layers.split import Split
 from invflow.layers.squeeze import Squeeze
 from invflow.layers.zero_conv import ZeroConv2d
@@ -19,12 +33,21 @@ __all__ = [
     "ActNorm",
     "AffineCoupling",
     "AffineInjector",
+    "Conditionable",
     "FlowSequential",
     "FlowStep",
+    "Fusable",
+    "InverseStep",
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",
+    "PendingCoupling",
+    "Rerun",
+    "Reversible",
+    "SharedContext",
     "Split",
     "Squeeze",
+    "Stage",
     "ZeroConv2d",
+    "condition",
 ]

@@ -1,14 +1,15 @@
-"""Argument checks that every layer makes, so that a wrong shape is named where it enters."""
+"""Argument checks that every layer makes, so that an error names the layer that a wrong shape enters."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from invflow.layers.protocol import Shape
 from invflow.ops._checks import check_same_device, check_state
 
 
 def check_channels(layer: object, channels: int) -> int:
-    """``channels`` itself, if it is a positive integer."""
+    """Return ``channels`` itself, if it is a positive integer."""
     if channels < 1:
         raise ValueError(f"{type(layer).__name__}: channels must be at least 1, got {channels}")
     return channels
@@ -28,15 +29,23 @@ def check_context(layer: object, x: Tensor, context: Tensor | None, channels: in
     """
     if not channels:
         return
-    kind = type(layer).__name__
     if context is None:
-        raise ValueError(f"{kind}: context with {channels} channels is required, got None")
+        raise ValueError(f"{type(layer).__name__}: context with {channels} channels is required, got None")
     check_state(context, "context")
-    batch, shared = x.shape[0], context.shape[0]
+    batch, _, height, width = x.shape
+    shared, *given = context.shape
     fits = shared == batch or (shared > 0 and batch % shared == 0)
-    if not fits or context.shape[1:] != (channels, *x.shape[2:]):
+    if not fits or given != [channels, height, width]:
         raise ValueError(
-            f"{kind}: context must have shape ({batch} or a divisor, {channels}, {x.shape[2]}, {x.shape[3]}) for x of "
-            f"shape {tuple(x.shape)}, got {tuple(context.shape)}"
+            f"{type(layer).__name__}: context must have shape ({batch} or a divisor, {channels}, {height}, {width}) "
+            f"for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
-    check_same_device(x, context=context)
+    if not (x.is_cpu and context.is_cpu):
+        check_same_device(x, context=context)
+
+
+def check_shape(layer: object, shape: Shape, channels: int) -> Shape:
+    """Return ``shape`` (C, H, W) itself, if C is ``channels``."""
+    if shape[0] != channels:
+        raise ValueError(f"{type(layer).__name__}: x must have {channels} channels, got shape {tuple(shape)}")
+    return shape

@@ -1,4 +1,4 @@
-"""Actnorm: a learned affine map of each channel, initialised from the first batch."""
+"""Actnorm: a learned shift and scale of each channel, initialised from the first batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
-from invflow.layers._checks import check_channels, check_input
+from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers.conditioning import without_context
+from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 
 __all__ = ["ActNorm"]
 
@@ -18,12 +20,12 @@ class ActNorm(nn.Module):
     (Kingma & Dhariwal, Glow, 2018, section 3.1).
 
     The first non-empty batch that it sees in training mode sets :math:`b = -\operatorname{mean}(x)` and
-    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})` (biased standard deviation over batch and pixels), so that
-    the output has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the inverse
-    it never initialises: a fresh layer is the identity. Whether it has been initialised is saved in the state_dict.
+    :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})`, with the biased standard deviation over batch and pixels.
+    The output then has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the
+    inverse it never initialises: a fresh layer is the identity. The state_dict contains the flag ``initialized``.
 
-    With DistributedDataParallel, pass one batch through before wrapping: otherwise every process initialises from its
-    own batch.
+    Pass one batch through before wrapping the layer in DistributedDataParallel. Otherwise every process initialises
+    from its own batch.
 
     Args:
         channels: number C of channels.
@@ -32,6 +34,7 @@ class ActNorm(nn.Module):
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
     """
 
+    num_latents = 1
     bias: Tensor
     log_scale: Tensor
     initialized: Tensor
@@ -47,7 +50,12 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set bias and scale from ``x`` (B, C, H, W), whatever mode the layer is in."""
+        """Set bias and scale from ``x`` (B, C, H, W), in any mode.
+
+        Raises:
+            ValueError: an empty batch, or a wrong shape.
+            TypeError: a dtype that is not floating-point.
+        """
         check_input(self, x, self.channels)
         if x.numel() == 0:
             raise ValueError(f"ActNorm: cannot be initialised from an empty batch, got shape {tuple(x.shape)}")
@@ -64,17 +72,13 @@ class ActNorm(nn.Module):
         self._needs_initialization = False
 
     def initializes_from(self, x: Tensor) -> bool:
-        """Whether ``forward(x)`` would initialise: in training mode, the first time, unless the batch is empty."""
+        """Return whether ``forward(x)`` initialises: in training mode, the first time, unless the batch is empty."""
         return self._needs_initialization and self.training and x.numel() > 0
-
-    def initialize_if_needed(self, x: Tensor) -> None:
-        """What ``forward`` does first."""
-        if self.initializes_from(x):
-            self.initialize(x)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
-        self.initialize_if_needed(x)
+        if self.initializes_from(x):
+            self.initialize(x)
         dtype = compute_dtype(x.dtype)
         bias, log_scale = self._parameters_as(dtype)
         y = (x.to(dtype) + bias[:, None, None]) * log_scale.exp()[:, None, None]
@@ -87,8 +91,14 @@ class ActNorm(nn.Module):
         x = z.to(dtype) * (-log_scale).exp()[:, None, None] - bias[:, None, None]
         return x.to(z.dtype), -self.log_det(z)
 
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return [check_shape(self, shape, self.channels)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return without_context(self)
+
     def log_det(self, x: Tensor) -> Tensor:
-        """The log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
+        """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
         return (pixels * self.log_scale.double().sum()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 

@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
-from invflow.layers._checks import check_channels, check_input
-from invflow.layers._inverse import InverseCache
+from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers._derived import ChannelMap, ValueCache, compose, derive
+from invflow.layers.conditioning import without_context
+from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops import channel_affine
 
 __all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU"]
 
 
 def _random_rotation(channels: int) -> Tensor:
-    """An orthogonal matrix, in float64."""
+    """Draw an orthogonal matrix, in float64."""
     return torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
 
 
@@ -22,53 +24,87 @@ class InvertibleConv1x1(nn.Module):
     r"""Invertible 1x1 convolution: :math:`y = W x` at every pixel, :math:`\log\det = HW \log|\det W|`
     (Kingma & Dhariwal, Glow, 2018, section 3.2). ``weight`` starts as a random rotation.
 
-    The inverse and the determinant come from one LU factorisation in float64, whatever the dtype of the state, at a
-    cost of C^3 for every new value of the weight: once an optimizer step, not once a call.
+    The inverse and the determinant come from one LU factorisation in float64, for any dtype of the state. It costs C^3
+    operations for every new value of the weight: once a training step, not once a call.
 
     Args:
         channels: number C of channels.
 
     Raises:
-        ValueError: in ``forward`` and ``inverse``, if the weight is singular or not finite.
+        ValueError: a weight that is singular or not finite, in ``forward`` and ``inverse``.
 
     Shape:
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
     """
 
+    num_latents = 1
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         self.weight = nn.Parameter(_random_rotation(channels).float())
-        self._inverse_and_log_abs_det = InverseCache()
+        self._factorization: ValueCache[tuple[Tensor, Tensor]] = ValueCache()
 
     def matrix(self) -> Tensor:
-        """W (C, C) in float64."""
+        """Return W (C, C) in float64."""
         return self.weight.double()
 
     def inverse_matrix(self) -> Tensor:
-        """The inverse of W (C, C) in float64."""
-        return self._inverse_and_log_abs_det(self.weight, self)[0]
+        """Return the inverse of W (C, C) in float64."""
+        return self._map_of_weight(None, None, torch.float64, inverse=True).matrix
 
     def log_abs_det(self) -> Tensor:
-        """``log |det W|``, a float64 scalar."""
-        return self._inverse_and_log_abs_det(self.weight, self)[1]
+        """Return ``log |det W|``, a float64 scalar."""
+        return self._map_of_weight(None, None, torch.float64, inverse=False).log_abs_det
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
-        return self._apply_matrix(x, self.matrix()), self.log_det(x)
+        return self._apply_map(x, inverse=False)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
-        return self._apply_matrix(z, self.inverse_matrix()), -self.log_det(z)
+        return self._apply_map(z, inverse=True)
+
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return [check_shape(self, shape, self.channels)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return without_context(self)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """The log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
+        """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
         return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
-    def _apply_matrix(self, x: Tensor, matrix: Tensor) -> Tensor:
-        matrix = matrix.to(compute_dtype(x.dtype))
-        return channel_affine(x, matrix, matrix.new_zeros(self.channels))
+    def channel_map(
+        self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
+    ) -> ChannelMap:
+        """Return the map of an actnorm followed by this convolution, or the inverse map.
+
+        Args:
+            bias: bias of the actnorm; ``None`` without one.
+            log_scale: likewise.
+            dtype: dtype of matrix and shift.
+            inverse: return the inverse map.
+        """
+        # a subclass may make its matrix of something else than a weight
+        if type(self) is InvertibleConv1x1:
+            return self._map_of_weight(bias, log_scale, dtype, inverse=inverse)
+        matrix = self.inverse_matrix() if inverse else self.matrix()
+        return compose(matrix, self.log_abs_det(), bias, log_scale, dtype, inverse=inverse)
+
+    def _map_of_weight(
+        self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
+    ) -> ChannelMap:
+        cache = self._factorization
+        return derive(self.weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
+
+    def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(x.dtype)
+        found = self.channel_map(None, None, dtype, inverse=inverse)
+        pixels = x.shape[2] * x.shape[3]
+        log_det = (pixels * found.log_abs_det).to(dtype).repeat(x.shape[0])
+        return channel_affine(x, found.matrix, found.shift), log_det
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"
@@ -106,16 +142,16 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
         return self.permutation.double(), lower, self.upper.double().triu(1) + diagonal.diag()
 
     def matrix(self) -> Tensor:
-        """W (C, C) in float64."""
+        """Return W (C, C) in float64."""
         permutation, lower, upper = self._factors()
         return permutation @ lower @ upper
 
     def inverse_matrix(self) -> Tensor:
-        """The inverse of W (C, C) in float64, by two triangular solves."""
+        """Return the inverse of W (C, C) in float64, by two triangular solves."""
         permutation, lower, upper = self._factors()
         half = torch.linalg.solve_triangular(lower, permutation.T, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, half, upper=True)
 
     def log_abs_det(self) -> Tensor:
-        """``log |det W|``, a float64 scalar."""
+        """Return ``log |det W|``, a float64 scalar."""
         return self.log_diagonal.double().sum()

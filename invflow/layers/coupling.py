@@ -1,12 +1,15 @@
-"""Affine coupling: one half of the channels, and a context, decide the affine map of the other half."""
+"""Affine coupling: one half of the channels, and a context, decide the elementwise map of the other half."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_context, check_input
-from invflow.layers._rerun import Rerun
+from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers.conditioning import repeat_context
+from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -21,15 +24,17 @@ class AffineCoupling(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W); called ``net(x_1, context)`` if
+        net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W). It is called ``net(x_1, context)`` if
             ``context_channels`` is not 0, else ``net(x_1)``.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
-        form: how h becomes shift and scale.
+        form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
-        it if each context serves B / B' successive states.
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
+        context serves B / B' successive states.
     """
+
+    num_latents = 1
 
     def __init__(
         self, channels: int, net: nn.Module, *, context_channels: int = 0, form: AffineForm | None = None
@@ -44,23 +49,39 @@ class AffineCoupling(nn.Module):
 
     @property
     def start(self) -> int:
-        """The first channel that is transformed; those before it pass unchanged."""
+        """Number of the first channel that is transformed; those before it pass unchanged."""
         return self.channels // 2
 
     def raw_output(self, passed: Tensor, context: Tensor | None = None) -> Tensor:
-        """The network's output h (B, 2 (C - C // 2), H, W) for the passed half (B, C // 2, H, W), which is the same
-        before and after the coupling."""
+        """Return the network's output h (B, 2 (C - C // 2), H, W).
+
+        Args:
+            passed: (B, C // 2, H, W), the half that is the same before and after the coupling.
+            context: (B', context_channels, H, W).
+        """
         if self.context_channels:
             assert context is not None
-            if len(context) != len(passed):
-                context = context.repeat_interleave(len(passed) // len(context), 0)
-            h = self.net(passed, context)
-        else:
-            h = self.net(passed)
-        expected = 2 * (self.channels - self.start)
-        if h.shape[1] != expected:
-            raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
-        return h
+            return self._checked(self.net(passed, repeat_context(context, passed.shape[0])))
+        return self._checked(self.net(passed))
+
+    def pending(self, x: Tensor, context: Tensor | None) -> PendingCoupling:
+        """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
+        check_context(self, x, context, self.context_channels)
+        start = self.start
+        return PendingCoupling(self.raw_output(x[:, :start], context), self.form, start)
+
+    def shared_output(self, context: SharedContext) -> Callable[[Tensor, slice], Tensor]:
+        """Evaluate what depends on the context only, and return the rest of :meth:`raw_output`.
+
+        Returns:
+            ``output(x, part)``: h for states ``x``, before or after the coupling, that belong to this part of the
+            context's samples.
+        """
+        start = self.start
+        if not self.context_channels:
+            return lambda x, part: self.raw_output(x[:, :start])
+        output = context.network(self.net)
+        return lambda x, part: self._checked(output(x[:, :start], part))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
@@ -68,8 +89,18 @@ class AffineCoupling(nn.Module):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
-    def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions, since its input passes unchanged (see :class:`Rerun`)."""
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return [check_shape(self, shape, self.channels)]
+
+    def reverse_stages(self) -> list[Stage]:
+        return [Stage(self._rerun, list(self.parameters()))]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        output, form, start = self.shared_output(context), self.form, self.start
+        return lambda z, part: affine_coupling(z, output(z, part), form, start=start, inverse=True)[0]
+
+    def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
+        # one evaluation of the network serves both directions, since its input passes unchanged
         with torch.enable_grad():
             passed = z[:, : self.start].detach().requires_grad_()
             h = self.raw_output(passed, context)
@@ -81,9 +112,14 @@ class AffineCoupling(nn.Module):
 
     def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
-        check_context(self, x, context, self.context_channels)
-        h = self.raw_output(x[:, : self.start], context)
-        return affine_coupling(x, h, self.form, start=self.start, inverse=inverse)
+        h, form, start = self.pending(x, context)
+        return affine_coupling(x, h, form, start=start, inverse=inverse)
+
+    def _checked(self, h: Tensor) -> Tensor:
+        expected = 2 * (self.channels - self.start)
+        if h.shape[1] != expected:
+            raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
+        return h
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

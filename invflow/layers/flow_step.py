@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
-from invflow.layers._cache import ValueCache, can_remember
-from invflow.layers._channel_affine import ChannelAffine, channel_affine_of
-from invflow.layers._checks import check_channels, check_context, check_input
-from invflow.layers._rerun import Rerun, Stage, stages_of
+from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers._derived import ChannelMap, ValueCache, can_remember
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conv1x1 import InvertibleConv1x1
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.injector import AffineInjector
-from invflow.ops import affine_coupling, flow_step
+from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
+from invflow.layers.reversible import stages_of
+from invflow.ops import flow_step
 
 __all__ = ["FlowStep"]
-
-
-class PendingCoupling(NamedTuple):
-    """A coupling that has evaluated its network and waits to be applied together with the next step."""
-
-    coupling: AffineCoupling
-    h: Tensor
-
-    def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is pending, by itself."""
-        return affine_coupling(x, self.h, self.coupling.form, start=self.coupling.start)
 
 
 class FlowStep(nn.Module):
     r"""A flow step: actnorm, invertible 1x1 convolution and, where given, affine injector and affine coupling, in this
     order (Kingma & Dhariwal, Glow, 2018, figure 2; Lugmayr et al., SRFlow, 2020, figure 3).
 
-    Actnorm, convolution and injector are evaluated in one pass over the state, together with the coupling of the step
-    before if a :class:`FlowSequential` holds both: :math:`y = M x + v` with :math:`M = W \operatorname{diag}(e^s)` and
-    :math:`v = M b`. The inverse is one pass too: inverse coupling, inverse injector and
-    :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
+    Actnorm, convolution and injector are one pass over the state. A :class:`FlowSequential` adds the coupling of the
+    step before to that pass. Actnorm and convolution are :math:`y = M x + v` with
+    :math:`M = W \operatorname{diag}(e^s)` and :math:`v = M b`. The inverse is one pass too: inverse coupling, inverse
+    injector and :math:`x = \operatorname{diag}(e^{-s}) W^{-1} y - b`.
 
     Args:
         channels: number C of channels.
-        injector: optional; without it the context reaches the coupling only.
-        coupling: optional; without injector and coupling this is a "transition step" of SRFlow.
-        conv1x1: default a new :class:`InvertibleConv1x1`.
+        injector: optional injector; without it the context reaches the coupling only.
+        coupling: optional coupling; a step without injector and coupling is a "transition step" of SRFlow.
+        conv1x1: the convolution; default a new :class:`InvertibleConv1x1`.
 
     Shape:
         x (B, C, H, W), context as injector and coupling need it -> y (B, C, H, W), log_det (B,).
     """
+
+    num_latents = 1
 
     def __init__(
         self,
@@ -65,56 +56,47 @@ class FlowStep(nn.Module):
         self.conv1x1 = InvertibleConv1x1(channels) if conv1x1 is None else conv1x1
         self.injector = injector
         self.coupling = coupling
-        self._caches: dict[tuple[torch.dtype, bool], ValueCache[ChannelAffine]] = {}
+        self._caches: dict[tuple[torch.dtype, bool], ValueCache[ChannelMap]] = {}
         for name, part in (("conv1x1", self.conv1x1), ("injector", injector), ("coupling", coupling)):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, log_det, pending = self.encode(x, context)
+        x, log_det, pending = self.forward_fused(x, context)
         if pending is None:
             return x, log_det
         z, coupling_log_det = pending.apply(x)
         return z, log_det + coupling_log_det
 
-    def encode(
+    def forward_fused(
         self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
-        """``forward`` without the last operation, the coupling, and with that of the step before: one pass over the
-        state for the coupling of one step and the affine map and injector of the next.
+        """Compute ``forward`` without its coupling, and with that of the layer before.
 
-        Args:
-            x: (B, C, H, W), the state before ``pending``.
-            context: as in ``forward``.
-            pending: the coupling of the step before, whose network has been evaluated; ``None`` if there is none.
-
-        Returns:
-            The state before this step's coupling, log_det (B,) of what was applied, and this step's pending coupling.
+        See :class:`invflow.layers.Fusable`.
         """
+        # looked up once: a module finds its parts slowly
+        actnorm, coupling = self.actnorm, self.coupling
         check_input(self, x, self.channels)
-        log_dets = []
-        if pending is not None and self.actnorm.initializes_from(x):
-            x, coupling_log_det = pending.apply(x)
-            log_dets, pending = [coupling_log_det], None
-        self.actnorm.initialize_if_needed(x)
-        x, log_det = self._affine(x, pending, self._injector_output(x, context))
-        log_det = sum(log_dets, log_det)
-        if self.coupling is None:
-            return x, log_det, None
-        check_context(self.coupling, x, context, self.coupling.context_channels)
-        h = self.coupling.raw_output(x[:, : self.coupling.start], context)
-        return x, log_det, PendingCoupling(self.coupling, h)
+        before: Tensor | None = None
+        if actnorm.initializes_from(x):
+            if pending is not None:
+                x, before = pending.apply(x)
+                pending = None
+            actnorm.initialize(x)
+        x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
+        if before is not None:
+            log_det = log_det + before
+        return x, log_det, None if coupling is None else coupling.pending(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        coupling = self.coupling
         check_input(self, z, self.channels, "z")
-        h: Tensor | None = None
-        if self.coupling is not None:
-            check_context(self.coupling, z, context, self.coupling.context_channels)
-            h = self.coupling.raw_output(z[:, : self.coupling.start], context)
+        h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
     def inverse_given(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``inverse`` for networks that have already been evaluated.
+        """Compute ``inverse`` for networks that have already been evaluated.
 
         Args:
             z: (B, C, H, W).
@@ -122,21 +104,30 @@ class FlowStep(nn.Module):
             injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
                 divisor of B.
         """
-        affine = self._affine_map(z.dtype, inverse=True)
+        affine, coupling_form, injector_form, start = self._channel_map(z.dtype, inverse=True), None, None, 0
+        if coupling is not None:
+            part = cast(AffineCoupling, self.coupling)
+            coupling_form, start = part.form, part.start
+        if injector is not None:
+            injector_form = cast(AffineInjector, self.injector).form
         x, log_det = flow_step(
             z,
             affine.matrix,
             affine.shift,
             coupling,
             injector,
-            coupling_form=None if self.coupling is None else self.coupling.form,
-            injector_form=None if self.injector is None else self.injector.form,
+            coupling_form=coupling_form,
+            injector_form=injector_form,
+            start=start,
             inverse=True,
         )
         return x, log_det + affine.log_det(z)
 
-    def stages(self) -> list[Stage]:
-        """What :class:`FlowSequential` reconstructs at once: everything up to the coupling, and the coupling."""
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return [check_shape(self, shape, self.channels)]
+
+    def reverse_stages(self) -> list[Stage]:
+        """Return two stages: everything up to the coupling, and the coupling."""
         before = [part for part in (self.actnorm, self.conv1x1, self.injector) if part is not None]
         parameters: list[Tensor] = [parameter for part in before for parameter in part.parameters()]
         return [
@@ -144,34 +135,49 @@ class FlowStep(nn.Module):
             *([] if self.coupling is None else stages_of(self.coupling)),
         ]
 
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        injector = None if self.injector is None else self.injector.shared_output(context)
+        coupling = None if self.coupling is None else self.coupling.shared_output(context)
+
+        def inverse(z: Tensor, part: slice) -> Tensor:
+            h = None if coupling is None else coupling(z, part)
+            return self.inverse_given(z, h, None if injector is None else injector[part])[0]
+
+        return inverse
+
     def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
         with torch.enable_grad():
             injector = self._injector_output(z, context)
         x, _ = self.inverse_given(z, None, None if injector is None else injector.detach())
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            return Rerun(x, [leaf], *self._affine(leaf, None, injector))
+            return Rerun(x, [leaf], *self._before_coupling(leaf, None, injector))
 
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        if self.injector is None:
+        injector = self.injector
+        if injector is None:
             return None
-        check_context(self.injector, x, context, self.injector.context_channels)
-        return self.injector.raw_output(context)
+        check_context(injector, x, context, injector.context_channels)
+        return injector.raw_output(context)
 
-    def _affine(self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
-        affine = self._affine_map(x.dtype, inverse=False)
+    def _before_coupling(
+        self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The coupling of the layer before, actnorm, convolution and injector."""
+        affine = self._channel_map(x.dtype, inverse=False)
         y, log_det = flow_step(
             x,
             affine.matrix,
             affine.shift,
             None if pending is None else pending.h,
             injector,
-            coupling_form=None if pending is None else pending.coupling.form,
-            injector_form=None if self.injector is None else self.injector.form,
+            coupling_form=None if pending is None else pending.form,
+            injector_form=None if injector is None else cast(AffineInjector, self.injector).form,
+            start=0 if pending is None else pending.start,
         )
         return y, log_det + affine.log_det(x)
 
-    def _affine_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelAffine:
+    def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
         dtype = compute_dtype(dtype)
         actnorm, conv = self.actnorm, self.conv1x1
@@ -179,7 +185,8 @@ class FlowStep(nn.Module):
         # not parameters(), which takes longer than the kernel for a small state
         tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if trained or not can_remember(tensors):
-            return channel_affine_of(actnorm, conv, dtype, inverse)
+        # modules inside the convolution parametrize its weight: what they hold is not among the tensors
+        if trained or conv._modules or not can_remember(tensors):
+            return conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: channel_affine_of(actnorm, conv, dtype, inverse))
+        return cache(tensors, lambda: conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse))

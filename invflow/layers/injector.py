@@ -1,12 +1,12 @@
-"""Affine injector: a context alone decides the affine map of every channel."""
+"""Affine injector: a context alone decides the elementwise map of all channels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_context, check_input
-from invflow.layers._rerun import Rerun
+from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineInjector"]
@@ -20,12 +20,14 @@ class AffineInjector(nn.Module):
         channels: number C of channels.
         net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
         context_channels: channels of the context, at least 1.
-        form: how h becomes shift and scale.
+        form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,); B' is B, or a divisor of
-        it if each context serves B / B' successive states.
+        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
+        context serves B / B' successive states.
     """
+
+    num_latents = 1
 
     def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
         super().__init__()
@@ -37,8 +39,14 @@ class AffineInjector(nn.Module):
         self.net = net
 
     def raw_output(self, context: Tensor | None) -> Tensor:
-        """The network's output h (B', 2C, H, W) for a context (B', context_channels, H, W)."""
-        h = self.net(context)
+        """Return the network's output h (B', 2C, H, W) for a context (B', context_channels, H, W)."""
+        return self._checked(self.net(context))
+
+    def shared_output(self, context: SharedContext) -> Tensor:
+        """Return :meth:`raw_output` for all B' samples of a context."""
+        return self._checked(context.network(self.net)(None, slice(None)))
+
+    def _checked(self, h: Tensor) -> Tensor:
         if h.shape[1] != 2 * self.channels:
             raise ValueError(
                 f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
@@ -51,18 +59,28 @@ class AffineInjector(nn.Module):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
-    def rerun(self, z: Tensor, context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions (see :class:`Rerun`)."""
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return [check_shape(self, shape, self.channels)]
+
+    def reverse_stages(self) -> list[Stage]:
+        return [Stage(self._rerun, list(self.parameters()))]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        h = self.shared_output(context)
+        return lambda z, part: affine_coupling(z, h[part], self.form, start=0, inverse=True)[0]
+
+    def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
+        # one evaluation of the network serves both directions
         with torch.enable_grad():
             h = self.raw_output(context)
-        x = affine_coupling(z, h.detach(), self.form, inverse=True)[0].requires_grad_()
+        x = affine_coupling(z, h.detach(), self.form, start=0, inverse=True)[0].requires_grad_()
         with torch.enable_grad():
-            return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form))
+            return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form, start=0))
 
     def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        return affine_coupling(x, self.raw_output(context), self.form, inverse=inverse)
+        return affine_coupling(x, self.raw_output(context), self.form, start=0, inverse=inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

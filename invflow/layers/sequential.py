@@ -3,49 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
-from invflow.layers._inverse import UnusableWeightError
-from invflow.layers._rerun import DRIFT_TOLERANCE, Inverted, Stage, stages_of, trained_parameters, warn_of_drift
-from invflow.layers.flow_step import FlowStep, PendingCoupling
-from invflow.ops._transforms import needs_reference
+from invflow.layers._derived import UnusableWeightError
+from invflow.layers.conditioning import condition
+from invflow.layers.protocol import (
+    ConditionedInverse,
+    Fusable,
+    InvertibleLayer,
+    PendingCoupling,
+    Shape,
+    SharedContext,
+    Stage,
+    is_fusable,
+    num_latents_of,
+    output_shapes_of,
+)
+from invflow.layers.reversible import KeptStates, StoreDistance, builds_graph, encode_reversibly, stages_of
 
-__all__ = ["FlowSequential", "InvertibleLayer"]
+__all__ = ["FlowSequential", "InverseStep"]
 
 
-class InvertibleLayer(Protocol):
-    """What composes in :class:`FlowSequential`: any ``nn.Module`` with these two methods.
+class InverseStep(NamedTuple):
+    """A layer on the way back from the latents.
 
-    ``log_det`` (B,) is the natural logarithm of the absolute Jacobian determinant of the map that was called. A layer
-    that factors variables out also has an integer attribute ``num_latents``, returns the list of that many latents as
-    ``z``, in encode order, and takes it in ``inverse``; the composition goes on with the last of them.
+    Attributes:
+        position: number of the layer, from 0, in the order of ``forward``.
+        layer: the layer to invert.
+        leaving: latents that it factored out, in encode order.
     """
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Tensor]: ...
+    position: int
+    layer: InvertibleLayer
+    leaving: list[Tensor]
 
-    def inverse(self, z: Any, context: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def input(self, x: Tensor, part: slice | None = None) -> Any:
+        """Return the argument of the layer's inverse: the state that went on, after the latents that left, if any.
+
+        Args:
+            x: the state (B, C, H, W) that went on.
+            part: the part of the latents' samples that ``x`` holds; ``None`` for all.
+        """
+        if not self.leaving:
+            return x
+        return [*self.leaving, x] if part is None else [*(latent[part] for latent in self.leaving), x]
 
 
 class FlowSequential(nn.Module):
-    r"""Composition of invertible layers: ``forward`` applies them in order, ``inverse`` in reverse, and the
-    log-determinants add up. Anything with ``forward(x, context) -> (z, log_det)`` and its ``inverse`` composes.
+    r"""Composition of invertible layers.
+
+    ``forward`` applies them in order and ``inverse`` in reverse; the log-determinants add up. Every
+    :class:`InvertibleLayer` composes: any module with ``forward(x, context) -> (z, log_det)`` and its ``inverse``.
 
     Layers that factor variables out (:class:`Split`, or a FlowSequential that contains one) return a list of latents,
     of which the composition goes on with the last. A FlowSequential with such layers returns the list of all its
-    latents in encode order, and its inverse takes that list; without them it maps a tensor to a tensor.
+    latents in encode order, and its inverse takes that list. Without such layers it maps a tensor to a tensor.
 
-    The coupling of a :class:`FlowStep` and the affine map and injector of the next one are one pass over the state.
+    The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
-    With ``memory="invert"`` only the outputs are kept for the backward pass, which reconstructs every layer's input
-    from its output: the memory for activations does not grow with the number of layers, for one more evaluation of
-    every network. A network must then compute the same in both evaluations (no dropout). How far the reconstruction
-    drifts is measured on one sample in every backward pass; if it exceeds 1e-3 of the largest element, a warning is
-    given and every n-th state stored from then on. Under ``torch.compile`` and ``torch.func`` transforms all states are
-    stored.
+    ``memory="invert"`` keeps the outputs only. The backward pass reconstructs every layer's input from its output. The
+    memory for activations then does not grow with the number of layers, at the cost of one more evaluation of every
+    network. A network must compute the same in both evaluations (no dropout). Every backward pass measures the drift of
+    the reconstruction on one sample. If it exceeds 1e-3 of the largest element, a warning is given and every n-th state
+    is stored afterwards. Under ``torch.compile`` and ``torch.func`` transforms all states are stored.
 
     Args:
         layers: the layers in the order of ``forward``.
@@ -66,88 +88,142 @@ class FlowSequential(nn.Module):
             if not callable(getattr(layer, "inverse", None)):
                 raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
         self.memory = memory
-        self._store_every = len(self.layers)
+        self.store_distance = StoreDistance(len(self.layers))
 
     @property
     def num_latents(self) -> int:
-        """How many tensors ``forward`` returns as latents."""
-        return 1 + sum(_num_latents(layer) - 1 for layer in self.layers)
+        """Number of tensors that ``forward`` returns as latents."""
+        return 1 + sum(num_latents_of(layer) - 1 for layer in self.layers)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Tensor]:
-        if self.memory == "invert" and self._can_invert(x, context):
-            *latents, log_det = Inverted.apply(self, x, context, *trained_parameters(self.stages()))
+        if self.memory == "invert" and builds_graph(self, x, context):
+            latents, log_det = encode_reversibly(self, x, context)
         else:
-            latents, log_det, _ = self.encode_and_keep(x, context)
+            latents, log_det = self.encode(x, context)
         return latents if len(latents) > 1 else latents[0], log_det
 
-    def encode_and_keep(self, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], Tensor, dict[int, Tensor]]:
-        """All latents, log_det and, by the number of the stage that they enter, the states that ``memory="invert"``
-        keeps: a sample of the input, and every n-th state if the reconstruction was found to drift."""
+    def encode(self, x: Tensor, context: Tensor | None, kept: KeptStates | None = None) -> tuple[list[Tensor], Tensor]:
+        """Apply the layers in order and return all latents, in a list, and log_det.
+
+        Args:
+            x, context: as in ``forward``.
+            kept: keeps states on the way.
+        """
         latents: list[Tensor] = []
         total: Tensor | None = None
         pending: PendingCoupling | None = None
-        kept = {0: x[:1].detach().clone()} if self.memory == "invert" else {}
-        stage = 0
-        for position, layer in enumerate(self.layers):
-            keep = self.memory == "invert" and position > 0 and position % self._store_every == 0
-            fuses = _fuses(layer) and not keep
-            parts = []
-            if pending is not None and not fuses:
-                x, log_det = pending.apply(x)
-                pending, parts = None, [log_det]
-            if keep:
-                kept[stage] = x.detach()
-            with _named(position):
-                if _fuses(layer):
-                    z, log_det, pending = cast(FlowStep, layer).encode(x, context, pending)
+        position = 0
+        try:
+            for position, layer in enumerate(self.layers):
+                keep = kept is not None and kept.wants(position)
+                fusable = is_fusable(layer)
+                if pending is not None and (keep or not fusable):
+                    x, log_det = pending.apply(x)
+                    total, pending = log_det if total is None else total + log_det, None
+                if keep:
+                    assert kept is not None
+                    kept.keep(position, x)
+                if fusable:
+                    x, log_det, pending = cast(Fusable, layer).forward_fused(x, context, pending)
                 else:
-                    z, log_det = layer(x, context)
-            for part in (*parts, log_det):
-                total = part if total is None else total + part
-            if isinstance(z, list):
-                latents += z[:-1]
-                z = z[-1]
-            x = z
-            stage += len(stages_of(layer)) if self.memory == "invert" else 1
+                    x, log_det = layer(x, context)
+                    if isinstance(x, list) or num_latents_of(layer) > 1:
+                        *leaving, x = _checked_latents(x, layer, position)
+                        latents += leaving
+                total = log_det if total is None else total + log_det
+        except UnusableWeightError as error:
+            raise UnusableWeightError(f"layer {position}: {error}") from None
         if pending is not None:
             x, log_det = pending.apply(x)
             total = log_det if total is None else total + log_det
         assert total is not None
-        return [*latents, x], total, kept
-
-    def stages(self) -> list[Stage]:
-        """The parts that ``memory="invert"`` reconstructs one after the other, in the order of ``forward``."""
-        return [stage for layer in self.layers for stage in stages_of(layer)]
-
-    def _can_invert(self, x: Tensor, context: Tensor | None) -> bool:
-        """Whether a graph would be built, and neither a compiler nor a transform looks on."""
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
-            return False
-        tensors = [x, *([] if context is None else [context]), *self.parameters()]
-        return any(tensor.requires_grad for tensor in tensors)
-
-    def note_drift(self, drift: float) -> None:
-        if drift > DRIFT_TOLERANCE and self._store_every > 1:
-            self._store_every = max(1, self._store_every // 2)
-            warn_of_drift(drift, self._store_every)
+        return [*latents, x], total
 
     def inverse(self, z: Tensor | Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        latents, x = self._state_of(z)
+        total: Tensor | None = None
+        position = 0
+        try:
+            for step in self.walk_inverse(latents):
+                position = step.position
+                x, log_det = step.layer.inverse(step.input(x), context)
+                total = log_det if total is None else total + log_det
+        except UnusableWeightError as error:
+            raise UnusableWeightError(f"layer {position}: {error}") from None
+        assert total is not None
+        return x, total
+
+    def walk_inverse(self, latents: list[Tensor]) -> Iterator[InverseStep]:
+        """Yield the layers from the last to the first, each with the latents that it factored out.
+
+        Args:
+            latents: all but the last, in encode order. They are taken off the end of the list one layer at a time.
+        """
+        for position in reversed(range(len(self.layers))):
+            layer = self.layers[position]
+            leaving: list[Tensor] = []
+            if extra := num_latents_of(layer) - 1:
+                leaving = latents[-extra:]
+                del latents[-extra:]
+            yield InverseStep(position, cast(InvertibleLayer, layer), leaving)
+
+    def walk_shapes(self, shape: Shape) -> Iterator[tuple[nn.Module, list[Shape]]]:
+        """Yield the layers from the first to the last, each with the shapes (C, H, W) of its outputs.
+
+        Args:
+            shape: (C, H, W) of the input.
+
+        Raises:
+            TypeError: a layer of several latents that has no method ``output_shapes``.
+            ValueError: a shape that a layer does not take.
+        """
+        for position, layer in enumerate(self.layers):
+            try:
+                shapes = output_shapes_of(layer, shape)
+            except ValueError as error:
+                raise ValueError(f"layer {position}: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"layer {position}: {error}") from error
+            yield layer, shapes
+            shape = shapes[-1]
+
+    def latent_shapes(self, channels: int, height: int, width: int) -> list[Shape]:
+        """Return the shapes (C, H, W) of all latents, in encode order, for an input of this shape.
+
+        Args:
+            channels, height, width: shape of the input.
+
+        Raises:
+            TypeError, ValueError: as :meth:`walk_shapes`.
+        """
+        latents: list[Shape] = [(channels, height, width)]
+        for _, shapes in self.walk_shapes(latents[0]):
+            latents[-1:] = shapes
+        return latents
+
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return self.latent_shapes(*shape)
+
+    def reverse_stages(self) -> list[Stage]:
+        return [stage for layer in self.layers for stage in stages_of(layer)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        inverses = [condition(layer, context) for layer in self.layers]
+
+        def inverse(z: Tensor | Sequence[Tensor], part: slice) -> Tensor:
+            latents, x = self._state_of(z)
+            for step in self.walk_inverse(latents):
+                x = inverses[step.position](step.input(x), part)
+            return x
+
+        return inverse
+
+    def _state_of(self, z: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the latents that left, and the last one."""
         latents = [z] if isinstance(z, Tensor) else list(z)
         if len(latents) != self.num_latents:
             raise ValueError(f"FlowSequential: z must hold {self.num_latents} latents, got {len(latents)}")
-        x = latents.pop()
-        total: Tensor | None = None
-        for position, layer in reversed(list(enumerate(self.layers))):
-            extra = _num_latents(layer) - 1
-            layer_input: Any = x
-            if extra:
-                layer_input = [*latents[-extra:], x]
-                del latents[-extra:]
-            with _named(position):
-                x, log_det = cast(InvertibleLayer, layer).inverse(layer_input, context)
-            total = log_det if total is None else total + log_det
-        assert total is not None
-        return x, total
+        return latents[:-1], latents[-1]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -159,19 +235,9 @@ class FlowSequential(nn.Module):
         return iter(self.layers)
 
 
-def _num_latents(layer: nn.Module) -> int:
-    return getattr(layer, "num_latents", 1)
-
-
-def _fuses(layer: nn.Module) -> bool:
-    """Whether the layer's coupling may wait for the next step: a FlowStep whose own ``forward`` nobody watches."""
-    return type(layer) is FlowStep and not (layer._forward_hooks or layer._forward_pre_hooks)
-
-
-@contextmanager
-def _named(position: int) -> Iterator[None]:
-    """Adds where the layer is to the message about its weight."""
-    try:
-        yield
-    except UnusableWeightError as error:
-        raise UnusableWeightError(f"layer {position}: {error}") from None
+def _checked_latents(z: Any, layer: nn.Module, position: int) -> list[Tensor]:
+    count = num_latents_of(layer)
+    if isinstance(z, list) and len(z) == count:
+        return z
+    given = f"{len(z)}" if isinstance(z, list) else "a tensor" if isinstance(z, Tensor) else type(z).__name__
+    raise ValueError(f"layer {position}: {type(layer).__name__} must return a list of {count} latents, got {given}")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_input
-from invflow.layers._rerun import Rerun
+from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers.conditioning import without_context
+from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
 from invflow.ops._checks import check_state
@@ -17,7 +18,7 @@ __all__ = ["Split"]
 
 
 class Split(nn.Module):
-    r"""Factors out channels with a learned Gaussian prior: :math:`x = (z, x_2)`,
+    r"""Split of channels with a learned Gaussian prior: :math:`x = (z, x_2)`,
     :math:`(\mu, \log\sigma) = \text{net}(z)`, :math:`\epsilon = (x_2 - \mu) e^{-\log\sigma}`,
     :math:`\log\det = -\sum \log\sigma` (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
 
@@ -29,8 +30,8 @@ class Split(nn.Module):
         net: maps z (B, C - round(C / 2), H, W) to (B, 2 round(C / 2), H, W); default :class:`ZeroConv2d`.
 
     Shape:
-        x (B, C, H, W) -> [epsilon (B, round(C / 2), H, W), z (B, C - round(C / 2), H, W)], log_det (B,): the list of
-        latents in encode order, of which the flow goes on with the last.
+        x (B, C, H, W) -> [epsilon (B, round(C / 2), H, W), z (B, C - round(C / 2), H, W)], log_det (B,). The list is in
+        encode order, and the flow goes on with its last latent.
     """
 
     num_latents = 2
@@ -63,8 +64,18 @@ class Split(nn.Module):
         factored, log_det = gaussian_split(epsilon, self._prior(kept), inverse=True)
         return torch.cat([kept, factored], 1), log_det
 
-    def rerun(self, z: Sequence[Tensor], context: Tensor | None = None) -> Rerun:
-        """One evaluation of the network for both directions, since its input stays (see :class:`Rerun`)."""
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        _, height, width = check_shape(self, shape, self.channels)
+        return [(self.factored, height, width), (self.kept, height, width)]
+
+    def reverse_stages(self) -> list[Stage]:
+        return [Stage(self._rerun, list(self.parameters()), self.num_latents)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return without_context(self)
+
+    def _rerun(self, z: Sequence[Tensor], context: Tensor | None) -> Rerun:
+        # one evaluation of the network serves both directions, since its input stays
         epsilon, kept = z
         kept = kept.detach().requires_grad_()
         with torch.enable_grad():

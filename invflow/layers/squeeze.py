@@ -6,18 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
+from invflow.layers.conditioning import without_context
+from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops._checks import check_state
 
 __all__ = ["Squeeze"]
 
 
 class Squeeze(nn.Module):
-    r"""Moves every ``factor`` x ``factor`` block of pixels into channels: (B, C, H, W) -> (B, C f^2, H / f, W / f),
-    output channel ``c f^2 + dy f + dx`` (Dinh et al., Real NVP, 2017, section 3.6). The log-determinant is zero.
+    r"""Squeeze: moves every ``factor`` x ``factor`` block of pixels into channels (Dinh et al., Real NVP, 2017,
+    section 3.6). The output channel is ``c f^2 + dy f + dx``. The log-determinant is zero.
 
     Args:
         factor: f, at least 2.
+
+    Shape:
+        x (B, C, H, W) -> y (B, C f^2, H / f, W / f), log_det (B,).
     """
+
+    num_latents = 1
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
@@ -27,8 +34,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(x)
-        if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"Squeeze: height and width must be divisible by {self.factor}, got {tuple(x.shape[2:])}")
+        self._check_size(x.shape[2], x.shape[3])
         f, (batch, channels, height, width) = self.factor, x.shape
         # not pixel_unshuffle, which returns an empty batch in the shape it was given, and is slower
         blocks = x.reshape(batch, channels, height // f, f, width // f, f).permute(0, 1, 3, 5, 2, 4)
@@ -41,6 +47,18 @@ class Squeeze(nn.Module):
         f, (batch, channels, height, width) = self.factor, z.shape
         blocks = z.reshape(batch, channels // (f * f), f, f, height, width).permute(0, 1, 4, 2, 5, 3)
         return blocks.reshape(batch, channels // (f * f), height * f, width * f), self._log_det(z)
+
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        f, (channels, height, width) = self.factor, shape
+        self._check_size(height, width)
+        return [(channels * f * f, height // f, width // f)]
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return without_context(self)
+
+    def _check_size(self, height: int, width: int) -> None:
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"Squeeze: height and width must be divisible by {self.factor}, got {(height, width)}")
 
     @staticmethod
     def _log_det(x: Tensor) -> Tensor:

@@ -12,11 +12,14 @@ class ZeroConv2d(nn.Conv2d):
     r"""3x3 convolution whose weight and bias start at zero, with a learned output scale:
     :math:`y = (\operatorname{conv}(x) + b) \, e^{3 l}` (Kingma & Dhariwal, Glow, 2018, section 3.3).
 
-    As the last layer of a coupling network it makes every step start as (nearly) the identity.
+    As the last layer of a coupling network it makes every flow step start as (nearly) the identity.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
+
+    Shape:
+        x (B, in_channels, H, W) -> y (B, out_channels, H, W).
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

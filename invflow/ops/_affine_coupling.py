@@ -1,11 +1,11 @@
-"""``affine_coupling``: an elementwise affine map whose shift and scale a network computed, and its log-determinant."""
+"""``affine_coupling``: an elementwise map whose shift and scale a network computed, and its log-determinant."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -22,9 +22,9 @@ def affine_coupling(
     inverse: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Elementwise affine map of channels ``start`` to ``start + C'`` of the state; the other channels pass unchanged.
+    r"""Apply an elementwise map to channels ``start`` to ``start + C'`` of the state; the others pass unchanged.
 
-    With the shift :math:`t` and the scale :math:`s > 0` that ``form`` makes of ``h``, and its default order,
+    ``form`` makes a shift :math:`t` and a scale :math:`s > 0` of ``h``. In its default order,
     :math:`y = (x + t) s` and :math:`\log\det = \sum \log s`; the inverse is :math:`x = y / s - t`. An affine coupling
     transforms half of the channels (Dinh et al., Real NVP, 2017, eq. 7), an affine injector all of them
     (Lugmayr et al., SRFlow, 2020, eq. 6).
@@ -33,7 +33,7 @@ def affine_coupling(
         x: (B, C, H, W), any floating dtype and strides.
         h: (B', 2C', H, W), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
             sample of ``h`` then serves B / B' successive samples of ``x``.
-        form: how ``h`` becomes shift and scale; default :class:`AffineForm`.
+        form: rule by which ``h`` becomes shift and scale; default :class:`AffineForm`.
         start: the first channel that is transformed, in 0..C - C'; default C - C', the last channels.
         inverse: apply the inverse map, and return its log-determinant.
         backend: overrides :func:`invflow.use_backend` for this call.
@@ -53,4 +53,4 @@ def affine_coupling(
     check_start(x, start, count)
     check_same_device(x, h=h)
     settings = Settings((form or PUBLISHED_FORM).for_kernels(), NO_MAP, start, inverse)
-    return run(x, None, None, h, None, settings, select_backend(backend, "affine_coupling", x))
+    return run(Call(x, None, None, h, None, settings), select_backend(backend, "affine_coupling", x))

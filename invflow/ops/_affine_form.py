@@ -1,4 +1,4 @@
-"""How a network's output becomes an elementwise affine map."""
+"""The rule by which a network's output becomes an elementwise map."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ PackingName = Literal["cross", "split"]
 
 @dataclass(frozen=True)
 class AffineForm:
-    r"""How a network's output :math:`h` becomes an elementwise affine map. The default is that of the published
-    SRFlow models; ``AffineForm("exp", order="scale_then_shift")`` is that of the papers.
+    r"""Rule by which a network's output :math:`h` becomes an elementwise map.
+
+    The default is that of the published SRFlow models. ``AffineForm("exp", order="scale_then_shift")`` is that of the
+    papers.
 
     Args:
         scale: the scale as a function of the raw output :math:`r`: ``"sigmoid"`` is
             :math:`\operatorname{sigmoid}(r + 2) + \text{eps}`, ``"exp"`` is :math:`e^r`, and ``"bounded_exp"`` is
             :math:`e^{a \tanh(r / a)}` with :math:`a` = ``bound``.
         order: ``"shift_then_scale"`` is :math:`y = (x + t) s`, ``"scale_then_shift"`` is :math:`y = x s + t`.
-        packing: where shift and raw scale stand in ``h``: ``"cross"`` has shifts in even and scales in odd channels,
+        packing: places of shift and raw scale in ``h``: ``"cross"`` has shifts in even and scales in odd channels,
             ``"split"`` has shifts in the first half.
         eps: the least scale of ``"sigmoid"``, >= 0; the inverse amplifies by at most 1 / eps.
         bound: the largest absolute log-scale of ``"bounded_exp"``, > 0.
@@ -56,7 +58,7 @@ class AffineForm:
 
     @property
     def parameter(self) -> float:
-        """The number that goes with ``scale``: eps, bound, or 0 where there is none."""
+        """The number that goes with ``scale``: eps, bound, or 0 if there is none."""
         return self.eps if self.scale == "sigmoid" else self.bound if self.scale == "bounded_exp" else 0.0
 
     def for_kernels(self) -> Form:
@@ -64,14 +66,14 @@ class AffineForm:
         return Form(self.scale, self.parameter, self.order, self.packing)
 
     def unpack(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and raw scale, each (B, C, H, W), from ``h`` (B, 2C, H, W)."""
+        """Return shift and raw scale, each (B, C, H, W), from ``h`` (B, 2C, H, W)."""
         if self.packing == "cross":
             return h[:, 0::2], h[:, 1::2]
         half = h.shape[1] // 2
         return h[:, :half], h[:, half:]
 
     def log_scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """The scale and its natural logarithm, of the shape of ``raw``."""
+        """Return the scale and its natural logarithm, of the shape of ``raw``."""
         if self.scale == "sigmoid":
             scale = torch.sigmoid(raw + 2.0) + self.eps
             # without eps the logarithm has a form that stays finite where the sigmoid underflows
@@ -80,7 +82,16 @@ class AffineForm:
         return log_scale.exp(), log_scale
 
     def transform(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        """The map of ``x`` (B, C, H, W) that ``h`` (B', 2C, H, W) makes, and its log_det (B,), in plain PyTorch."""
+        """Apply the map that ``h`` makes, in plain PyTorch.
+
+        Args:
+            x: (B, C, H, W).
+            h: (B', 2C, H, W); B' divides B.
+            inverse: apply the inverse map.
+
+        Returns:
+            y (B, C, H, W) and log_det (B,).
+        """
         if h.shape[0] != x.shape[0]:
             h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
         shift, raw = self.unpack(h)

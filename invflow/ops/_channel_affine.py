@@ -1,11 +1,11 @@
-"""``channel_affine``: one affine map of the channels at every pixel; an actnorm and a 1x1 convolution are that."""
+"""``channel_affine``: one channel map at every pixel, such as an actnorm followed by a 1x1 convolution."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._checks import check_affine, check_same_device, check_state
 from invflow.ops._kernel import NO_MAP, run
 
@@ -15,11 +15,11 @@ _SETTINGS = Settings(NO_MAP, NO_MAP, 0, False)
 
 
 def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | None = None) -> Tensor:
-    r"""Affine map of the channels, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
+    r"""Apply a channel map, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
 
-    Actnorm followed by a 1x1 convolution is this with :math:`M = W \operatorname{diag}(e^s)`, :math:`v = M b`; so is
-    its inverse, with :math:`M^{-1}` and :math:`-M^{-1} v`. Its log-determinant, :math:`HW \log|\det M|`, does not
-    depend on ``x`` and is the caller's (Kingma & Dhariwal, Glow, 2018, table 1).
+    An actnorm followed by a 1x1 convolution is this map with :math:`M = W \operatorname{diag}(e^s)`,
+    :math:`v = M b`. Its inverse has :math:`M^{-1}` and :math:`-M^{-1} v`. The log-determinant,
+    :math:`HW \log|\det M|`, does not depend on ``x``; the caller computes it (Kingma & Dhariwal, Glow, 2018, table 1).
 
     Args:
         x: (B, C, H, W), any floating dtype and strides.
@@ -38,4 +38,4 @@ def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | N
     check_state(x)
     check_affine(x, matrix, shift)
     check_same_device(x, matrix=matrix, shift=shift)
-    return run(x, matrix, shift, None, None, _SETTINGS, select_backend(backend, "channel_affine", x))[0]
+    return run(Call(x, matrix, shift, None, None, _SETTINGS), select_backend(backend, "channel_affine", x))[0]

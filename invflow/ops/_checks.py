@@ -18,8 +18,14 @@ def check_state(x: Tensor, name: str = "x") -> None:
 
 
 def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
-    """Raise unless ``h`` (B', 2C', H, W) can be the output of a network for C' channels of ``x`` (B, C, H, W), where
-    B' divides B; return C'."""
+    """Return C' if ``h`` (B', 2C', H, W) can be a network's output for C' channels of ``x`` (B, C, H, W).
+
+    B' must divide B.
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: a wrong shape.
+    """
     check_state(h, name)
     batch, channels, height, width = x.shape
     count = h.shape[1] // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_affine, check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -26,11 +26,11 @@ def flow_step(
     inverse: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Everything between two coupling networks in one pass over the state, which is read once and written once.
+    r"""Compute everything between two coupling networks in one pass, which reads and writes the state once.
 
-    Encoding, the affine coupling of one step, the affine map of the channels (actnorm and 1x1 convolution) and the
-    affine injector of the next step follow each other; decoding, the inverse coupling, the inverse injector and the
-    inverse affine map of one step:
+    Encoding applies the affine coupling of one step, then the channel map (actnorm and 1x1 convolution) and the affine
+    injector of the next. Decoding applies the inverse coupling, the inverse injector and the inverse channel map of one
+    step:
 
     ====================  ============================================================
     ``inverse=False``     coupling, then :math:`M x + v`, then injector
@@ -38,7 +38,7 @@ def flow_step(
     ====================  ============================================================
 
     In the second case ``matrix`` and ``shift`` are already those of the inverse map. Coupling and injector are as in
-    :func:`affine_coupling`; the log-determinant of the affine map is the caller's, as in :func:`channel_affine`.
+    :func:`affine_coupling`. The caller computes the log-determinant of the channel map, as in :func:`channel_affine`.
 
     Args:
         x: (B, C, H, W), any floating dtype and strides.
@@ -46,10 +46,10 @@ def flow_step(
         shift: v (C,), the same dtype as ``matrix``.
         coupling: (B, 2C', H, W), raw output of the coupling's network; ``None`` leaves the coupling out.
         injector: (B, 2C, H, W), raw output of the injector's network; ``None`` leaves the injector out.
-        coupling_form: how ``coupling`` becomes shift and scale; default :class:`AffineForm`.
-        injector_form: how ``injector`` does.
+        coupling_form: rule by which ``coupling`` becomes shift and scale; default :class:`AffineForm`.
+        injector_form: likewise for ``injector``.
         start: the first channel that the coupling transforms; default C - C', the last channels.
-        inverse: which of the two orders.
+        inverse: take the second order, with inverse coupling and injector.
         backend: overrides :func:`invflow.use_backend` for this call.
 
     The batch of ``coupling`` and ``injector`` may be a divisor B' of B: each of their samples then serves B / B'
@@ -82,4 +82,4 @@ def flow_step(
         start or 0,
         inverse,
     )
-    return run(x, matrix, shift, coupling, injector, settings, select_backend(backend, "flow_step", x))
+    return run(Call(x, matrix, shift, coupling, injector, settings), select_backend(backend, "flow_step", x))

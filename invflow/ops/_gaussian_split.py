@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invflow.backends import select_backend
-from invflow.backends.protocol import Settings
+from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_state
 from invflow.ops._kernel import NO_MAP, run
@@ -17,7 +17,7 @@ _FORM = AffineForm("exp", order="scale_then_shift", packing="cross").for_kernels
 
 def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str | None = None) -> tuple[Tensor, Tensor]:
     r"""Standardise variables by their Gaussian prior: :math:`\epsilon = (x - \mu) e^{-l}`,
-    :math:`\log\det = -\sum l`, so that :math:`\log p(x) = \log N(\epsilon; 0, I) + \log\det`
+    :math:`\log\det = -\sum l`. Then :math:`\log p(x) = \log N(\epsilon; 0, I) + \log\det`
     (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
 
     It is the inverse of an affine coupling with the scale :math:`e^l` and the shift :math:`\mu`, and runs its kernel.
@@ -26,7 +26,7 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
         x: (B, C, H, W), any floating dtype and strides; :math:`\epsilon` if ``inverse``.
         h: (B', 2C, H, W), the network's output: means in even, log standard deviations :math:`l` in odd channels. B' is
             B or a divisor of it, as in :func:`affine_coupling`.
-        inverse: :math:`x = \epsilon e^l + \mu`, and its log-determinant :math:`\sum l`.
+        inverse: compute :math:`x = \epsilon e^l + \mu` and its log-determinant :math:`\sum l` instead.
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
@@ -44,4 +44,4 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
     check_raw_output(x, h)
     check_same_device(x, h=h)
     settings = Settings(_FORM, NO_MAP, 0, not inverse)
-    return run(x, None, None, h, None, settings, select_backend(backend, "gaussian_split", x))
+    return run(Call(x, None, None, h, None, settings), select_backend(backend, "gaussian_split", x))

@@ -1,4 +1,4 @@
-"""The one kernel, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
+"""The one operator, registered with PyTorch forward and backward, its derivative, and the choice of what runs.
 
 Every public operator is a call of :func:`run` with parts left out.
 """
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from invflow._numerics import compute_dtype, empty_state
-from invflow.backends.protocol import Form, Settings
-from invflow.ops._affine_form import AffineForm, affine_form_of
+from invflow.backends.protocol import Call, Form
+from invflow.ops._affine_form import affine_form_of
 from invflow.ops._reference import flow_step_reference
 from invflow.ops._registration import register
 from invflow.ops._transforms import needs_reference, reference_backward
 
 __all__ = ["NO_MAP", "run"]
-
-_TENSORS = "Tensor x, Tensor? matrix, Tensor? shift, Tensor? coupling, Tensor? injector"
 
 #: The form of a coupling or injector that is not there.
 NO_MAP = Form("exp", 0.0, "scale_then_shift", "split")
@@ -29,85 +27,43 @@ def _fake_forward(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return empty_state(x), x.new_empty(x.shape[0], dtype=compute_dtype(x.dtype))
 
 
-def _fake_backward(
-    grad_y: Tensor,
-    grad_log_det: Tensor,
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-) -> tuple[Tensor, ...]:
-    parameters = [x.new_empty(0) if given is None else given.new_empty(given.shape) for given in (matrix, shift)]
-    maps = [x.new_empty(0) if h is None else empty_state(h) for h in (coupling, injector)]
+def _fake_backward(grad_y: Tensor, grad_log_det: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    parameters = [x.new_empty(0) if given is None else given.new_empty(given.shape) for given in others[:2]]
+    maps = [x.new_empty(0) if h is None else empty_state(h) for h in others[2:]]
     return empty_state(x), *parameters, *maps
 
 
-_forward = register("flow_step", _TENSORS, "(Tensor, Tensor)", _fake_forward)
-_backward = register(
-    "flow_step_backward",
-    f"Tensor grad_y, Tensor grad_log_det, {_TENSORS}",
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
+_forward = register("flow_step", (), 2, _fake_forward)
+_backward = register("flow_step_backward", ("grad_y", "grad_log_det"), 5, _fake_backward)
 
 
-def run(
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-    settings: Settings,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Run a flow step or a part of it on a backend that can; nothing is checked.
+def run(call: Call, backend: str) -> tuple[Tensor, Tensor]:
+    """Run a flow step or a part of it on a backend that can. Nothing is checked.
 
     Args:
-        x: (B, C, H, W).
-        matrix: (C, C) or ``None``; then ``shift`` and ``injector`` are ``None`` too.
-        shift: (C,) or ``None``.
-        coupling: (B', 2C', H, W) or ``None``.
-        injector: (B', 2C, H, W) or ``None``.
-        settings: what the rest means.
+        call: without a matrix it has a coupling and no injector.
         backend: a name that :func:`invflow.backends.select_backend` returned.
 
     Returns:
         y (B, C, H, W) and the log-determinant (B,) of coupling and injector.
     """
     if backend == "reference" or needs_reference():
-        return _reference(x, matrix, shift, coupling, injector, settings)
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (coupling is not None and coupling.requires_grad)
-        or (matrix is not None and matrix.requires_grad)
-        or (shift is not None and shift.requires_grad)
-        or (injector is not None and injector.requires_grad)
-    ):
-        return _FlowStep.apply(x, matrix, shift, coupling, injector, settings, backend)
-    return _forward(x, matrix, shift, coupling, injector, settings, backend)
+        return _reference(call)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:-1]):
+        return _FlowStep.apply(*call, backend)
+    return _forward(call, backend)
 
 
-def _reference(
-    x: Tensor,
-    matrix: Tensor | None,
-    shift: Tensor | None,
-    coupling: Tensor | None,
-    injector: Tensor | None,
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
-    forms: list[AffineForm | None] = [
-        None if h is None else affine_form_of(form)
-        for h, form in ((coupling, settings.coupling), (injector, settings.injector))
-    ]
+def _reference(call: Call) -> tuple[Tensor, Tensor]:
+    x, matrix, shift, coupling, injector, settings = call
     return flow_step_reference(
         x,
         matrix,
         shift,
         coupling,
         injector,
-        coupling_form=forms[0],
-        injector_form=forms[1],
+        coupling_form=affine_form_of(settings.coupling),
+        injector_form=affine_form_of(settings.injector),
         start=settings.start,
         inverse=settings.inverse,
     )
@@ -115,44 +71,36 @@ def _reference(
 
 class _FlowStep(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        matrix: Tensor | None,
-        shift: Tensor | None,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        settings: Settings,
-        backend: str,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, matrix, shift, coupling, injector)
-        ctx.settings, ctx.backend = settings, backend
-        y, log_det = _forward(x, matrix, shift, coupling, injector, settings, backend)
-        if coupling is None and injector is None:
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *fields, ctx.backend = args
+        call = Call(*fields)
+        ctx.save_for_backward(*call[:-1])
+        ctx.settings = call.settings
+        y, log_det = _forward(call, ctx.backend)
+        if call.coupling is None and call.injector is None:
             ctx.mark_non_differentiable(log_det)  # a constant
         return y, log_det
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
+        x, matrix, shift, coupling, injector = ctx.saved_tensors
+        call = Call(x, matrix, shift, coupling, injector, ctx.settings)
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(ctx.settings, inputs, grads, ctx.needs_input_grad), None, None
-        found = _backward(*grads, *inputs, ctx.settings, ctx.backend)
-        given = [None if tensor is None else grad for tensor, grad in zip(inputs, found, strict=True)]
+            return *_differentiable_gradients(call, grads, ctx.needs_input_grad), None, None
+        found = _backward(*grads, call, ctx.backend)
+        given = [None if tensor is None else grad for tensor, grad in zip(call[:-1], found, strict=True)]
         return *given, None, None
 
 
-def _differentiable_gradients(
-    settings: Settings, inputs: tuple[Tensor | None, ...], grads: tuple[Tensor, ...], needs: tuple[bool, ...]
-) -> list[Tensor | None]:
+def _differentiable_gradients(call: Call, grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor | None]:
+    inputs = call[:-1]
     present = [position for position, tensor in enumerate(inputs) if tensor is not None]
 
     def reference(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        arguments: list[Any] = [None] * len(inputs)
+        fields: list[Any] = [*inputs, call.settings]
         for position, tensor in zip(present, tensors, strict=True):
-            arguments[position] = tensor
-        x, matrix, shift, coupling, injector = arguments
-        return _reference(x, matrix, shift, coupling, injector, settings)
+            fields[position] = tensor
+        return _reference(Call(*fields))
 
     tensors = [tensor for tensor in inputs if tensor is not None]
     found = reference_backward(reference, tensors, grads, [needs[position] for position in present])

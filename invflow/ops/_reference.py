@@ -16,7 +16,7 @@ __all__ = ["affine_coupling_reference", "channel_affine_reference", "flow_step_r
 
 
 def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Compute :func:`invflow.channel_affine` in plain PyTorch."""
+    """Compute :func:`invflow.channel_affine` in plain PyTorch; arguments and result as there."""
     device = x.device.type
     # the meta device, for one, has no autocast to switch off
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
@@ -40,7 +40,7 @@ def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 def affine_coupling_reference(
     x: Tensor, h: Tensor, form: AffineForm | None = None, *, start: int | None = None, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Compute :func:`invflow.affine_coupling` in plain PyTorch."""
+    """Compute :func:`invflow.affine_coupling` in plain PyTorch; arguments and results as there."""
     dtype, count = compute_dtype(x.dtype), h.shape[1] // 2
     start = x.shape[1] - count if start is None else start
     part, log_det = (form or PUBLISHED_FORM).transform(x[:, start : start + count].to(dtype), h.to(dtype), inverse)
@@ -59,7 +59,10 @@ def flow_step_reference(
     start: int | None = None,
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Compute :func:`invflow.flow_step` in plain PyTorch; without a matrix, only coupling and injector."""
+    """Compute :func:`invflow.flow_step` in plain PyTorch; arguments and results as there.
+
+    Matrix and shift may be ``None``. Then there are only coupling and injector.
+    """
     y = x.to(compute_dtype(x.dtype))
     log_det = y.new_zeros(x.shape[0])
     if coupling is not None:

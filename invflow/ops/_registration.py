@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invflow.backends import KERNELS
+from invflow.backends.protocol import Call
 from invflow.ops._settings import COUNT, SCHEMA, flat_settings, settings_of
 from invflow.ops._transforms import is_intercepted
 
@@ -18,30 +19,34 @@ __all__ = ["Kernel", "register"]
 _LIBRARY = torch.library.Library("invflow", "DEF")
 _dispatch_keys: Callable[[Tensor], Any] = torch._C._dispatch_keys
 _PLAIN_TYPES = (Tensor, Parameter)
-#: ``kernel(*tensors, settings, backend)``.
+#: ``kernel(*grads, call, backend)``: gradients of the results before the call, if it is a backward kernel.
 Kernel = Callable[..., Any]
 
+_TENSORS = "Tensor x, Tensor? matrix, Tensor? shift, Tensor? coupling, Tensor? injector"
 
-def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) -> Kernel:
+
+def register(name: str, grads: tuple[str, ...], results: int, fake: Callable[..., Any]) -> Kernel:
     """Register the operator ``invflow::<name>``, which a backend's function of that name runs.
 
-    The returned function calls the kernel past the dispatcher where nothing could intercept the call: no compiler,
-    tracer, functorch transform, dispatch mode, tensor subclass, batched or negated tensor. The dispatcher's way to a
+    The returned function bypasses the dispatcher if nothing could intercept the call. Compilers, tracers, functorch
+    transforms, dispatch modes, tensor subclasses, and batched or negated tensors could. The dispatcher's way to a
     kernel in Python and back costs as much as the kernel itself for a small state.
 
     Args:
-        name: of the operator and of the backends' function.
-        tensors: declaration of the tensors among the arguments; settings and backend follow them.
-        results: declaration of the results; ``None`` among what the kernel returns becomes an empty tensor.
+        name: name of the operator and of the backends' function.
+        grads: names of tensors that come before those of the call.
+        results: number of tensors that it returns; ``None`` among what the kernel returns becomes an empty tensor.
         fake: computes the results' metadata from the tensors.
     """
-    _LIBRARY.define(f"{name}({tensors}, {SCHEMA}, str backend) -> {results}")
-    count = tensors.count(",") + 1
-    are_plain = _are_plain_unbatched if tensors.startswith("Tensor grad") else _are_plain
+    declared = "".join(f"Tensor {grad}, " for grad in grads) + _TENSORS
+    _LIBRARY.define(f"{name}({declared}, {SCHEMA}, str backend) -> ({', '.join(['Tensor'] * results)})")
+    first, count = len(grads), declared.count(",") + 1
+    are_plain = _are_plain_unbatched if grads else _are_plain
 
     def registered(*args: Any) -> Any:
-        found = getattr(KERNELS[args[-1]], name)(*args[:count], settings_of(args[count : count + COUNT]))
-        return tuple(_empty_like(args[0]) if result is None else result for result in found)
+        call = Call._make([*args[first:count], settings_of(args[count : count + COUNT])])
+        found = getattr(KERNELS[args[-1]], name)(*args[:first], call)
+        return tuple(call.x.new_empty(0) if result is None else result for result in found)
 
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, registered, key)
@@ -49,10 +54,11 @@ def register(name: str, tensors: str, results: str, fake: Callable[..., Any]) ->
     operator = getattr(torch.ops.invflow, name).default
 
     def kernel(*args: Any) -> Any:
-        settings, backend = args[count:]
-        if is_intercepted() or not are_plain(args[:count]):
-            return operator(*args[:count], *flat_settings(settings), backend)
-        return getattr(KERNELS[backend], name)(*args[:count], settings)
+        call, backend = args[first:]
+        tensors = (*args[:first], *call[:-1])
+        if is_intercepted() or not are_plain(tensors):
+            return operator(*tensors, *flat_settings(call.settings), backend)
+        return getattr(KERNELS[backend], name)(*args[:first], call)
 
     return kernel
 
@@ -74,7 +80,3 @@ def _are_plain_unbatched(tensors: tuple[Any, ...]) -> bool:
         return False
     grad_y, grad_log_det, x = (_dispatch_keys(tensor).raw_repr() for tensor in tensors[:3])
     return grad_y == x == grad_log_det
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return x.new_empty(0)

@@ -13,7 +13,7 @@ _FORM = "str {0}_scale, float {0}_parameter, str {0}_order, str {0}_packing"
 #: The arguments as PyTorch's schema language declares them, in the order of :func:`flat_settings`.
 SCHEMA = f"{_FORM.format('coupling')}, {_FORM.format('injector')}, int start, bool inverse"
 
-#: How many arguments these are.
+#: Number of these arguments.
 COUNT = SCHEMA.count(",") + 1
 
 _WIDTH = len(Form._fields)

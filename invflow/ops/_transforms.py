@@ -1,4 +1,4 @@
-"""Who else looks on at a call: transforms, compilers, tracers, dispatch modes."""
+"""Detection of transforms, compilers, tracers and dispatch modes that look on at a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _tracing: Callable[[], Any] = torch._C._get_tracing_state
 
 
 def needs_reference() -> bool:
-    """Whether a functorch transform or forward-mode differentiation is active, which kernels would silently ignore."""
+    """Return whether a functorch transform or forward-mode differentiation is active; kernels would ignore either."""
     return _functorch_active() or forward_ad._current_level >= 0
 
 
 def is_watched() -> bool:
-    """Whether a transform, compiler or dispatch mode looks on, whose tensors must not be remembered."""
+    """Return whether a transform, compiler or dispatch mode looks on. Its tensors must not be remembered."""
     return needs_reference() or torch.compiler.is_compiling() or _dispatch_modes() > 0
 
 
@@ -32,10 +32,19 @@ def is_intercepted() -> bool:
 def reference_backward(
     reference: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Differentiable gradients of ``reference(*inputs)``, for a backward pass that will itself be differentiated.
+    """Compute differentiable gradients of ``reference(*inputs)``, for a backward pass that is differentiated itself.
 
-    The inputs are replaced by views of themselves, so that an input computed from another one (h from x in a coupling)
-    does not contribute its own derivative.
+    Views replace the inputs. An input computed from another one (h from x in a coupling) then does not contribute its
+    own derivative.
+
+    Args:
+        reference: function of the inputs, in plain PyTorch.
+        inputs: its tensors.
+        grads: gradients of its results.
+        needs: for every input, whether its gradient is wanted.
+
+    Returns:
+        A gradient for every input, ``None`` for those that are not wanted.
     """
     with torch.enable_grad():
         views = [tensor.view_as(tensor) for tensor in inputs]

@@ -29,8 +29,7 @@ __all__ = [
     "write_file",
 ]
 
-#: What the names of tensors begin with that belong to no part of the model: a converted file keeps them to be able to
-#: give them back.
+#: Prefix of the names of tensors that belong to no part of the model. A converted file keeps them for the way back.
 UNUSED = "unused."
 
 
@@ -78,6 +77,10 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
 def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
     """Load a converted file that holds an encoder alone into the encoder of a model.
 
+    Args:
+        path: the file, which ends in ``.safetensors``.
+        encoder: an encoder of the same sizes.
+
     Raises:
         FileNotFoundError: one of the two files is missing.
         ValueError: files that cannot be read or hold something else, or an encoder of other sizes.
@@ -99,6 +102,11 @@ def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
 
 def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write tensors and, beside them, the JSON that describes them, both atomically.
+
+    Args:
+        path: the file of tensors; its name must end in ``.safetensors``.
+        description: content of the JSON.
+        tensors: tensors by name.
 
     Raises:
         ValueError: ``path`` does not end in ``.safetensors``.

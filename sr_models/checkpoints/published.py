@@ -205,6 +205,10 @@ def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor])
 
     As in the published code, an actnorm with a bias other than zero counts as initialised.
 
+    Args:
+        model: the model to change.
+        state_dict: tensors by their published names.
+
     Raises:
         ValueError: missing, unexpected or misshapen tensors, which are named.
     """
@@ -235,6 +239,13 @@ def from_published(
 
 def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str, dict[str, Any]]:
     """Read a published options file: the arguments of :func:`sr_models.create` for the model that it describes.
+
+    Args:
+        options: the file's content.
+        growth: growth channels of the encoder's dense blocks, which the file does not tell.
+
+    Returns:
+        The model's name, and its other arguments.
 
     Raises:
         ValueError: an option that is missing or that this library does not have.

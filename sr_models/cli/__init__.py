@@ -1,7 +1,7 @@
 """The command line ``sr-models``. Every command is a module here, which is imported when the command runs.
 
-A command's module has a function ``run``, whose signature and docstring make the command's ``--help``. Where that is
-not enough, a function ``add_arguments(parser)`` declares the arguments.
+A command's module has a function ``run``, whose signature and docstring make the command's ``--help``. If that is not
+enough, a function ``add_arguments(parser)`` declares the arguments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+
+from sr_models.openmp import bind_threads
 
 __all__ = ["COMMANDS", "main"]
 
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after an error, 130 after an interruption.
     """
+    if arguments is None:
+        bind_threads()
     command, *options = (sys.argv[1:] if arguments is None else arguments) or ("",)
     try:
         if command in ("-h", "--help"):

@@ -28,7 +28,7 @@ TEMPERATURES = (0.0, 0.5, 0.9)
 
 
 def demo_config(train: Path, test: Path, *, steps: int, seed: int) -> TrainingConfig:
-    """Settings of the demonstration's training: a fifth of the steps for the encoder, the rest for the flow."""
+    """Return the demonstration's training settings: a fifth of the steps trains the encoder, the rest the flow."""
     return TrainingConfig(
         model="srflow-da",
         scale=4,

@@ -34,8 +34,8 @@ class Scores:
 
     Attributes:
         image: file name.
-        nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images (a third of the bits per pixel
-            that the papers' code reports), at noise zero if noise conditions the model; NaN for what is not a flow.
+        nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images: a third of the bits per pixel
+            that the papers' code reports. A model that noise conditions sees noise zero. NaN if there is no flow.
         psnr: dB, mean over samples.
         ssim: mean over samples.
         lr_psnr: dB between the reduced sample and the reduced truth, mean over samples.
@@ -90,7 +90,16 @@ def load_pair(hr_path: Path, scale: int, lr_folder: Path | None = None) -> tuple
 def score_samples(
     image: str, samples: Sequence[np.ndarray], hr: np.ndarray, scale: int, distance: Distance, nll: float = float("nan")
 ) -> Scores:
-    """Score the samples (H, W, 3) uint8 of one image against the truth."""
+    """Score the samples of one image against the truth.
+
+    Args:
+        image: file name, for the result.
+        samples: (H, W, 3), uint8.
+        hr: the truth (H, W, 3), uint8.
+        scale: enlargement.
+        distance: distance of the diversity score.
+        nll: negative log-likelihood of the truth, for the result.
+    """
     lr_psnrs = [lr_psnr(sample, hr, scale) for sample in samples]
     diversity = diversity_score(samples, hr, distance)
     return Scores(

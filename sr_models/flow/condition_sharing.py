@@ -1,4 +1,4 @@
-"""Condition sharing: what depends on the low-resolution image only is computed once for all of its samples.
+"""Condition sharing: work that depends on the low-resolution image only is done once for all of its samples.
 
 The first convolution of a coupling's network sees the passed half of the state and the features u, and is linear:
 ``conv(cat[z, u]) = conv_z(z) + conv_u(u)``. So ``conv_u(u)`` and the whole network of an injector serve every sample.
@@ -10,68 +10,108 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import AffineCoupling, AffineInjector, FlowStep, Split, Squeeze, affine_coupling
-from invflow.layers import InvertibleLayer
+from invflow.layers.conditioning import repeat_context
+from invflow.layers.protocol import supports
 from sr_models.networks.coupling import ConvActNorm
 from sr_models.networks.rrdb import Features
 
-__all__ = ["ConditionedInverse", "ConditionedNet", "LevelContext", "SplitNet", "conditioned_inverse", "features_conv"]
-
-#: ``inverse(z, images)``: a layer's inverse for states of these images, which it was conditioned on, equally many each.
-ConditionedInverse = Callable[[Any, slice], Tensor]
+__all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
 
 
 @runtime_checkable
 class SplitNet(Protocol):
-    """A network that begins with a 3x3 convolution of everything it sees; ``rest`` may overwrite its argument."""
+    """A network that begins with a 3x3 convolution of everything it sees."""
 
     @property
-    def first_conv(self) -> nn.Conv2d: ...
+    def first_conv(self) -> nn.Conv2d:
+        """The convolution that sees everything."""
 
-    def rest(self, h: Tensor) -> Tensor: ...
+    def rest(self, h: Tensor) -> Tensor:
+        """Compute the network's result from that of ``first_conv``; may overwrite ``h``."""
 
 
 @dataclass(frozen=True)
 class LevelContext:
-    """What conditions a level of the flow.
+    """Context of a level of the flow: an :class:`invflow.layers.SharedContext`.
 
     Attributes:
-        features: of the low-resolution images.
+        features: features of the low-resolution images.
         noise: (B, N, H, W), condition of noise-conditional layers; ``None`` leaves them out.
     """
 
     features: Features
     noise: Tensor | None = None
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the joined context."""
+        return self.features.channels + (0 if self.noise is None else self.noise.shape[1])
+
     def joined(self) -> Tensor:
-        """The context of the level's layers, in one tensor (B, C, H, W): features, then noise."""
+        """Return the context of the level's layers, in one tensor (B, C, H, W): features, then noise."""
         features = self.features.joined()
         return features if self.noise is None else torch.cat([features, self.noise], 1)
 
+    def conv(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the 3x3 convolution, zero-padded, of the joined context: see :func:`features_conv`."""
+        count = self.features.channels
+        y = features_conv(self.features, weight[:, :count], bias)
+        return y if self.noise is None else y + F.conv2d(self.noise, weight[:, count:], padding=1)
+
+    def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
+        """Return a network with everything computed that depends on the context only.
+
+        A network that cannot be split, or that initialises itself from its next batch, is given the joined context.
+
+        Returns:
+            ``output(passed, images)``, as in :class:`ConditionedNet`.
+        """
+        if isinstance(net, SplitNet) and supports(net, "rest") and not _waits(net):
+            return ConditionedNet(net, self)
+        joined = self.joined()
+
+        def output(passed: Tensor | None, images: slice) -> Tensor:
+            context = joined[images]
+            return net(context) if passed is None else net(passed, repeat_context(context, len(passed)))
+
+        return output
+
 
 class ConditionedNet:
-    """A coupling's network with the features' contribution to its first convolution already computed.
+    """A network with the context's contribution to its first convolution already computed.
 
     Args:
-        net: the network, which sees the passed half of a state and features.
-        features: of B images.
+        net: the network, which sees the passed half of a state, or nothing of it, and the context.
+        context: context of B images.
     """
 
-    def __init__(self, net: SplitNet, features: Features) -> None:
+    def __init__(self, net: SplitNet, context: LevelContext) -> None:
         weight, bias = _first_weights(net)
-        passed = weight.shape[1] - features.channels
+        passed = weight.shape[1] - context.channels
         self._weight = weight[:, :passed]
-        self._shared = features_conv(features, weight[:, passed:], bias)
+        self._conv = partial(context.conv, weight[:, passed:], bias)
+        # a network that sees the context only is evaluated once, and may then overwrite what it is given
+        self._shared = self._conv() if passed else None
         self._rest = net.rest
 
-    def __call__(self, passed: Tensor, images: slice) -> Tensor:
-        """The output for the passed halves of states of some of the images, equally many successive ones each."""
+    def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
+        """Return the output for states of some of the images.
+
+        Args:
+            passed: (B' M, C, H, W), the passed halves of M successive states of each of the B' images; ``None`` if the
+                network sees the context only.
+            images: B' of the B images.
+        """
+        if passed is None:
+            return self._rest(self._conv()[images])
+        assert self._shared is not None
         h = F.conv2d(passed, self._weight, padding=1)
         shared = self._shared[images]
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
@@ -83,63 +123,20 @@ def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
     return conv.folded() if isinstance(conv, ConvActNorm) else (conv.weight, conv.bias)
 
 
-def conditioned_inverse(layer: nn.Module, context: LevelContext) -> ConditionedInverse:
-    """The inverse of a layer with everything computed that depends on the context only.
-
-    A layer of another package, whose networks cannot be split, is given the joined context. A layer that holds such
-    layers may have a method ``conditioned_inverse`` of its own, called with the context.
-    """
-    features = context.features
-    if type(layer) is FlowStep and _can_share(layer.injector, layer.coupling):
-        return _flow_step_inverse(layer, features)
-    if type(layer) is AffineCoupling and layer.context_channels and _can_share(layer):
-        net, form, start = ConditionedNet(cast(SplitNet, layer.net), features), layer.form, layer.start
-        return lambda z, images: affine_coupling(z, net(z[:, :start], images), form, start=start, inverse=True)[0]
-    own: Callable[[LevelContext], ConditionedInverse] | None = getattr(layer, "conditioned_inverse", None)
-    if own is not None:
-        return own(context)
-    joined = None if isinstance(layer, Split | Squeeze) else context.joined()
-    plain = cast(InvertibleLayer, layer)
-    return lambda z, images: plain.inverse(z, None if joined is None else joined[images])[0]
-
-
-def _can_share(*parts: AffineInjector | AffineCoupling | None) -> bool:
-    """Whether the networks that see the context can be split, and none of them waits for its first batch."""
-    nets = [part.net for part in parts if part is not None and part.context_channels]
-    return all(isinstance(net, SplitNet) and not _waits(net) for net in nets)
-
-
 def _waits(net: nn.Module) -> bool:
     return net.training and any(isinstance(module, ConvActNorm) and module.waits() for module in net.modules())
 
 
-def _flow_step_inverse(step: FlowStep, features: Features) -> ConditionedInverse:
-    injector: Tensor | None = None
-    if step.injector is not None:
-        injector_net = cast(SplitNet, step.injector.net)
-        injector = injector_net.rest(features_conv(features, *_first_weights(injector_net)))
-    coupling = step.coupling
-    net: ConditionedNet | None = None
-    if coupling is not None and coupling.context_channels:
-        net = ConditionedNet(cast(SplitNet, coupling.net), features)
-
-    def inverse(z: Tensor, images: slice) -> Tensor:
-        h: Tensor | None = None
-        if coupling is not None:
-            passed = z[:, : coupling.start]
-            h = coupling.raw_output(passed) if net is None else net(passed, images)
-        return step.inverse_given(z, h, None if injector is None else injector[images])[0]
-
-    return inverse
-
-
 def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3x3 convolution, zero-padded, of the joined features: (B, out, H, W).
+    """Compute the 3x3 convolution, zero-padded, of the joined features.
 
     Args:
-        features: of C channels together.
+        features: C channels together.
         weight: (out, C, 3, 3).
         bias: (out,) or ``None``.
+
+    Returns:
+        (B, out, H, W).
     """
     own = features.own.shape[1]
     y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
@@ -152,8 +149,8 @@ class _Phases(NamedTuple):
     """Repetitions of a pixel along one axis that see the same pixels of the map before the enlargement.
 
     Attributes:
-        taps: for every repetition, which of the three taps fall on each of the pixels that it sees.
-        positions: of the repetitions, the last counted from the end.
+        taps: for every repetition, and each pixel that it sees, the taps of the three that fall on the pixel.
+        positions: positions of the repetitions, the last counted from the end.
     """
 
     taps: tuple[tuple[tuple[int, int, int], ...], ...]
@@ -167,8 +164,10 @@ _INNER = _Phases((((1, 1, 1),),), (slice(1, -1),))
 
 
 def _add_enlarged_conv(y: Tensor, x: Tensor, weight: Tensor, repeat: int) -> None:
-    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it: for
-    ``repeat`` = 2 a pixel takes 4 taps instead of 9, for 4 on average 25 / 16."""
+    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it.
+
+    A pixel takes 4 taps instead of 9 for ``repeat`` = 2, and on average 25 / 16 for 4.
+    """
     height, width = x.shape[2:]
     # (B, out, H, repeat, W, repeat)
     target = y.unflatten(3, (width, repeat)).unflatten(2, (height, repeat))

@@ -1,4 +1,4 @@
-"""From latents to images: level by level and layer by layer, so that one layer's conditions exist at a time."""
+"""Decoding of latents to images, level by level and layer by layer: one layer's conditions exist at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from invflow import FlowSequential
-from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse
+from invflow.layers import condition
+from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
@@ -24,14 +25,17 @@ def decode_levels(
     contexts: list[LevelContext],
     watch: Watch | None = None,
 ) -> Tensor:
-    """The images of the given latents, unclamped.
+    """Decode latents to images, unclamped.
 
     Args:
-        levels: in encode order.
-        latents: in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image. Taken off
-            the list one by one, to free their memory.
-        contexts: of the levels, for B images. Taken off the list as well.
+        levels: levels in encode order.
+        latents: latents in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image.
+            They are taken off the list one by one, to free their memory.
+        contexts: contexts of the levels, for B images. They are taken off the list as well.
         watch: looks at every layer's result.
+
+    Returns:
+        (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
         latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
@@ -49,15 +53,13 @@ def _decode_level(
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
-    for position, layer in reversed(list(enumerate(level.layers))):
-        inverse = conditioned_inverse(layer, context)
-        epsilon = latents.pop() if getattr(layer, "num_latents", 1) == 2 else None
+    for step in level.walk_inverse(latents):
+        inverse = condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
-            state = states[number]
-            state = inverse(state if epsilon is None else [epsilon[part], state], images)
+            state = inverse(step.input(states[number], part), images)
             if watch is not None:
-                state = watch(state, part.start, level_number, position)
-            if position > 0:
+                state = watch(state, part.start, level_number, step.position)
+            if step.position > 0:
                 states[number] = state
                 continue
             # not collected and joined, which would take the memory of all states twice
@@ -71,7 +73,7 @@ def _decode_level(
 
 
 def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:
-    """Images, and states of them, to process together: several images with all their states, or states of one."""
+    """Yield images, and states of them, to process together: several images with all their states, or states of one."""
     together = max(_CHUNK_PIXELS // max(pixels, 1), 1)
     if together >= states:
         step = together // max(states, 1)

@@ -1,4 +1,4 @@
-"""Decoding that does not explode unseen: an inverse may amplify up to 1 / eps of its couplings, 10^4, a layer."""
+"""Detection of samples that explode: a layer's inverse may amplify up to 1 / eps of its coupling, 10^4."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["LIMIT", "Explosion", "ExplosionError", "OnExplode", "Watch", "check_on_explode"]
 
-#: The largest absolute activation that decoding is trusted with: float32 rounds beyond it by a grey level of 8 bits.
+#: The largest trusted activation: beyond it, float32 rounds by more than a grey level of 8 bits.
 LIMIT = 1e5
 
 OnExplode = Literal["error", "resample", "clamp"]
@@ -23,8 +23,8 @@ class Explosion(NamedTuple):
     """The place where the activations of a sample first exceeded :data:`LIMIT`.
 
     Attributes:
-        level: from 1, the finest.
-        layer: from 0, in encode order, within the level.
+        level: number of the level, from 1, the finest.
+        layer: number of the layer within the level, from 0, in encode order.
         largest: absolute activation after the layer's inverse; NaN if there was a NaN.
     """
 

@@ -1,8 +1,8 @@
 """The latents of a flow: drawn for samples, interpolated between images, or transferred from one to another.
 
 Latents are lists of (B, C, H, W), one tensor for every latent, in encode order. They are standardised: those of real
-images look like samples of N(0, I), so that latents drawn from it decode to natural images. Decoding the latents of one
-image with the low-resolution image of another gives the latter the former's details.
+images look like samples of N(0, I). Latents drawn from it therefore decode to natural images. Latents of one image,
+decoded with the low-resolution image of another, give the latter the former's details.
 """
 
 from __future__ import annotations
@@ -88,13 +88,16 @@ def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float
               \qquad \Omega = \angle(z_1, z_2)
 
     for every latent of every image (White, *Sampling Generative Networks*, 2016). Unlike a straight line it keeps the
-    norm: halfway between two typical latents lies a typical one, where the mean of both, of
-    :math:`1 / \sqrt 2` the standard deviation, decodes to a picture that is too smooth.
+    norm: halfway between two typical latents lies a typical one. The mean of both has :math:`1 / \sqrt 2` of the
+    standard deviation and decodes to a picture that is too smooth.
 
     Args:
         first: result for weight 0.
         second: result for weight 1, of the same shapes.
         weight: w, in 0..1.
+
+    Returns:
+        Latents of the same shapes and dtypes.
 
     Raises:
         ValueError: different shapes, or a weight out of range.
@@ -118,14 +121,19 @@ def _interpolate(first: Tensor, second: Tensor, weight: float) -> Tensor:
 
 
 def transfer(source: Sequence[Tensor], target: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """Join the latents of ``source`` inside a mask with those of ``target`` outside. Decoded with the low-resolution
-    image of the target, its content within the mask takes the details of the source (Lugmayr et al., SRFlow, 2020).
+    """Join the latents of ``source`` inside a mask with those of ``target`` outside.
+
+    Decode the result with the low-resolution image of the target. Its content within the mask then takes the details of
+    the source (Lugmayr et al., SRFlow, 2020).
 
     Args:
         source: latents of images.
         target: latents of other images, of the same shapes.
-        mask: (B or 1, 1, H, W) in 0..1, of the high resolution; a latent takes its mean over the latent's pixels, and a
-            mean strictly between 0 and 1 mixes both such that the variance stays.
+        mask: (B or 1, 1, H, W) in 0..1, of the high resolution. A latent takes the mask's mean over each of its pixels.
+            A mean between 0 and 1 mixes both so that the variance stays.
+
+    Returns:
+        Latents of the same shapes.
 
     Raises:
         ValueError: different shapes, or a mask of another shape or range.

@@ -1,17 +1,17 @@
-"""What every super-resolution flow is: an encoder and levels of invertible layers that encode, decode and sample."""
+"""The super-resolution flow: an encoder and levels of invertible layers that encode, decode and sample."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import FlowSequential, Split, Squeeze, bits_per_dim, standard_normal_log_prob
+from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow.layers.protocol import Shape
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
@@ -19,9 +19,11 @@ from sr_models.flow.latents import draw_latents
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles
 from sr_models.networks.rrdb import RRDBEncoder
 
-__all__ = ["Encoding", "SuperResolutionFlow"]
+__all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
 
-#: How often the latents of a sample that explodes are drawn again.
+#: Beyond this, no multiple of a low-resolution image's sides is tried.
+_LARGEST_MULTIPLE = 256
+#: Number of times that the latents of a sample that explodes are drawn again.
 _RESAMPLES = 5
 
 
@@ -48,28 +50,47 @@ class Encoding:
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """(B,), negative log-likelihood in bits per dimension of images scaled to [0, 1]; a third of the bits per pixel
-        that the SR-flow papers' code reports. For 8-bit values add 8."""
+        """(B,), negative log-likelihood in bits per dimension of images scaled to [0, 1]. For 8-bit values add 8.
+
+        The SR-flow papers' code reports three times this value, bits per pixel.
+        """
         return bits_per_dim(self.log_prob, self.dims)
 
 
+class LevelShapes(NamedTuple):
+    """Shapes (C, H, W) in one level of a flow.
+
+    Attributes:
+        state: shape after the first layer that changes the resolution, or of the level's input if no layer does. The
+            level's context has its height and width.
+        leaving: shapes of the latents that leave the level, in encode order.
+        rest: shape of the state that goes on, which is the last latent after the last level.
+    """
+
+    state: Shape
+    leaving: list[Shape]
+    rest: Shape
+
+
 class SuperResolutionFlow(nn.Module):
-    r"""Conditional flow p(hr | lr): an encoder computes features of the low-resolution image, and level l of the flow
-    works at 1 / 2^l of the high resolution with the features of that resolution as context
-    (Lugmayr et al., SRFlow, 2020, figure 2).
+    r"""Conditional flow p(hr | lr) (Lugmayr et al., SRFlow, 2020, figure 2).
+
+    An encoder computes features of the low-resolution image. Level l of the flow works at 1 / 2^l of the high
+    resolution, with the features of that resolution as context.
 
     Args:
         scale: enlargement, a power of two.
-        encoder: features of the low-resolution image.
-        levels: one :class:`invflow.FlowSequential` a level, each beginning with a squeeze.
+        encoder: computes features of the low-resolution image.
+        levels: one :class:`invflow.FlowSequential` a level, of any layers that know their ``output_shapes``. A level
+            works at the resolution to which its first layer that changes it brings the state, a squeeze as a rule.
         noise_channels: channels of the noise that conditions the model as well; 0: none.
-        noise_steps: for every level, how many of its steps the noise conditions; if any, the level's context ends with
-            the noise's channels.
+        noise_steps: for every level, the number of its flow steps that the noise conditions. If there are any, the
+            level's context ends with the noise's channels.
         noise_std: largest standard deviation of the noise in training, images in [0, 1].
 
     Attributes:
-        name: of the registered model, set by :func:`sr_models.create`.
-        config: of the registered model, set by :func:`sr_models.create`.
+        name: name of the registered model, set by :func:`sr_models.create`.
+        config: config of the registered model, set by :func:`sr_models.create`.
     """
 
     name: str
@@ -98,25 +119,41 @@ class SuperResolutionFlow(nn.Module):
 
     @property
     def lr_multiple(self) -> int:
-        """What height and width of a low-resolution image must be multiples of, so that every level can halve them."""
-        squeezes = (layer.factor for level in self._levels() for layer in level if isinstance(layer, Squeeze))
-        return max(math.prod(squeezes) // self.scale, 1)
+        """Number that must divide height and width of a low-resolution image, so that every level can halve them.
+
+        Raises:
+            TypeError: a layer of several latents without a method ``output_shapes``.
+            ValueError: layers that do not fit each other.
+        """
+        for multiple in range(1, _LARGEST_MULTIPLE):
+            try:
+                self.level_shapes(multiple, multiple)
+            except ValueError:
+                continue
+            return multiple
+        self.level_shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)
+        return _LARGEST_MULTIPLE
 
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
-        """The features that condition each level, from first to last: (B, context channels, H/2^l, W/2^l), followed by
-        the channels of the noise, if it is given, in the levels that it conditions."""
+        """Compute the context of each level, from first to last: (B, context channels, H/2^l, W/2^l).
+
+        The features come first. The channels of the noise follow, if it is given, in the levels that it conditions.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            noise: as in :meth:`encode`.
+
+        Raises:
+            ValueError: a size that the levels cannot halve, or noise of a wrong shape.
+        """
         return [context.joined() for context in self.level_contexts(lr, noise)]
 
     def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
-        """The same before features are enlarged and joined."""
-        if lr.shape[2] % self.lr_multiple or lr.shape[3] % self.lr_multiple:
-            raise ValueError(
-                f"lr must have height and width divisible by {self.lr_multiple}, got {tuple(lr.shape[2:])}"
-            )
-        factors, factor = [], float(self.scale)
-        for level in self._levels():
-            factor /= cast(Squeeze, level[0]).factor
-            factors.append(factor)
+        """Compute the contexts of :meth:`contexts` before features are enlarged and joined; arguments as there."""
+        multiple = self.lr_multiple
+        if lr.shape[2] % multiple or lr.shape[3] % multiple:
+            raise ValueError(f"lr must have height and width divisible by {multiple}, got {tuple(lr.shape[2:])}")
+        factors = [shapes.state[1] / multiple for shapes in self.level_shapes(multiple, multiple)]
         if noise is not None:
             self._check_noise(noise, lr)
         maps = self.encoder.features(lr, factors)
@@ -140,13 +177,13 @@ class SuperResolutionFlow(nn.Module):
             raise ValueError(f"noise must have shape {allowed[0]} or {allowed[1]}, got {tuple(noise.shape)}")
 
     def encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Encoding:
-        """Latents and likelihood of high-resolution images.
+        """Compute latents and likelihood of high-resolution images.
 
         Args:
             hr: (B, 3, scale h, scale w) in [0, 1].
             lr: (B, 3, h, w) in [0, 1].
-            noise: what a noise-conditional model is conditioned on: the noise (B, ``noise_channels``, scale h, scale w)
-                that was added to ``hr``, or its standard deviation (B, 1, 1, 1); ``None`` leaves the layers out.
+            noise: condition of a noise-conditional model. It is the noise (B, ``noise_channels``, scale h, scale w)
+                that was added to ``hr``, or its standard deviation (B, 1, 1, 1). ``None`` leaves the layers out.
 
         Raises:
             ValueError: shapes that do not fit each other, or a size that the levels cannot halve.
@@ -172,11 +209,19 @@ class SuperResolutionFlow(nn.Module):
         return Encoding(latents, log_det, standard_normal_log_prob(latents), hr[0].numel() if len(hr) else 0)
 
     def decode(self, latents: Sequence[Tensor], lr: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The image (B, 3, scale h, scale w), unclamped, of the given latents (in encode order); ``noise`` as in
-        :meth:`encode`.
+        """Decode latents to images, unclamped.
+
+        Args:
+            latents: latents in encode order.
+            lr: (B, 3, h, w) in [0, 1].
+            noise: as in :meth:`encode`.
+
+        Returns:
+            (B, 3, scale h, scale w).
 
         Raises:
             ValueError: latents of the wrong number or shape.
+            TypeError: a dtype other than the model's.
         """
         self._check(lr, "lr")
         shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
@@ -186,23 +231,43 @@ class SuperResolutionFlow(nn.Module):
         return self._decode(list(latents), lr, noise)
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
-        """For latents (B M, ...) of M successive samples of each of the B images; the list is emptied."""
+        """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
         if lr.device.type == "cpu":
             lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
         return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
-        """Shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size."""
-        channels, height, width = 3, height * self.scale, width * self.scale
-        shapes = []
-        for layer in (layer for level in self._levels() for layer in level):
-            if isinstance(layer, Squeeze):
-                factor = layer.factor
-                channels, height, width = channels * factor**2, height // factor, width // factor
-            elif isinstance(layer, Split):
-                shapes.append((layer.factored, height, width))
-                channels -= layer.factored
-        return [*shapes, (channels, height, width)]
+        """Return shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size.
+
+        Raises:
+            TypeError, ValueError: as :meth:`level_shapes`.
+        """
+        levels = self.level_shapes(height, width)
+        return [*(shape for level in levels for shape in level.leaving), levels[-1].rest]
+
+    def level_shapes(self, height: int, width: int) -> list[LevelShapes]:
+        """Return the shapes in every level, from first to last, for a low-resolution image of this size.
+
+        Raises:
+            TypeError: a layer of several latents without a method ``output_shapes``.
+            ValueError: a size that a layer does not take, or layers that do not fit each other.
+        """
+        found: list[LevelShapes] = []
+        rest: Shape = 3, height * self.scale, width * self.scale
+        for number, level in enumerate(self._levels(), 1):
+            given = state = rest
+            leaving: list[Shape] = []
+            try:
+                for _, shapes in level.walk_shapes(given):
+                    leaving += shapes[:-1]
+                    rest = shapes[-1]
+                    state = rest if state[1:] == given[1:] else state
+            except ValueError as error:
+                raise ValueError(f"level {number}: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"level {number}: {error}") from error
+            found.append(LevelShapes(given if state[1:] == given[1:] else state, leaving, rest))
+        return found
 
     @torch.no_grad()
     def sample(
@@ -215,11 +280,11 @@ class SuperResolutionFlow(nn.Module):
         on_explode: OnExplode = "resample",
         tile: int | None = None,
     ) -> Tensor:
-        """Samples of p(hr | lr), clamped to [0, 1].
+        """Draw samples of p(hr | lr), clamped to [0, 1].
 
-        The latents of sample j depend on ``seed``, j and the image's size only, not on the batch: the same image gives
-        the same samples alone and in a batch. An image of a size that the levels cannot halve is continued at the right
-        and the bottom by reflection, and the samples are cropped.
+        The latents of sample j depend on ``seed``, j and the image's size only. The same image therefore gives the same
+        samples alone and in a batch. An image of a size that the levels cannot halve is continued at the right and the
+        bottom by reflection, and the samples are cropped.
 
         Args:
             lr: (B, 3, h, w) in [0, 1], of any size.
@@ -227,11 +292,12 @@ class SuperResolutionFlow(nn.Module):
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
                 all latents, or one a latent, in encode order.
             seed: in 0..2^31 - 1.
-            on_explode: what to do where an activation exceeds 1e5 or is not finite: ``"error"``; ``"resample"`` draws
-                other latents for the sample, five times, then it is an error; ``"clamp"`` limits the activations.
-            tile: decode in tiles of this side, in low-resolution pixels, at least 16, that fade into each other: for
-                images whose activations do not fit into memory. The latents are those of the whole image, so the
-                result differs only by what the tiles' borders do to the convolutions. ``None``: the whole image.
+            on_explode: reaction to an activation that exceeds 1e5 or is not finite. ``"error"`` raises.
+                ``"resample"`` draws other latents for the sample, up to five times, and then raises. ``"clamp"`` limits
+                the activations.
+            tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
+                activations do not fit into memory. The latents are those of the whole image, so the result differs only
+                by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
@@ -266,7 +332,7 @@ class SuperResolutionFlow(nn.Module):
         tile: int | None,
         attempt: int = 0,
     ) -> Tensor:
-        """(B, number of samples, 3, scale h, scale w); those that explode are drawn again, by themselves."""
+        """Return samples (B, number of samples, 3, scale h, scale w). Those that explode are drawn again, alone."""
         shapes, n = self.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
         latents = [
             latent.to(lr).expand(len(lr), *latent.shape).flatten(0, 1)
@@ -307,7 +373,7 @@ class SuperResolutionFlow(nn.Module):
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:
-    """Continued at the right and the bottom to multiples; by reflection, or the last pixel if too small."""
+    """Continue an image at the right and the bottom to multiples, by reflection, or by the last pixel if too small."""
     for dim in (2, 3):
         side = image.shape[dim]
         if missing := -side % multiple:

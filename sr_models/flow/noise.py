@@ -26,16 +26,19 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     r"""Add the noise of a training step to a batch of images.
 
     Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`. A noise-conditional one draws
-    :math:`c \sim U(0, M)` for every image, sees :math:`hr + v`, :math:`v = c \, \varepsilon`, and the low-resolution
-    image plus the noise :math:`v` reduced like an image, and is conditioned on :math:`v` (Kim and Son, NCSR, 2021,
-    section 3.2) or, if it takes one channel of noise, on c.
+    :math:`c \sim U(0, M)` for every image (Kim and Son, NCSR, 2021, section 3.2). It sees :math:`hr + v` with
+    :math:`v = c \, \varepsilon`, and the low-resolution image plus :math:`v` reduced like an image. Its condition is
+    :math:`v`, or c if it takes one channel of noise.
 
     Args:
         model: its ``noise_std`` is M.
         hr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         std: :math:`\sigma`.
-        generator: of the CPU.
+        generator: generator of the CPU.
+
+    Returns:
+        The arguments of ``encode``.
     """
     noise = torch.randn(hr.shape, generator=generator)
     if not model.noise_channels:

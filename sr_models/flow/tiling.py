@@ -24,9 +24,9 @@ def decode_tiles(
 ) -> Tensor:
     """Decode latents to images, tile by tile.
 
-    Every tile is decoded from its part of the whole image's latents and of the low-resolution image, so that
-    neighbouring tiles agree but for what their borders do to the convolutions. They overlap by a quarter, where each
-    fades linearly into the other.
+    Every tile is decoded from its part of the whole image's latents and of the low-resolution image. Neighbouring tiles
+    therefore differ only by what their borders do to the convolutions. They overlap by a quarter, in which each fades
+    linearly into the other.
 
     Args:
         decode: ``decode(latents, lr)`` for one tile: (B M, 3, scale h, scale w).
@@ -55,7 +55,7 @@ def decode_tiles(
 
 
 def _spans(size: int, side: int, overlap: int) -> Iterator[range]:
-    """Overlapping ranges of length ``side`` that cover ``size``; the last one ends where the image does."""
+    """Yield overlapping ranges of length ``side`` that cover ``size``; the last one ends at the image's border."""
     start = 0
     while start + side < size:
         yield range(start, start + side)
@@ -74,7 +74,7 @@ def _part(x: Tensor, rows: range, columns: range, height: int, width: int) -> Te
 
 
 def _fade(span: range, size: int, overlap: int, scale: int, like: Tensor) -> Tensor:
-    """Weights of a tile's pixels along one axis: rising from the borders inside the image, 1 at those of the image."""
+    """Return weights of a tile's pixels along one axis: rising from borders inside the image, 1 at the image's."""
     at = torch.arange(scale * len(span), dtype=like.dtype, device=like.device) + 0.5
     weight = torch.ones_like(at)
     if span.start > 0:

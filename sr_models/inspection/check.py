@@ -1,15 +1,15 @@
-"""How well a model's inverse inverts, and which layer amplifies most."""
+"""Check of a model's inverse: its round-trip error, and the layers that amplify most."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from invflow.layers import InvertibleLayer
 from sr_models.flow.model import SuperResolutionFlow
 
 __all__ = ["Amplification", "ModelCheck", "check_model"]
@@ -19,11 +19,11 @@ _STEP = 1e-6
 
 @dataclass(frozen=True)
 class Amplification:
-    """What the inverse of a layer makes of a small error.
+    """Amplification of a small error by the inverse of a layer.
 
     Attributes:
-        level: from 1, the finest.
-        layer: from 0, in encode order, within the level.
+        level: number of the level, from 1, the finest.
+        layer: number of the layer within the level, from 0, in encode order.
         kind: name of the layer's class.
         factor: largest change of an element of the result, relative to a change of random sign of every element given.
     """
@@ -36,12 +36,12 @@ class Amplification:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What :func:`check_model` found.
+    """Result of :func:`check_model`.
 
     Attributes:
         round_trip: largest difference between an image in [0, 1] and the image decoded from its latents, in the model's
             dtype.
-        layers: in the order of decoding.
+        layers: amplification of every layer, in the order of decoding.
     """
 
     round_trip: float
@@ -59,8 +59,14 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
 
     Args:
         model: in evaluation mode.
-        size: of the low-resolution image, a multiple of ``model.lr_multiple``.
-        seed: of image and errors.
+        size: side of the low-resolution image, a multiple of ``model.lr_multiple``.
+        seed: seed of image and errors.
+
+    Returns:
+        The round-trip error, and the amplification of every layer.
+
+    Raises:
+        ValueError: a size that the levels cannot halve.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
@@ -74,12 +80,16 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
     exact = copy.deepcopy(model).cpu().double()
     latents, contexts = exact.encode(hr.double(), lr.double()).latents, exact.contexts(lr.double())
     x, layers = latents.pop(), []
-    for level in reversed(range(len(exact.levels))):
-        for position, layer in reversed(list(enumerate(cast(Any, exact.levels[level])))):
-            z = [latents.pop(), x] if getattr(layer, "num_latents", 1) == 2 else [x]
-            moved = [part + _STEP * torch.randn(part.shape, generator=generator).sign() for part in z]
-            inverse = cast(InvertibleLayer, layer).inverse
-            x, changed = (inverse(parts if len(parts) > 1 else parts[0], contexts[level])[0] for parts in (z, moved))
+    for number, level, context in reversed(list(zip(itertools.count(1), exact._levels(), contexts, strict=False))):
+        for step in level.walk_inverse(latents):
+            moved = [_moved(latent, generator) for latent in (*step.leaving, x)]
+            changed, _ = step.layer.inverse(moved if step.leaving else moved[0], context)
+            x, _ = step.layer.inverse(step.input(x), context)
             factor = ((changed - x).abs().max() / _STEP).item()
-            layers.append(Amplification(level + 1, position, type(layer).__name__, factor))
+            layers.append(Amplification(number, step.position, type(step.layer).__name__, factor))
     return ModelCheck(round_trip.item(), layers)
+
+
+def _moved(latent: Tensor, generator: torch.Generator) -> Tensor:
+    """Add a small error of random sign to every element."""
+    return latent + _STEP * torch.randn(latent.shape, generator=generator).sign()

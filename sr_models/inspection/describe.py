@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from invflow import FlowStep, InvertibleConv1x1, Split, Squeeze
+from invflow import FlowStep, InvertibleConv1x1
 from sr_models.checkpoints.published import published_layout
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.registry import create
@@ -133,27 +133,22 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
     with torch.device("meta"):
         model = create(name, scale=scale, preset=preset, **overrides)
     levels: list[LevelDescription] = []
-    reduction, channels = 1, 3
-    for level in model._levels():
-        factor = next(layer.factor for layer in level if isinstance(layer, Squeeze))
-        reduction, channels = reduction * factor, channels * factor**2
-        start, latents = channels, []
-        conditional = [layer for layer in level if hasattr(layer, "coupling") and layer.coupling is not None]
-        for layer in level:
-            if isinstance(layer, Split):
-                latents.append(layer.factored)
-                channels -= layer.factored
-        if len(levels) == len(model.levels) - 1:
-            latents.append(channels)
+    side = model.lr_multiple
+    for level, shapes in zip(model._levels(), model.level_shapes(side, side), strict=True):
+        channels, height, _ = shapes.state
+        reduction = side * scale // height
+        last = [shapes.rest] if len(levels) == len(model.levels) - 1 else []
+        steps = [part for part in level.modules() if isinstance(part, FlowStep)]
+        conditional = [part for part in level.modules() if getattr(part, "coupling", None) is not None]
         levels.append(
             LevelDescription(
                 reduction=reduction,
-                channels=start,
-                transition_steps=sum(isinstance(layer, FlowStep) and layer.coupling is None for layer in level),
+                channels=channels,
+                transition_steps=sum(step.coupling is None and step.injector is None for step in steps),
                 steps=len(conditional),
                 noise_steps=model.noise_steps[len(levels)],
                 context_channels=model.encoder.context_channels,
-                latents=tuple(latents),
+                latents=tuple(shape[0] for shape in (*shapes.leaving, *last)),
                 multiply_adds=_multiply_adds(level) / reduction**2,
             )
         )

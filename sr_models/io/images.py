@@ -1,6 +1,6 @@
 """Reading, writing and converting 8-bit RGB images.
 
-Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8; images in networks are tensors of shape
+Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8. Images in networks are tensors of shape
 (3, H, W), float32 in [0, 1].
 """
 
@@ -35,7 +35,7 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Lists the images directly inside a folder, sorted by name.
+    """List the images directly inside a folder, sorted by name.
 
     Args:
         folder: The folder. A file is an image if its suffix, in either case, is one of ``IMAGE_SUFFIXES``.
@@ -59,7 +59,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image as 8-bit RGB, upright.
+    """Read an image as 8-bit RGB, upright.
 
     The EXIF orientation is applied. Grey, palette and CMYK images become RGB. Transparent pixels are composited on
     white, since the colour stored beneath them is arbitrary.
@@ -91,7 +91,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes an image as PNG, atomically: the file appears complete or not at all.
+    """Write an image as PNG, atomically: the file appears complete or not at all.
 
     Args:
         path: File to write, with the suffix ``.png``; an existing file is replaced.
@@ -110,14 +110,14 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes an image (H, W, 3), uint8, RGB, as a PNG file."""
+    """Encode an image (H, W, 3), uint8, RGB, as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """Converts an 8-bit image to a network input, ``image / 255``.
+    """Convert an 8-bit image to a network input, ``image / 255``.
 
     Args:
         image: Array (H, W, 3), uint8.
@@ -135,7 +135,7 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """Converts a network output to an 8-bit image: clamps to [0, 1], multiplies by 255, rounds.
+    """Convert a network output to an 8-bit image: clamp to [0, 1], multiply by 255, round.
 
     Inverse of :func:`to_tensor` on its outputs.
 
@@ -163,7 +163,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Cuts rows off the bottom and columns off the right until both sides are multiples of a number.
+    """Cut rows off the bottom and columns off the right until both sides are multiples of a number.
 
     Args:
         image: Array (H, W) or (H, W, C).
@@ -186,7 +186,7 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
-    """Checks that a high-resolution image is exactly ``scale`` times as large as its low-resolution counterpart.
+    """Check that a high-resolution image is exactly ``scale`` times as large as its low-resolution counterpart.
 
     Args:
         lr: Array (h, w, 3), uint8.
@@ -210,10 +210,10 @@ def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
 
 
 def check_rgb(name: str, image: np.ndarray) -> None:
-    """Checks that an array is an 8-bit RGB image.
+    """Check that an array is an 8-bit RGB image.
 
     Args:
-        name: What to call it in the error message.
+        name: Name in the error message.
         image: Array (H, W, 3), uint8, not empty.
 
     Raises:

@@ -19,7 +19,7 @@ _KERNEL_WIDTH = 4.0
 
 
 def imresize(image: np.ndarray, scale: float | None = None, *, size: Sequence[int] | None = None) -> np.ndarray:
-    r"""Resizes an image with the antialiased bicubic kernel of MATLAB's ``imresize``.
+    r"""Resize an image with the antialiased bicubic kernel of MATLAB's ``imresize``.
 
     Along each axis, output pixel :math:`j` (counted from 0) sits at :math:`u = (j + 1/2) / s - 1/2` of the input and is
 
@@ -43,8 +43,8 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: Sequence[in
         size: Height and width of the output instead of ``scale``; then :math:`s` is output over input for each axis.
 
     Returns:
-        The resized image, with the number of axes of ``image``. From uint8: uint8, clipped and rounded (half to even)
-        after *each* axis, as MATLAB does. From floating point: float64, neither clipped nor rounded.
+        The resized image, with the number of axes of ``image``. It is uint8 for uint8, clipped and rounded (half to
+        even) after *each* axis, as MATLAB does. It is float64 for floating point, neither clipped nor rounded.
 
     Raises:
         TypeError: If ``image`` is not a uint8 or floating-point array, or ``scale`` or ``size`` is not made of numbers.
@@ -85,7 +85,7 @@ def _resize_axis(image: np.ndarray, axis: int, length: int, scale: float) -> np.
 
 @lru_cache(maxsize=256)
 def _weights(in_length: int, out_length: int, scale: float) -> csr_array:
-    """Returns the sparse matrix (out_length, in_length) that resizes one axis."""
+    """Return the sparse matrix (out_length, in_length) that resizes one axis."""
     stretch = min(scale, 1.0)
     support = _KERNEL_WIDTH / stretch
     # Positions count from 1, as in MATLAB: another origin gives other last bits, hence other roundings of exact halves.

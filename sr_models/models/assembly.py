@@ -1,4 +1,4 @@
-"""What the published models are assembled from."""
+"""Parts from which the published models are assembled."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NetClass = Callable[[int, int, int], nn.Module]
 
 
 def transition(channels: int, steps: int) -> list[nn.Module]:
-    """Flow steps of actnorm and 1x1 convolution only, at the start of a level (Lugmayr et al., SRFlow, 2020, 3.4)."""
+    """Build flow steps of actnorm and 1x1 convolution only, for the start of a level (Lugmayr et al., 2020, 3.4)."""
     return [FlowStep(channels) for _ in range(steps)]
 
 
 def flow_levels(
     count: int, splits: int, transition_steps: int, steps: Callable[[int, int], list[nn.Module]]
 ) -> list[FlowSequential]:
-    """Levels of a squeeze by 2, transition steps and conditional steps, the first ``splits`` of them with a split.
+    """Build levels of a squeeze by 2, transition steps and conditional steps, and a split in the first ``splits``.
 
     Args:
         count: number of levels.
@@ -51,7 +51,15 @@ def flow_levels(
 def conditional_step(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> FlowStep:
-    """Actnorm, 1x1 convolution, injector and coupling (the same, figure 2)."""
+    """Build a step of actnorm, 1x1 convolution, injector and coupling (Lugmayr et al., SRFlow, 2020, figure 2).
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the networks.
+        net: class of the networks.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     return FlowStep(
         channels,
         injector=conditional_injector(channels, context_channels, hidden_channels, net, form),
@@ -62,7 +70,15 @@ def conditional_step(
 def conditional_injector(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> AffineInjector:
-    """An affine map of all channels that depends on the context only."""
+    """Build an elementwise map of all channels that depends on the context only.
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the network.
+        net: the network's class.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     network = net(context_channels, hidden_channels, 2 * channels)
     return AffineInjector(channels, network, context_channels=context_channels, form=form)
 
@@ -70,7 +86,15 @@ def conditional_injector(
 def conditional_coupling(
     channels: int, context_channels: int, hidden_channels: int, net: NetClass, form: AffineForm | None = None
 ) -> AffineCoupling:
-    """An affine map of the second half of the channels that depends on the first half and the context."""
+    """Build an elementwise map of the second half of the channels that depends on the first half and the context.
+
+    Args:
+        channels: channels of the state.
+        context_channels: channels of the context.
+        hidden_channels: width of the network.
+        net: the network's class.
+        form: rule by which the network's output becomes shift and scale; default :class:`invflow.AffineForm`.
+    """
     passed = channels // 2
     network = net(passed + context_channels, hidden_channels, 2 * (channels - passed))
     return AffineCoupling(channels, network, context_channels=context_channels, form=form)

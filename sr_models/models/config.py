@@ -1,4 +1,4 @@
-"""What the configs of all published flows share."""
+"""Fields that the configs of all published flows share."""
 
 from __future__ import annotations
 

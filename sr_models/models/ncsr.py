@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
-from sr_models.flow.condition_sharing import ConditionedInverse, LevelContext, conditioned_inverse
+from invflow.layers import condition
+from invflow.layers.protocol import ConditionedInverse, Shape
+from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.assembly import (
     conditional_coupling,
@@ -114,12 +116,14 @@ class NoiseConditionalStep(nn.Module):
         x, part = self.step.inverse(z, features)
         return x, log_det + part
 
+    def output_shapes(self, shape: Shape) -> list[Shape]:
+        return self.step.output_shapes(shape)
+
     def conditioned_inverse(self, context: LevelContext) -> ConditionedInverse:
-        """``inverse`` for the samples of some images (see :mod:`sr_models.flow.condition_sharing`)."""
         features = LevelContext(context.features)
-        coupling = conditioned_inverse(self.coupling, features)
+        coupling = condition(self.coupling, features)
         noise = None if self.noise is None or context.noise is None else (self.noise, context.noise)
-        step = conditioned_inverse(self.step, features)
+        step = condition(self.step, features)
 
         def inverse(z: Tensor, images: slice) -> Tensor:
             z = coupling(z, images)

@@ -1,4 +1,4 @@
-"""What a model says about its published files and options."""
+"""Description of a model's published files and options, which the model itself gives."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _every_config(_: Any) -> bool:
 
 @dataclass(frozen=True)
 class Publication:
-    """How one model was published: what sets its files and options apart from those of the other published flows.
+    """Publication of one model: the differences of its files and options to those of the other published flows.
 
-    :mod:`sr_models.checkpoints.published` knows what all of them share: the encoder, the numbering of layers, and the
-    options for the fields of :class:`sr_models.models.config.FlowConfig`, which the model's config must have.
+    :mod:`sr_models.checkpoints.published` knows everything that they share: the encoder, the numbering of layers, and
+    the options for the fields of :class:`sr_models.models.config.FlowConfig`. The model's config must have these.
 
     Attributes:
         model: the option ``model`` of published options files.

@@ -51,7 +51,7 @@ class SRFlowConfig(FlowConfig):
 
 
 def affine_form(affine: str) -> AffineForm:
-    """The affine map of couplings and injectors.
+    """Return the form of couplings and injectors.
 
     Raises:
         ValueError: neither ``"sigmoid"`` nor ``"exp"``.

@@ -22,7 +22,7 @@ __all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "Residual
 
 class ConvActNorm(nn.Conv2d):
     r"""Convolution without bias, followed by an actnorm: :math:`y = (\operatorname{conv}(x) + b) \, e^{s}` (Glow's
-    convolution, Kingma & Dhariwal, 2018). Padding keeps the size.
+    convolution; Kingma & Dhariwal, 2018). Padding keeps the size.
 
     Args:
         in_channels: channels of the input.
@@ -46,7 +46,7 @@ class ConvActNorm(nn.Conv2d):
         return self.actnorm.initializes_from(self.weight)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that this is. It scales the few weights, not the many results."""
+        """Return weight and bias of the one equal convolution. It scales the few weights, not the many results."""
         scale = self.actnorm.log_scale.exp()
         return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
 

@@ -19,7 +19,7 @@ class Features:
     Attributes:
         own: (B, F, H, W), at the level's resolution.
         stacked: (B, S, H / repeat, W / repeat); its enlargement follows the channels of ``own``. ``None``: nothing.
-        repeat: how often a pixel of ``stacked`` is repeated in both directions, at least 2.
+        repeat: repetitions of a pixel of ``stacked`` in both directions, at least 2.
     """
 
     own: Tensor
@@ -67,9 +67,9 @@ class RRDB(nn.Module):
 class RRDBEncoder(nn.Module):
     """RRDB network: features of the low-resolution image at several resolutions, and the image that they predict.
 
-    A feature map of factor f has f times the resolution of the low-resolution image: the trunk's output at factor 1 and
-    the output of every upsampling stage (after its activation) at 2, 4, ... Each is concatenated with the outputs of
-    the ``stacked_blocks`` of the trunk, enlarged by pixel repetition (Lugmayr et al., SRFlow, 2020, section 3.3).
+    A feature map of factor f has f times the resolution of the low-resolution image. At factor 1 it is the trunk's
+    output, at 2, 4 and so on the output of an upsampling stage, after its activation. Outputs of the ``stacked_blocks``
+    of the trunk, enlarged by pixel repetition, follow in each (Lugmayr et al., SRFlow, 2020, section 3.3).
 
     Args:
         scale: 4 or 8, the enlargement of the predicted image.

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from sr_models.checkpoints.files import load_encoder, save_model
 from sr_models.io.files import write_text
+from sr_models.openmp import unbind
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
 from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
@@ -101,7 +102,13 @@ def train_model(
         _quieten_lightning()
         trainer.fit(
             module,
-            DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0),
+            DataLoader(
+                data,
+                batch_sampler=sampler,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                worker_init_fn=unbind,
+            ),
             DataLoader(validation, batch_size=recipe.batch_size) if validation else None,
             ckpt_path=checkpoint if checkpoint.exists() else None,
             weights_only=True,

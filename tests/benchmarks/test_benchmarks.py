@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -133,6 +134,17 @@ def test_measurements_on_a_gpu(direction: str) -> None:
     assert all(result.error < 1e-3 for result in results)
 
 
+def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert runner.main(["overhead", "--rounds", "2"]) == 0
+    torch.set_num_threads(threads)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.strip() == "microseconds a call (quartiles)"
+    assert len(rows) == 7
+    figures = {name: float(value.split()[0]) for name, value in (re.split(r" {2,}", row, maxsplit=1) for row in rows)}
+    assert 0 < figures["FlowStep, forward"] < figures["FlowStep, forward + backward"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -161,6 +173,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["run", "flow_step", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["run", "flow_step", "--json", "/nonexistent/x.json"], "does not exist"),
         (["report", "/nonexistent/x.json"], "No such file"),
+        (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +190,7 @@ import runpy, sys
 missing, folder, *arguments = sys.argv[1:]
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name == missing:
+        if name in missing.split(','):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
 sys.argv = [folder, *arguments]
@@ -206,6 +219,8 @@ def test_memory_is_measured_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(peak_memory(SMALL, ["reference"], threads=1)) <= {"reference"}
 
 
+# all that pip install . leaves out
+EXTRAS = "jsonargparse,lightning,lpips,matplotlib,PIL,safetensors,skimage,scipy,tensorboard,torchvision,tqdm"
 INSTALL = f"run pip install -e '.[sr]' in {ROOT}"
 
 
@@ -218,8 +233,7 @@ INSTALL = f"run pip install -e '.[sr]' in {ROOT}"
             f"report {ROOT / 'docs/benchmarks/flow_step.json'} --plot x.png",
             f"error: No module named 'matplotlib': {INSTALL}",
         ),
-        ("safetensors", "run sampling --threads 1", f"error: No module named 'safetensors': {INSTALL}"),
-        ("safetensors", "run flow_step --rounds 1", "error: --rounds must be at least 2, got 1"),
+        (EXTRAS, "run sampling --rounds 1", "error: --rounds must be at least 2, got 1"),
         (
             "invflow._C",
             "run flow_step --rounds 1",

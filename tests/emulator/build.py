@@ -20,7 +20,7 @@ FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-ali
 
 @functools.cache
 def unavailable() -> str | None:
-    """Why nothing can be compiled and run here, or None."""
+    """Return why nothing can be compiled and run here, or ``None``."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return f"the fibers are written for Linux on x86-64, not for {platform.system()} on {platform.machine()}"
     if shutil.which("g++") is None:
@@ -57,9 +57,9 @@ def compiler_version() -> str:
 
 
 def kept(output: Path, make: Callable[[Path], None]) -> Path:
-    """Returns ``output``, a file of the build folder, after ``make(path)`` has written it unless it was there.
+    """Return ``output``, a file of the build folder, after ``make(path)`` has written it unless it was there.
 
-    Of several processes one makes it and the others wait. A failure of ``make`` leaves nothing behind.
+    One of several processes makes it and the others wait. A failure of ``make`` leaves nothing behind.
     """
     if output.exists():
         return output
@@ -75,7 +75,7 @@ def kept(output: Path, make: Callable[[Path], None]) -> Path:
 
 
 def run(command: Sequence[str]) -> str:
-    """What a program prints. Raises ``RuntimeError`` with the command and its errors if it fails."""
+    """Return the output of a program. Raise ``RuntimeError`` with the command and its errors if it fails."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")
@@ -91,7 +91,7 @@ def compile_cached(
     depends_on: Sequence[bytes] = (),
     cache: Path | None = None,
 ) -> Path:
-    """Compiles ``files``, and ``text`` if there is any, together; returns the output.
+    """Compile ``files``, and ``text`` if there is any, together; return the output.
 
     It is made anew when they, ``depends_on``, ``flags``, the runtime or the compiler change. Raises ``RuntimeError``
     with what the compiler says.

@@ -18,7 +18,7 @@ def nvcc() -> str | None:
 
 
 def unavailable() -> str | None:
-    """Why nvcc's PTX cannot be run here, or None."""
+    """Return why nvcc's PTX cannot be run here, or ``None``."""
     return build.unavailable() or (None if nvcc() else "nvcc is not installed")
 
 

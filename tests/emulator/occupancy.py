@@ -1,4 +1,4 @@
-"""How many blocks of a kernel a multiprocessor holds at once."""
+"""Number of blocks of a kernel that a multiprocessor holds at once."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ MULTIPROCESSORS = {
 
 
 def resident_blocks(architecture: int, registers: int, shared: int, threads: int) -> int:
-    """Blocks of ``threads`` threads with so many ``registers`` each and so many bytes of ``shared`` memory, static and
-    dynamic together, that a multiprocessor holds. 0: such a block cannot be launched."""
+    """Return the number of blocks that a multiprocessor holds; 0 if such a block cannot be launched.
+
+    A block has ``threads`` threads with so many ``registers`` each, and so many bytes of ``shared`` memory, static and
+    dynamic together.
+    """
     chip = MULTIPROCESSORS[architecture]
     if shared > chip.of_block:
         return 0

@@ -1,8 +1,8 @@
-"""Compiles CUDA C++ for the CPU, against ``runtime/cuda_on_cpu.h``, plainly or under a sanitizer.
+"""Compilation of CUDA C++ for the CPU, against ``runtime/cuda_on_cpu.h``, plainly or under a sanitizer.
 
-The kernels run on the same fibers as translated PTX. They check barriers, shuffles and votes; what happens in memory
-is for the sanitizers to find: AddressSanitizer sees accesses out of bounds, UndefinedBehaviorSanitizer misaligned
-ones, and ThreadSanitizer, to which every CUDA thread is a thread of its own, data races.
+The kernels run on the same fibers as translated PTX, which check barriers, shuffles and votes. Sanitizers check memory:
+AddressSanitizer finds accesses out of bounds, and UndefinedBehaviorSanitizer misaligned ones. ThreadSanitizer, to which
+every CUDA thread is a thread of its own, finds data races.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def host_library(
     sanitize: str | None = None,
     cache_dir: Path | None = None,
 ) -> Path:
-    """Compiles ``sources`` into a shared library with ``INVFLOW_CUDA_ON_CPU`` defined; returns its path.
+    """Compile ``sources`` into a shared library with ``INVFLOW_CUDA_ON_CPU`` defined; return its path.
 
     ``include``: folders of headers, which count among the sources. ``sanitize``: None, "address" or "thread"; such a
     library must be used through :func:`run_sanitized`. Raises ``RuntimeError`` with what the compiler says.
@@ -65,7 +65,7 @@ def host_library(
 
 
 def load_extension(name: str, library: Path) -> ModuleType:
-    """Imports a library made from pybind11 sources as the Python module ``name``; ``sys.modules`` stays as it is."""
+    """Import a library made from pybind11 sources as the Python module ``name``; ``sys.modules`` stays as it is."""
     loader = importlib.machinery.ExtensionFileLoader(name, str(library))
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=str(library)))
     loader.exec_module(module)
@@ -73,7 +73,7 @@ def load_extension(name: str, library: Path) -> ModuleType:
 
 
 def run_sanitized(code: str, sanitize: str, *, order: str = "ascending") -> str:
-    """Runs Python ``code`` in a process of its own, under the run time of a sanitizer; returns what it printed.
+    """Run Python ``code`` in a process of its own, under the run time of a sanitizer; return what it printed.
 
     ``order``: "ascending", "descending" or "random:<seed>", see ``runtime/cuda_on_cpu.h``. Raises ``KernelError`` with
     the sanitizer's report, and ``RuntimeError`` if the code fails in another way.
@@ -88,7 +88,7 @@ def run_sanitized(code: str, sanitize: str, *, order: str = "ascending") -> str:
 
 @functools.cache
 def sanitizer_unavailable(sanitize: str) -> str | None:
-    """Why code cannot run under a sanitizer here, or None."""
+    """Return why code cannot run under a sanitizer here, or ``None``."""
     if reason := build.unavailable():
         return reason
     if not Path(_found(_LIBRARIES[sanitize])).is_absolute():

@@ -1,13 +1,13 @@
-"""Runs the host code of a library with the kernels that nvcc made of the same sources.
+"""Execution of a library's host code with the kernels that nvcc made of the same sources.
 
     library = host_library("_CUDA", sources, include=folders)           # see source.py
     ptx = [compile_ptx(source, 80, include=folders) for source in sources]  # see nvcc.py
     with through_ptx(library, ptx) as launches:
         load_extension("_CUDA", library).flow_step(...)
 
-The host code, with its choice of kernels, grids and shared memory, is that of the project; every launch runs the PTX
-of the kernel of the same name and template arguments. Which memory belongs to the tensors is not known here: accesses
-out of their bounds are for the library's own build under AddressSanitizer to find.
+The host code, with its choice of kernels, grids and shared memory, is that of the project. Every launch runs the PTX of
+the kernel of the same name and template arguments. The memory of the tensors is not known here, so accesses out of
+their bounds pass. The library's own build under AddressSanitizer finds them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""``python -m tests.gates.cubin``: what ptxas made of the CUDA kernels, and whether it is good enough."""
+"""``python -m tests.gates.cubin``: a report on the machine code of the CUDA kernels, and its checks."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +25,9 @@ from .page import add_markdown_option, check_markdown, markdown_table, short, wr
 #: Conflicts of shared memory: passes of a warp's access through the banks, over those that its width needs.
 MOST_WAYS = 2.0
 
-#: Of kernels with vectors and a known number of channels, warps that a multiprocessor holds at least, forward and
-#: backward: two for each of its four schedulers, so that one computes while the other waits, where shared memory has
-#: room for two blocks, else one. The other kernels must have one block.
+#: Fewest warps that a multiprocessor must hold, forward and backward, of kernels with vectors and a known number of
+#: channels. There are two for each of its four schedulers if shared memory has room for two blocks, so that one warp
+#: computes while the other waits; else one. The other kernels must have one block.
 FLOORS = {75: (4, 4), 80: (8, 8), 86: (8, 4), 90: (8, 8), 100: (8, 8), 120: (8, 4)}
 
 _DESCRIPTION = """\
@@ -38,23 +39,30 @@ Compiled code is kept in build/; the first time takes a minute of processor time
 
 _TEXT = """## What ptxas made of them
 
-Written by `python -m tests.gates.cubin --markdown docs/kernels/cuda.md`, from {version}. With `--check` it
-fails on: any byte of registers spilled to memory, any stack, any instruction that accesses local memory; no access of
-128 bits to global memory in a kernel with `Vectors`; shared memory that the architecture does not have; more than
-{ways:.0f} passes through the banks of shared memory for each that the width of an access needs; in kernels with
-`Vectors` and a known number of channels, fewer resident warps than {floors} (forward, backward).
+`python -m tests.gates.cubin --markdown docs/kernels/cuda.md` wrote this section, from {version}. With `--check` the
+command fails on any of these:
 
-A cell has the registers of a thread and the warps that a multiprocessor holds. Shared memory is what a block asks for,
-the most of the shapes tried; backward passes ask for more where there is more. Ways are the worst instruction's passes
-through the banks, over those needed.
+- registers spilled to memory, a stack, or an instruction that accesses local memory;
+- a kernel with `Vectors` without any access of 128 bits to global memory;
+- more shared memory than the architecture has;
+- more than {ways:.0f} passes through the banks of shared memory for each pass that an access needs;
+- fewer resident warps, forward and backward, in kernels with `Vectors` and a known number of channels:
+{floors}.
+
+A cell holds the registers of a thread and the warps that a multiprocessor holds. Shared memory is the most that a block
+asks for, over the shapes tried; backward passes ask for more where there is more. Ways are the passes of the worst
+instruction through the banks, over those needed.
 
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel for one architecture, as it is launched: ``threads`` of a block and its ``shared`` bytes, the most of
-    all launches; ``ways`` is None where nothing was run."""
+    """A kernel for one architecture, as it is launched.
+
+    ``threads`` and ``shared`` bytes are those of a block, the most of all launches. ``ways`` is ``None`` if nothing was
+    run.
+    """
 
     code: MachineCode
     threads: int
@@ -122,7 +130,7 @@ def ways_of(trace: Trace) -> float:
 
 
 def violations(row: Row) -> list[str]:
-    """What is wrong with a kernel, one line each."""
+    """Return the violations of a kernel, one line each."""
     code, wrong = row.code, []
     for name, bytes_ in (("spill stores", code.spill_stores), ("spill loads", code.spill_loads), ("stack", code.stack)):
         if bytes_:
@@ -174,7 +182,7 @@ def _order(kernel: str) -> tuple[object, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="cubin", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,6 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.markdown is not None:
         version = nvcc.version().strip().splitlines()[-1]
         floors = ", ".join(f"{forward} and {backward} on sm_{arch}" for arch, (forward, backward) in FLOORS.items())
+        floors = textwrap.fill(floors, 119, initial_indent="  ", subsequent_indent="  ")
         text = _TEXT.format(version=version, ways=MOST_WAYS, floors=floors)
         write_section(given.markdown, "machine code", text + table(found))
     wrong = [violation for row in found for violation in violations(row)]

@@ -42,7 +42,7 @@ SANITIZED = [
     Call(7, side=3, batch=1, backward=True),
     Call(12, side=4, batch=1, step=False, backward=True),
 ]
-#: With log-determinants to which every warp of several blocks contributes.
+#: Calls with log-determinants to which every warp of several blocks contributes.
 ORDERED = [
     Call(24, batch=4, side=32),
     Call(12, batch=4, side=32, step=False),
@@ -77,7 +77,7 @@ def every_order_gives_the_same_bits() -> None:
 
 
 def nothing_is_reported() -> None:
-    """Runs under a sanitizer, which ends the process."""
+    """Run under a sanitizer, which ends the process."""
     first, *rest = SANITIZED
     x, *others = first.tensors()
     first.run("cuda", [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape), *others])
@@ -99,7 +99,7 @@ def _check(call: Call, tensors: Sequence[Tensor]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 1 if a property does not hold."""
+    """Return the exit status: 1 if a property does not hold."""
     parser = argparse.ArgumentParser(prog="kill_suite")
     parser.add_argument("library", type=Path)
     parser.add_argument("--sanitize", choices=("address", "thread"))

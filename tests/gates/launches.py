@@ -34,8 +34,10 @@ class Call:
     side: int = 16
 
     def tensors(self) -> list[Tensor]:
-        """x, h of the coupling, which transforms half the channels, and for a step the matrix, its shift and h of the
-        injector; the same values for every call of that shape."""
+        """Return x and h of the coupling and, for a step, the matrix, its shift and h of the injector.
+
+        The coupling transforms half the channels. Every call of that shape gets the same values.
+        """
         generator = torch.Generator().manual_seed(self.channels)
         half = self.channels - self.channels // 2
 

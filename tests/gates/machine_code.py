@@ -47,7 +47,7 @@ def nvdisasm() -> str | None:
 
 
 def unavailable() -> str | None:
-    """Why machine code cannot be made and read here, or None."""
+    """Return why machine code cannot be made and read here, or ``None``."""
     if nvcc.nvcc() is None:
         return "nvcc is not installed"
     return None if nvdisasm() else "nvdisasm is neither beside nvcc nor in a package triton"
@@ -84,13 +84,13 @@ def _compiled(source: Path, architecture: int, include: Sequence[Path]) -> Path:
 
 
 def _reports(text: str) -> Iterator[tuple[str, str]]:
-    """Of ptxas: a kernel's symbol, and what is said of it."""
+    """Yield the symbol of every kernel in the report of ptxas, and the text on it."""
     parts = re.split(r"Compiling entry function '([^']+)'", text)
     yield from zip(parts[1::2], parts[2::2], strict=True)
 
 
 def _by_kernel(disassembly: str) -> Iterator[tuple[str, list[str]]]:
-    """A kernel's symbol, and its instructions without operands."""
+    """Yield the symbol of every kernel, and its instructions without operands."""
     parts = re.split(r"^\.text\.(\S+):$", disassembly, flags=re.MULTILINE)
     for symbol, body in zip(parts[1::2], parts[2::2], strict=True):
         yield symbol, re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", body)

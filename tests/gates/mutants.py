@@ -33,9 +33,9 @@ was compiled is kept in build/.
 
 _TEXT = """## Which errors the tests notice
 
-Written by `python -m tests.gates.mutants --markdown docs/kernels/cuda.md`: each line is an error made on purpose
-in a copy of the sources, and the check of a small suite of tests that noticed it. The kernels themselves pass that
-suite, plainly and under both sanitizers.
+`python -m tests.gates.mutants --markdown docs/kernels/cuda.md` wrote this section. Each line is an error made on
+purpose in a copy of the sources, and the check that noticed it, from a small suite of tests. The kernels themselves
+pass that suite, plainly and under both sanitizers.
 
 """
 
@@ -245,7 +245,7 @@ def _compiled(csrc: Path, sanitize: str | None) -> Path:
 
 
 def verdict(mutant: Mutant) -> str:
-    """What killed a mutant; empty if it survived."""
+    """Return the check that killed a mutant; empty if it survived."""
     # always the same for a mutant: what was compiled there is found again
     folder = DEFAULT_CACHE / "mutants" / re.sub(r"\W+", "-", mutant.name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -262,7 +262,7 @@ def table(verdicts: Sequence[tuple[Mutant, str]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if a mutant survived, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if a mutant survived, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="mutants", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The page docs/kernels/cuda.md, of which several programs write a section each."""
+"""The page docs/kernels/cuda.md, in which several programs write a section each."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ SECTIONS = ("machine code", "traffic", "mutants")
 
 _INTRODUCTION = """# CUDA kernels: what is known of them without a GPU
 
-No GPU was at hand when these kernels were written. They were run on the CPU, from their source and as nvcc's PTX, under
-the tests of the operators ([GPU kernels on the CPU](../cuda-on-cpu.md)). This page says what else can be known: what
-ptxas made of them, what they ask of memory, and which errors the tests would notice. **Nothing here was measured on a
-GPU**; [the checklist](../gpu-checklist.md) says how to do that.
+No GPU was at hand when these kernels were written. The tests of the operators run them on the CPU, from their source
+and as nvcc's PTX ([GPU kernels on the CPU](../cuda-on-cpu.md)). This page collects what else is known: the machine code
+of ptxas, the traffic to memory, and the errors that the tests notice. **Nothing here was measured on a GPU**; [the
+checklist](../gpu-checklist.md) says how to do that.
 
-In the names of kernels, `Vectors<4>` accesses a contiguous float32 state, `Vectors<2>` a float16 or bfloat16 one, 16
-bytes a thread; `Elements<T>` one pixel of any dtype and layout, with arithmetic in `T`. The number is that of the
-channels, 0 where it is not known to the compiler.
+The names of kernels have these parts:
+
+- `Vectors<4>` accesses a contiguous float32 state, `Vectors<2>` a float16 or bfloat16 one, 16 bytes a thread.
+- `Elements<T>` accesses one pixel of any dtype and layout, with arithmetic in `T`.
+- The last number is the number of channels, or 0 if the compiler does not know it.
 """
 
 
 def write_section(path: Path, name: str, text: str) -> None:
-    """Puts ``text`` in the place of section ``name``, one of :data:`SECTIONS`, and leaves the others."""
+    """Replace section ``name``, one of :data:`SECTIONS`, by ``text``, and leave the others."""
     page = path.read_text() if path.exists() else ""
     parts = {section: _section(page, section) for section in SECTIONS} | {name: _wrapped(text)}
     written = [f"\n{_begin(section)}\n{part}{_end(section)}\n" for section, part in parts.items() if part]
@@ -54,9 +56,9 @@ def check_markdown(parser: argparse.ArgumentParser, path: Path | None) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Paragraphs of prose in lines of 120 characters: what was put into a text may have made its lines longer."""
+    """Wrap paragraphs of prose at 120 characters: values put into a text may have made its lines longer."""
     blocks = text.strip().split("\n\n")
-    prose = [not block.startswith(("#", "|", "```")) for block in blocks]
+    prose = [not block.startswith(("#", "|", "```", "- ")) for block in blocks]
     filled = [textwrap.fill(b, 120, break_on_hyphens=False) if p else b for b, p in zip(blocks, prose, strict=True)]
     return "\n\n".join(filled) + "\n"
 

@@ -36,7 +36,7 @@ SIDES = {12: 80, 24: 56, 48: 40, 96: 28, 192: 20}
 
 
 class Chip(NamedTuple):
-    """``bandwidth``: of memory, bytes a second. ``operations``: float32 additions and multiplications a second."""
+    """A GPU's memory ``bandwidth``, bytes a second, and its float32 additions and multiplications a second."""
 
     bandwidth: float
     operations: float
@@ -54,40 +54,50 @@ moves more than 1.15 times its floor; of backward passes, one whose blocks have 
 
 _TEXT = """## What they ask of memory
 
-Written by `python -m tests.gates.traffic --markdown docs/kernels/cuda.md`: flow steps with coupling and injector,
-float32 and contiguous, in nvcc's PTX for sm_80, run on the CPU.
+`python -m tests.gates.traffic --markdown docs/kernels/cuda.md` wrote this section. It ran nvcc's PTX for sm_80 on the
+CPU: flow steps with coupling and injector, float32 and contiguous.
 
-The floor is x, the outputs h of both networks and y, once each; backward it is the gradient of y, x and h, and the
-gradients of x and h. Traffic is every sector of 32 bytes that is asked for, as if there were no cache, with these
-exceptions: matrix and shift are counted once, because they stay in the caches (147 KB at most, and the least L2 of the
-three GPUs has 5.5 MB); what is read of them is a column of its own. A request is an access of a warp; 16 sectors are
-128 bits for each of its lanes.
+The floor of a forward step is x, the outputs h of both networks and y, once each. The floor of a backward pass is the
+gradient of y, x and h, and the gradients of x and h.
 
-Backward, traffic includes the partial sums of the gradients of matrix and shift: every block writes its own, and they
-are read once. The work is divided as for the 108 multiprocessors of an A100, and of states of this size a block has few
-tiles, so that with many channels the partial sums weigh. "Full blocks" have as many tiles as they ever have, 16, or 32
-with 192 channels, as for larger states; the states of these lines fill one or two blocks. No forward step and no
-backward pass with full blocks may move more than {most} times the floor.
+Traffic is every sector of 32 bytes that is asked for, as if there were no cache. Matrix and shift are the exception:
+they count once, because they stay in the caches. They have 147 KB at most, and the smallest L2 of the three GPUs has
+5.5 MB. A column of its own shows all reads of them. A request is an access of a warp; 16 sectors are 128 bits for each
+of its lanes.
+
+Backward traffic includes the partial sums of the gradients of matrix and shift. Every block writes its own, and they
+are read once. The work is divided as for the 108 multiprocessors of an A100. A block then has few tiles of states of
+this size, so with many channels the partial sums weigh. "Full blocks" have as many tiles as for larger states: 16, or
+32 with 192 channels. The states of these lines fill one or two blocks.
+
+No forward step and no backward pass with full blocks may move more than {most} times the floor.
 
 """
 
 _FLOORS = """
 ### A floor, not a measurement
 
-The floor's bytes at the bandwidth of the datasheet. No kernel can be faster; how much slower these are, nobody has
-measured. "arithmetic" is the time of the matrix product alone, at the datasheet's float32 rate without tensor cores:
-where it is the longer one, it is the floor.
+The time is that of the floor's bytes at the bandwidth of the datasheet. No kernel can be faster. Nobody has measured
+how much slower these are. "arithmetic" is the time of the matrix product alone, at the datasheet's float32 rate without
+tensor cores. If it is the longer one, it is the floor.
 
 """
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of a call: the ``floor``, those ``moved`` without a cache but for the matrix and its shift, which are
-    counted once, and those that are read ``of_matrix``. ``sectors_per_request`` is of the accesses to tensors,
-    ``instructions`` those of threads by kind. ``narrow`` are instructions that access less than 16 bytes of tensors
-    in a thread, and are more than one in a hundred. ``full_blocks``: the work was divided as for a GPU with a single
-    multiprocessor, whose blocks have as many tiles as they ever have."""
+    """Traffic of one call.
+
+    Attributes:
+        call: the flow step.
+        full_blocks: the work was divided as for a GPU with a single multiprocessor, whose blocks have most tiles.
+        floor: bytes that any implementation must move.
+        moved: bytes moved without a cache, except that matrix and shift count once.
+        of_matrix: bytes read of matrix and shift.
+        sectors_per_request: mean over the accesses to tensors.
+        instructions: number of instructions of threads, by kind.
+        narrow: instructions that access less than 16 bytes of tensors in a thread, if more than one in a hundred.
+    """
 
     call: Call
     full_blocks: bool
@@ -104,7 +114,7 @@ class Traffic:
 
 
 def floor_of(call: Call) -> int:
-    """Bytes of the tensors that a flow step must read and write; see section "The fused operators" of the design."""
+    """Return the bytes of the tensors that a flow step must read and write."""
     half = call.channels - call.channels // 2
     state, h = call.channels, 2 * half + 2 * call.channels
     channels = 3 * state + 2 * h if call.backward else 2 * state + h
@@ -112,8 +122,10 @@ def floor_of(call: Call) -> int:
 
 
 def traffic_of(call: Call, full_blocks: bool = False) -> Traffic:
-    """Runs a flow step, twice: the second time with matrix and shift half a sector further, so that the instructions
-    that read them are those whose sectors change."""
+    """Run a flow step twice, the second time with matrix and shift half a sector further.
+
+    The instructions whose sectors change are those that read matrix and shift.
+    """
     x, coupling, matrix, shift, injector = call.tensors()
     multiprocessors = 1 if full_blocks else MULTIPROCESSORS
     launches = _traced(call, [x, coupling, _at(matrix, 0), _at(shift, 0), injector], multiprocessors)
@@ -163,7 +175,7 @@ def _at(tensor: Tensor, offset: int) -> Tensor:
 
 
 def every_traffic(batch: int) -> list[Traffic]:
-    """Of both directions, forward and backward, for every number of channels that has kernels of its own."""
+    """Return the traffic of both directions, forward and backward, for every number of channels with own kernels."""
     directions = [(inverse, c) for inverse in (False, True) for c in CHANNELS]
     found = []
     for backward in (False, True):
@@ -179,7 +191,7 @@ def full_blocks(channels: int, inverse: bool) -> Call:
 
 
 def violations(traffic: Traffic) -> list[str]:
-    """What is wrong, one line each."""
+    """Return the violations, one line each."""
     wrong = [f"less than 16 bytes of a thread: {text}" for text in traffic.narrow if not traffic.call.backward]
     if (traffic.full_blocks or not traffic.call.backward) and traffic.ratio > MOST_TRAFFIC:
         wrong.append(f"{traffic.ratio:.3f} times the floor is moved, more than {MOST_TRAFFIC}")
@@ -231,7 +243,7 @@ def _label(traffic: Traffic) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
+    """Run the command; return its exit status: 1 if ``--check`` found something, 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="traffic", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

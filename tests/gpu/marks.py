@@ -1,4 +1,4 @@
-"""Which tests run only when they are asked for."""
+"""Marks of tests that run only on request."""
 
 import os
 

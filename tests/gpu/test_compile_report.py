@@ -31,7 +31,7 @@ FINE = Facts(registers=96, spills=0, scalar_spills=0, shared=4096, widest_load=1
 
 
 def affine(x: torch.Tensor) -> instances.Instance:
-    """The launch for an affine map of the channels of x."""
+    """The launch for a channel map of x."""
     matrix = torch.empty(12, 12, device="meta")
     return instances.recorded("test", lambda: operators.flow_step(x, matrix, matrix[0], operators.Step()))[0]
 

@@ -178,8 +178,10 @@ def test_stores_that_ptxas_joins_are_counted_as_one() -> None:
 @takes_minutes
 @pytest.mark.parametrize("source", cuda_driver.KERNELS, ids=lambda source: source.stem)
 def test_stores_to_shared_memory_are_as_wide_as_those_counted(source: Path) -> None:
-    """So that conflicts counted in PTX are those of the machine code. Of the widest there may be more, in loops that
-    ptxas unrolled."""
+    """Conflicts counted in PTX are then those of the machine code.
+
+    There may be more of the widest accesses, in loops that ptxas unrolled.
+    """
     ptx = with_joined_stores(nvcc.compile_ptx(source, 80, include=cuda_driver.INCLUDE))
     bits = {"16": 16, "32": 32, "64": 64}
     parts = re.split(r"\.entry (\S+)\(", ptx)

@@ -68,7 +68,7 @@ def test_calls_can_be_captured_in_a_cuda_graph(shape, backend):
     leaves = [tensor.requires_grad_() for tensor in step_on_gpu(shape)]
 
     def values_and_gradients():
-        """With and without a coupling: the same kernels need more shared memory and less."""
+        """Compute a step with and without a coupling: the same kernels need more shared memory and less."""
         found = []
         for maps in ({"coupling": leaves[3], "injector": leaves[4]}, {"injector": leaves[4]}):
             y, log_det = flow_step(*leaves[:3], **maps, backend=backend)
@@ -126,7 +126,7 @@ def test_repeated_calls_give_the_same_bits(backend):
 
 
 def test_the_reference_is_not_computed_in_tf32():
-    """Which PyTorch's convolutions are, unless they are told not to."""
+    """PyTorch's convolutions are computed in TF32, unless they are told not to be."""
     x, matrix, shift = step_on_gpu((4, 48, 40, 40))[:3]
     exact = channel_affine(x.double(), matrix.double(), shift.double(), backend="reference")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):

@@ -1,4 +1,4 @@
-"""How much memory a flow step moves, in nvcc's PTX run on the CPU."""
+"""Memory that a flow step moves, in nvcc's PTX run on the CPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_full_blocks_are_full(channels: int) -> None:
 
 
 def test_wasted_traffic_is_seen() -> None:
-    """Of sliced channels every other number is read for nothing, one by one."""
+    """Sliced channels are read one by one, and every other number is read for nothing."""
     traffic = traffic_of(Call(12, contiguous=False))
     assert traffic.ratio > 1.5
     assert traffic.narrow

@@ -1,4 +1,4 @@
-"""What a GPU takes and nothing else here does: configurations are timed, and any of them may win."""
+"""Timing of configurations, which only a GPU does: any of them may win."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from invflow.backends import triton as backend  # noqa: E402
 from tests.emulator.drivers.triton import triton_on_cpu  # noqa: E402
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(build.unavailable() is not None, reason=str(build.unavailable())),
     pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET=1: Triton compiles nothing"),
 ]

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from invflow import ActNorm, InvertibleConv1x1, InvertibleConv1x1LU
-from invflow.layers import _channel_affine
-from invflow.layers._channel_affine import channel_affine_of
+from invflow.layers import _derived
 
 
 def parts(conv_class: type[InvertibleConv1x1], channels: int) -> tuple[ActNorm, InvertibleConv1x1]:
@@ -19,7 +18,7 @@ def parts(conv_class: type[InvertibleConv1x1], channels: int) -> tuple[ActNorm, 
 
 
 def results(actnorm: ActNorm, conv: InvertibleConv1x1, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    found = channel_affine_of(actnorm, conv, torch.float64, inverse)
+    found = conv.channel_map(actnorm.bias, actnorm.log_scale, torch.float64, inverse=inverse)
     return found.matrix, found.shift, found.log_det(torch.empty(1, 1, 2, 3))
 
 
@@ -31,7 +30,7 @@ def test_gradients_are_those_of_the_parts(channels: int, inverse: bool, monkeypa
     found = []
     for fused in (True, False):
         if not fused:
-            monkeypatch.setattr(_channel_affine, "can_remember", lambda tensors: False)
+            monkeypatch.setattr(_derived, "can_remember", lambda tensors: False)
         outputs = results(actnorm, conv, inverse)
         torch.manual_seed(1)
         grads = [torch.randn_like(output) for output in outputs]

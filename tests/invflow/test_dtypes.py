@@ -11,15 +11,17 @@ from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 HALVES = [torch.float16, torch.bfloat16]
 each_half = pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
 each_op = pytest.mark.parametrize("case", OPS, ids=lambda case: case.name)
-# Where h is computed from x, it is rounded before the operator sees it.
+# An h that is computed from x is rounded before the operator sees it.
 each_op_given_h = pytest.mark.parametrize(
     "case", [case for case in OPS if case.name != "coupling-of-its-own-state"], ids=lambda case: case.name
 )
 
 
 def roundings(dtype):
-    """Half a unit in the last place, and a little for float32 results on the other side of a tie; Triton's interpreter
-    cuts float32 off to bfloat16 instead of rounding it."""
+    """Return half a unit in the last place, and a little for float32 results on the other side of a tie.
+
+    Triton's interpreter cuts float32 off to bfloat16 instead of rounding it.
+    """
     return 1.01 if INTERPRETED and dtype == torch.bfloat16 else 0.51
 
 
@@ -98,7 +100,7 @@ def test_log_det_of_extreme_scales_in_float64(form, kernels):
 @each_half
 def test_half_precision_is_rounded_once(case, dtype, kernels):
     """Computed in float32: what comes out is the exact result for the rounded input, rounded."""
-    # parameters of the affine map stay float32
+    # parameters of the channel map stay float32
     inputs = [tensor.to(dtype) if tensor.dim() == 4 else tensor for tensor in case.inputs(device=kernels.device)]
     results = case.on(kernels.backend)(*inputs)
     exact = case.on("reference")(*(tensor.double() for tensor in inputs))

@@ -30,7 +30,7 @@ Values = np.ndarray
 
 
 def _sigmoid(x: Values) -> Values:
-    """Of what float32 takes raw + 2 for."""
+    """Return the sigmoid of raw + 2, a sum that float32 rounds."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-(x.astype(np.float32) + np.float32(2)).astype(np.float64)))
 

@@ -1,4 +1,4 @@
-"""What a wrong argument is answered with: one row a message."""
+"""Messages for wrong arguments, one row each."""
 
 import re
 from dataclasses import dataclass
@@ -312,7 +312,7 @@ ROWS = [
     ),
 ]
 
-# What every layer of four channels says of its state, in both directions.
+# Messages of every layer of four channels on its state, in both directions.
 FOUR_CHANNELS = {
     "ActNorm": lambda: ActNorm(4),
     "InvertibleConv1x1": lambda: InvertibleConv1x1(4),

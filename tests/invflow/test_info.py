@@ -41,6 +41,16 @@ def test_as_a_command():
     assert row(done.stdout, "GPU")
 
 
+def test_settings_of_openmp_are_shown(monkeypatch):
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert row(info(), "OpenMP") == "GOMP_SPINCOUNT=7, OMP_PROC_BIND=true"
+    monkeypatch.delenv("OMP_PROC_BIND")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert row(info(), "OpenMP").startswith("no settings; OMP_PROC_BIND=true binds")
+
+
 def test_facts_of_the_build():
     facts = cpu.build_facts()
     assert facts["version"] == invflow.__version__, "the extension is older than the package: install again"

@@ -12,20 +12,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invflow import FlowSequential, FlowStep, InvertibleConv1x1, InvertibleConv1x1LU, Squeeze
-from invflow.layers import _inverse
+from invflow.layers import _derived
 
 
 @pytest.fixture
 def factorizations(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The weights that have been factorised since the test began."""
     seen: list[Tensor] = []
-    factorize = _inverse._factorize
+    factorize = _derived._factorize
 
     def counted(weight: Tensor, owner: object) -> object:
         seen.append(weight.detach().clone())
         return factorize(weight, owner)
 
-    monkeypatch.setattr(_inverse, "_factorize", counted)
+    monkeypatch.setattr(_derived, "_factorize", counted)
     return seen
 
 
@@ -125,7 +125,7 @@ def test_copies_are_independent(duplicate: Callable) -> None:
     layer = InvertibleConv1x1(3)
     assert_right(layer)
     other = duplicate(layer)
-    assert other._inverse_and_log_abs_det._cache._entry is None
+    assert other._factorization._entry is None
     edit_through_data(other)
     assert_right(other)
     assert_right(layer)
@@ -169,6 +169,19 @@ def test_a_step_follows_every_change_of_its_parameters(conv: type, inverse: bool
         torch.testing.assert_close(remembered, call(x), msg=lambda text, name=name: f"{name}: {text}")
         with torch.no_grad():
             torch.testing.assert_close(call(x.double())[0].float(), remembered[0])
+
+
+def test_a_step_follows_a_weight_that_is_made_of_other_parameters() -> None:
+    step = FlowStep(4).eval()
+    torch.nn.utils.parametrizations.orthogonal(step.conv1x1, "weight")
+    x = torch.randn(2, 4, 3, 3)
+    with torch.no_grad():
+        step(x)
+        for parameter in step.conv1x1.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        exact = torch.einsum("oc,bchw->bohw", step.conv1x1.weight, x)
+        torch.testing.assert_close(step(x)[0], exact)
+        torch.testing.assert_close(step.inverse(exact)[0], x)
 
 
 def test_training_goes_on_after_inference_mode() -> None:

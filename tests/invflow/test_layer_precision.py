@@ -1,4 +1,4 @@
-"""What dtype, autocast and the number of threads may and may not change in a layer."""
+"""Effects of dtype, autocast and the number of threads on a layer."""
 
 import pytest
 import torch

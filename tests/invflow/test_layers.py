@@ -24,7 +24,7 @@ def run(layer, direction, state, context):
 
 
 def state_for(case, layer, direction, x, context):
-    """What the map of that direction takes: x, or the latents of x."""
+    """Return the argument of the map of that direction: x, or the latents of x."""
     if direction == "forward":
         return [x]
     with torch.no_grad():

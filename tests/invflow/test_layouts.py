@@ -10,7 +10,7 @@ from under_test import each_kernels
 
 from invflow import affine_coupling, channel_affine, flow_step, gaussian_split
 from invflow.backends import cpu
-from invflow.backends.protocol import Form, Settings
+from invflow.backends.protocol import Call, Form, Settings
 
 NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 STEP = Settings(
@@ -37,11 +37,12 @@ def in_layout(layout, *shape):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_only_layouts_whose_rows_do_not_line_up_are_copied_and_once(layout, direction):
     x, h, injector, grad_y = (in_layout(layout, 2, channels, 5, 7) for channels in (3, 4, 6, 3))
+    call = Call(x, torch.eye(3), torch.zeros(3), h, injector, STEP)
     with Copies() as copies:
         if direction == "forward":
-            cpu.flow_step(x, torch.eye(3), torch.zeros(3), h, injector, STEP)
+            cpu.flow_step(call)
         else:
-            cpu.flow_step_backward(grad_y, torch.ones(2), x, torch.eye(3), torch.zeros(3), h, injector, STEP)
+            cpu.flow_step_backward(grad_y, torch.ones(2), call)
     assert copies.count == (0 if layout in NATIVE else 3 if direction == "forward" else 4)
 
 

@@ -281,6 +281,19 @@ def test_max_jobs_that_is_no_number(checkout, jobs):
     assert message in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("tool", ["cmake", "ninja", "pybind11"])
+def test_without_isolation_a_missing_tool_is_named(checkout, tool, tmp_path):
+    first = tmp_path / "first on the path"  # of a package without files, and of a module that cannot be imported
+    (first / f"{tool}-0.dist-info").mkdir(parents=True)
+    (first / f"{tool}-0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {tool}\nVersion: 0\n")
+    (first / f"{tool}.py").write_text("raise ModuleNotFoundError")
+    environment = {"PATH": path_without(tool, tmp_path), "PYTHONPATH": str(first)}
+    done = checkout.pip("wheel", "-w", str(tmp_path / "wheels"), ".", **environment)
+    assert done.returncode != 0
+    message = f"invflow: {tool} is missing. pip install without --no-build-isolation brings what the build needs."
+    assert message in (line.strip() for line in (done.stdout + done.stderr).splitlines())
+
+
 @pytest.mark.parametrize("how", [["."], ["-e", "."]], ids=["wheel", "editable"])
 def test_twice_in_isolation(checkout, how):
     """Every build has its own CMake, Ninja and pybind11, in a folder that is gone afterwards."""

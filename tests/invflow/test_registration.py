@@ -8,7 +8,7 @@ from under_test import SLOW, each_kernels
 
 import invflow
 from invflow.backends import cpu
-from invflow.backends.protocol import Form, Settings
+from invflow.backends.protocol import Call, Form, Settings
 
 FORMS = [("sigmoid", 1e-4, "shift_then_scale", "cross"), ("exp", 0.0, "scale_then_shift", "split")]
 #: Coupling form, injector form, start, inverse.
@@ -140,7 +140,7 @@ def test_compiled_code_follows_a_change_of_backend(kernel_calls):
 
 @pytest.fixture
 def kernel_calls(monkeypatch):
-    """How often each kernel was called."""
+    """Count the calls of each kernel."""
     calls = dict.fromkeys(REGISTERED, 0)
 
     def counting(name):
@@ -182,6 +182,6 @@ def test_outputs_that_a_kernel_leaves_out_are_nan(kernel, with_matrix, monkeypat
     grads = (x, x[:, 0, 0, 0]) if kernel.endswith("_backward") else ()
     matrix, shift, injector = (torch.eye(2), torch.zeros(2), h) if with_matrix else (None, None, None)
     settings = Settings(Form(*FORMS[0]), Form(*FORMS[1]), 0, False)
-    results = getattr(cpu, kernel)(*grads, x, matrix, shift, h, injector, settings)
+    results = getattr(cpu, kernel)(*grads, Call(x, matrix, shift, h, injector, settings))
     assert all(result.isnan().all() for result in results if result is not None)
     assert sum(result is not None for result in results) == (2 if not grads else 5 if with_matrix else 2)

@@ -1,5 +1,7 @@
 """Every way in which PyTorch transforms a function, applied to every operator: none may silently skip a kernel.
-What is expected is the same derivative of the reference in float64, taken without compilation."""
+
+The expected result is the same derivative of the reference in float64, taken without compilation.
+"""
 
 import pytest
 import torch

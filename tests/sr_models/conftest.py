@@ -1,4 +1,4 @@
-"""What the tests of the super-resolution models share."""
+"""Setup of the tests of the super-resolution models."""
 
 import math
 import zlib

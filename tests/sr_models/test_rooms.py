@@ -12,10 +12,10 @@ import sr_models
 
 ROOT = Path(sr_models.__file__).parent
 
-#: From the ground floor up: a room imports those above it in this list only. Rooms of one line do not know each other.
+#: Rooms from the ground floor up: each imports only those above it in this list. Rooms of one line are strangers.
 #: A module that is named here itself is a room of its own: its package's other modules are elsewhere.
 FLOORS = [
-    {"_extras"},
+    {"_extras", "openmp"},
     {"io"},
     {"networks"},
     {"flow"},

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invflow import AffineForm
 
-#: How a test names the round-trip error that it records, for the summary at the end of a run.
+#: Name of the round-trip error that a test records, for the summary at the end of a run.
 ROUND_TRIP = "round-trip error"
 
 #: Roundings, of the size of the largest value, that any order of evaluation may differ by: the plain composition can be
@@ -22,10 +22,10 @@ def assert_as_accurate(
 ) -> None:
     """Assert that ``actual`` is no further from ``exact`` (float64) than twice what ``plain`` is, plus a floor.
 
-    The floor is for what is rounded, which is at least the largest result. A sum of n terms may cancel: its
-    ``magnitude`` is also the Euclidean norm of the terms, because independent roundings add up like a random walk (a
-    systematic error of every term does not, and is caught). Where ``plain`` is not finite, nothing can be asked of
-    ``actual``; where it is, ``actual`` must be.
+    The floor is a part of the rounded magnitude, which is at least the largest result. A sum of n terms may cancel. Its
+    ``magnitude`` is also the Euclidean norm of the terms, because independent roundings add up like a random walk. (A
+    systematic error of every term does not, and is caught.) Elements whose ``plain`` is not finite are not compared; in
+    all others ``actual`` must be finite.
     """
     assert actual.shape == plain.shape == exact.shape, f"{what}: {actual.shape}, {plain.shape}, {exact.shape}"
     assert actual.dtype == plain.dtype, f"{what}: {actual.dtype} instead of {plain.dtype}"

@@ -23,7 +23,7 @@ MORE = os.environ.get("INVFLOW_GOLDEN", "")
 #: few roundings of the largest value, since the order of additions differs.
 FLOAT32_FLOOR = 16 * torch.finfo(torch.float32).eps
 
-#: What the last convolutions of the networks of full-size fixtures are multiplied by.
+#: Factor of the last convolutions of the networks of full-size fixtures.
 ZERO_CONV_GAIN = 0.25
 
 
@@ -68,9 +68,12 @@ class Golden:
 
 
 def assert_agree(published: Tensor, runs: dict[str, Tensor], what: str, magnitude: float = 1.0) -> None:
-    """For a result published in float32 only: it, and ours of the ``cpu`` backend, are no further from ours in float64
-    (``exact``) than twice what plain PyTorch in float32 is (``plain``), plus a floor: some roundings of the largest
-    value, or of ``magnitude`` where larger terms cancel."""
+    """Compare with a result published in float32 only.
+
+    It, and ours of the ``cpu`` backend, must be close to ours in float64 (``exact``). They may err at most twice as
+    much as plain PyTorch in float32 (``plain``), plus a floor. The floor is some roundings of the largest value, or of
+    ``magnitude`` if larger terms cancel.
+    """
     exact = runs["exact"].double()
     assert published.shape == exact.shape, what
     error = {

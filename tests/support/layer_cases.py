@@ -114,7 +114,7 @@ def latents_of(z: Tensor | list[Tensor]) -> list[Tensor]:
 
 
 def reads_the_state(layer: nn.Module) -> int:
-    """How many networks look at the state."""
+    """Number of networks that look at the state."""
     return sum(isinstance(part, AffineCoupling | Split) for part in layer.modules())
 
 

@@ -1,10 +1,10 @@
-"""Which kernels the tests of operators run: those of the CPU, and where there is a GPU its own.
+"""Kernels that the tests of operators run: those of the CPU, and on a machine with a GPU its own.
 
 Environment variables make the kernels for GPUs run on the CPU instead; only tests of kernels are then collected:
 
 - ``TRITON_INTERPRET=1 python -m pytest`` runs them in Triton's interpreter, several thousand times slower than a GPU;
 - ``INVFLOW_TEST_PTX=80 python -m pytest -k ...`` compiles them for compute capability 8.0 (or 9.0, by 90) and runs that
-  machine-independent code, PTX. Fast, but each kernel, number of channels and form takes seconds to compile.
+  machine-independent code, PTX. It is fast, but each kernel, number of channels and form takes seconds to compile.
 - ``INVFLOW_TEST_CUDA=source python -m pytest`` runs the CUDA C++ kernels as g++ compiles them; ``INVFLOW_TEST_CUDA=80``
   runs the PTX that nvcc makes of them.
 """
@@ -25,7 +25,7 @@ from invflow.backends import triton
 INTERPRETED = triton.is_interpreting()
 PTX = int(os.environ.get("INVFLOW_TEST_PTX", 0))
 CUDA = os.environ.get("INVFLOW_TEST_CUDA", "")
-#: Whether kernels for GPUs run on the CPU, slowly.
+#: True if kernels for GPUs run on the CPU, slowly.
 SLOW = bool(INTERPRETED or PTX or CUDA)
 
 

@@ -6,7 +6,7 @@
 
 namespace invflow::cuda {
 
-// Where a call runs. Every address of a FlowStep belongs to that device.
+// Device and stream of a call. Every address of a FlowStep belongs to that device.
 struct Place {
   int device;
   void* stream;     // cudaStream_t
@@ -22,7 +22,7 @@ void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients
 int64_t workspace(const FlowStep& step);
 int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device);
 
-// With how many channels at most, and with any fewer, a device can run a step that has a matrix, forward and backward.
+// Most channels with which a device can run a step that has a matrix, forward and backward. It can run any fewer.
 int64_t most_channels(int device, Dtype dtype);
 
 // CUDA's reason why a device cannot run these kernels: its driver or the device is too old for this build, for one.

@@ -1,5 +1,5 @@
-// Which version of the kernels runs. Apart from cpu_kernels.h, so that no standard container is compiled for one
-// instruction set and linked for all.
+// The choice of the kernels' version. It stands apart from cpu_kernels.h, so that no standard container is compiled for
+// one instruction set and linked for all.
 #pragma once
 
 #include <vector>

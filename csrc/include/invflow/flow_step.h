@@ -1,4 +1,4 @@
-// What the kernels of every device take: addresses, sizes and strides, free of torch headers.
+// Arguments of the kernels of every device: addresses, sizes and strides, free of torch headers.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +32,9 @@ struct AffineMap {
 
 constexpr int kMaxMaps = 2;  // before the matrix: coupling and injector, inverted
 
-// What happens between two coupling networks, in one pass over the state: the elementwise maps `before`, the affine map
-// of the channels y = matrix x + shift, and the elementwise map `after`. Without a matrix, only `before`. Arithmetic,
-// matrix, shift and log_det are float64 if the state is, else float32.
+// Everything between two coupling networks, in one pass over the state: the elementwise maps `before`, the channel map
+// y = matrix x + shift, and the elementwise map `after`. Without a matrix there is only `before`. Arithmetic, matrix,
+// shift and log_det are float64 if the state is, else float32.
 struct FlowStep {
   int64_t batch, channels, pixels;
   View x, y;

@@ -1,4 +1,4 @@
-// How Python describes a call, and what the kernels make of it. invflow/backends/_fused.py writes these tuples.
+// Python's description of a call, and its conversion to a FlowStep. invflow/backends/native.py writes these tuples.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,7 +1,7 @@
-"""The operators on tensors: which kernels they take, with which arguments.
+"""The operators on tensors: the kernels that they launch, and the arguments.
 
-Nothing here reads a tensor on the host, and all memory comes from PyTorch's allocator, so that calls can be captured in
-a CUDA graph once each kernel has run (its configuration is timed at the first run).
+Nothing here reads a tensor on the host, and all memory comes from PyTorch's allocator. Calls can therefore be captured
+in a CUDA graph, once each kernel has run. Its first run times its configurations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invflow._numerics import compute_dtype, empty_state
 from invflow.backends.native import with_pixels_in_line
-from invflow.backends.protocol import Form, Gradients, Settings
+from invflow.backends.protocol import Call, Form, Gradients
 from invflow.backends.triton import tuning
 from invflow.backends.triton.kernels.affine_coupling import affine_coupling_bwd_kernel, affine_coupling_fwd_kernel
 from invflow.backends.triton.kernels.flow_step_by_tiles import (
@@ -38,7 +38,7 @@ _MATRIX_PROGRAMS = 512
 
 
 class Step(NamedTuple):
-    """What precedes and follows the matrix: the h of the coupling and of the injector, or None, and what they mean."""
+    """The elementwise maps around the matrix: h of the coupling and of the injector, or ``None``, and their forms."""
 
     coupling: Tensor | None = None
     injector: Tensor | None = None
@@ -48,14 +48,16 @@ class Step(NamedTuple):
     inverse: bool = False
 
 
-def step_of(coupling: Tensor | None, injector: Tensor | None, settings: Settings) -> Step:
-    """Describe what surrounds the matrix; a coupling of no channels is none."""
+def step_of(call: Call) -> Step:
+    """Describe the elementwise maps around the matrix; a coupling of no channels is none."""
+    coupling, settings = call.coupling, call.settings
     if coupling is not None and coupling.shape[1] == 0:
         coupling = None
-    return Step(coupling, injector, settings.start, settings.coupling, settings.injector, settings.inverse)
+    return Step(coupling, call.injector, settings.start, settings.coupling, settings.injector, settings.inverse)
 
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Return y and log_det of a coupling alone."""
     y, count, pixels = empty_state(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
     parts = torch.empty(
         x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x.dtype), device=x.device
@@ -83,6 +85,7 @@ def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool)
 def affine_coupling_backward(
     grad_y: Tensor, grad_log_det: Tensor, x: Tensor, h: Tensor, start: int, form: Form, inverse: bool
 ) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and h."""
     grad_x, grad_h = empty_state(x), _empty_gradient(x, h)
     if x.numel():
         with _device_of(x):
@@ -106,7 +109,7 @@ def affine_coupling_backward(
 
 
 def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
-    """y and log_det; ``shift`` None is zero, and ``matrix`` may have any strides."""
+    """Return y and log_det. ``None`` as ``shift`` is zero, and ``matrix`` may have any strides."""
     y, (batch, channels, height, width) = empty_state(x), x.shape
     pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
     in_registers = channels * matrix.element_size() <= REGISTERS
@@ -151,7 +154,7 @@ def flow_step_backward(
         None if h is None else _empty_gradient(x, h) for h in (step.coupling, step.injector)
     )
     follows = step.injector is not None and not step.inverse
-    # of the affine map's result; where nothing follows it that is grad_y
+    # of the channel map's result; that is grad_y if nothing follows
     grad_affine = torch.empty(x.shape, dtype=matrix.dtype, device=x.device) if follows else grad_y
     if x.numel():
         matrix, shift, grad_log_det = matrix.contiguous(), shift.contiguous(), grad_log_det.contiguous()
@@ -238,7 +241,7 @@ def _backward_by_tiles(
 
 
 def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of M and v, from that of the affine map's result."""
+    """Return the gradients of M and v, given that of the channel map's result."""
     batch, channels, height, width = x.shape
     block_c = min(LARGEST_TILE_OF_MATRIX[matrix.element_size()], max(16, triton.next_power_of_2(channels)))
     tiles = _cdiv(channels, block_c)
@@ -277,13 +280,13 @@ def _device_of(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def _precision() -> str:
-    """Of products of float32: IEEE unless ``torch.set_float32_matmul_precision`` was told otherwise."""
+    """Return the precision of float32 products: IEEE unless ``torch.set_float32_matmul_precision`` says otherwise."""
     chosen = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[torch.get_float32_matmul_precision()]
     return "ieee" if torch.version.hip else chosen
 
 
 def _empty_gradient(x: Tensor, h: Tensor) -> Tensor:
-    """For the gradient of h before samples that share it are summed: then in the dtype of the arithmetic."""
+    """Allocate the gradient of h before samples that share it are summed: then in the dtype of the arithmetic."""
     if h.shape[0] == x.shape[0]:
         return empty_state(h)
     return torch.empty(x.shape[0], *h.shape[1:], dtype=compute_dtype(x.dtype), device=x.device)
@@ -300,7 +303,7 @@ def _repeat(x: Tensor, h: Tensor) -> int:
 
 
 def _view(name: str, short: str, tensor: Tensor | None) -> dict[str, Any]:
-    """A tensor and its strides of samples, channels and pixels; a copy, if rows of pixels do not line up."""
+    """Return a tensor and its strides of samples, channels and pixels; a copy if rows of pixels do not line up."""
     if tensor is None:
         return {f"{name}_ptr": None, f"{short}_b": 0, f"{short}_c": 0, f"{short}_p": 0}
     tensor, (samples, channels, pixels) = with_pixels_in_line(tensor)
@@ -330,7 +333,7 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
 
 
 def _tiles(channels: int, itemsize: int) -> tuple[int, int]:
-    """Channels of a tile of the result, of which a thread has to hold its share, and how many tiles there are."""
+    """Return the channels of a tile of the result, of which a thread must hold its share, and the number of tiles."""
     largest = LARGEST_TILE[itemsize]
     block_c = max(16, triton.next_power_of_2(channels))
     if block_c > largest:

@@ -1,9 +1,9 @@
-"""Configurations of the kernels, and which of them runs.
+"""Configurations of the kernels, and the choice among them.
 
-On a GPU each kernel is timed once with each of its configurations, for every number of channels, combination of
-dtypes and power of two of pixels (``size``, :func:`size_of`); the winners are kept on disk with Triton's compiled
-kernels. Under ``torch.use_deterministic_algorithms(True)`` nothing is timed and the first configuration runs, so that
-sums are added in the same order by every process; so it does in the interpreter.
+On a GPU each kernel is timed once with each of its configurations. This happens for every number of channels,
+combination of dtypes and power of two of pixels (``size``, :func:`size_of`). Triton keeps the winners on disk with its
+compiled kernels. Under ``torch.use_deterministic_algorithms(True)``, and in the interpreter, nothing is timed and the
+first configuration runs. Every process then adds sums in the same order.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ _NUMBERS_OF_THREAD = {4: 32, 8: 4}
 
 
 def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[Config]:
-    """The configurations of a kernel between which a launch chooses.
+    """Return the configurations of a kernel between which a launch chooses.
+
+    For a kernel of tiles, the channels of a tile and the dtype of a number decide. A thread must be able to hold its
+    share of the result, and have four numbers of what it loads.
 
     Args:
         kernel: a key of :data:`CONFIGS`.
-        arguments: of the launch, by name. Of a kernel of tiles, the channels of a tile and the dtype of a number
-            decide: a thread must be able to hold its share of the result, and have four numbers of what it loads.
+        arguments: arguments of the launch, by name.
         lanes: threads of a warp.
     """
     block_c = arguments.get("BLOCK_C")
@@ -74,7 +76,7 @@ def fitting(kernel: Any, arguments: dict[str, Any], lanes: int = LANES) -> list[
 
 
 def size_of(pixels: int) -> int:
-    """The power of two at or above a number of pixels: sizes between which the choice is not made anew."""
+    """Return the least power of two that is not below a number of pixels: a new size is a new choice."""
     return 1 << max(pixels - 1, 0).bit_length()
 
 

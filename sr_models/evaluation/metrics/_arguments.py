@@ -6,7 +6,7 @@ from sr_models.io.images import check_rgb
 
 
 def check_same_rgb(sr: np.ndarray, hr: np.ndarray) -> None:
-    """Raises TypeError or ValueError unless both images are uint8 arrays (H, W, 3) of the same shape."""
+    """Raise ``TypeError`` or ``ValueError`` unless both images are uint8 arrays (H, W, 3) of the same shape."""
     check_rgb("sr", sr)
     check_rgb("hr", hr)
     if sr.shape != hr.shape:

@@ -23,7 +23,7 @@ _SMALLEST_IMAGE = 31
 
 
 def mse_distance(sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
-    r"""Returns the squared error of each pixel on images scaled to [-1, 1].
+    r"""Return the squared error of each pixel on images scaled to [-1, 1].
 
     .. math:: d(x) = \frac13 \sum_c \left( \frac{2}{255} \left(sr_c(x) - hr_c(x)\right) \right)^2
 
@@ -58,7 +58,7 @@ class LPIPSDistance:
     Args:
         alexnet: State dict of torchvision's AlexNet; only the convolutions ``features.<i>.{weight,bias}`` are used.
         linear: Weights :math:`w_l`, ``lin<l>.model.1.weight`` of shape (1, C_l, 1, 1) for l = 0 to 4.
-        device: Where to compute.
+        device: Device that computes.
 
     Raises:
         ModuleNotFoundError: If the package lpips or torchvision is missing.
@@ -92,7 +92,7 @@ class LPIPSDistance:
 
     @classmethod
     def from_local_files(cls, device: torch.device | str = "cpu") -> "LPIPSDistance":
-        """Loads the published weights from this machine; never downloads.
+        """Load the published weights from this machine, without any download.
 
         The linear weights come with the package lpips. AlexNet's must lie where torchvision would put them,
         ``checkpoints/alexnet-owt-7be5be79.pth`` in ``torch.hub.get_dir()`` (``$TORCH_HOME/hub``).
@@ -111,7 +111,7 @@ class LPIPSDistance:
 
     @torch.inference_mode()
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
-        """Returns the distance map.
+        """Return the distance map.
 
         Args:
             sr: Array (H, W, 3), uint8, at least 31 pixels high and wide.
@@ -138,7 +138,7 @@ class LPIPSDistance:
 
 
 def lpips_available() -> tuple[bool, str]:
-    """Tells whether :meth:`LPIPSDistance.from_local_files` finds all it needs, and why not.
+    """Tell whether :meth:`LPIPSDistance.from_local_files` finds all it needs, and why not.
 
     Returns:
         ``(True, path)`` with the path of the AlexNet weights, or ``(False, reason)``. Imports and downloads nothing.
@@ -153,10 +153,10 @@ def lpips_available() -> tuple[bool, str]:
 
 
 def best_available_distance(device: torch.device | str = "cpu") -> tuple[str, Distance]:
-    """Returns LPIPS if its weights are on this machine, and otherwise the squared error.
+    """Return LPIPS if its weights are on this machine, and otherwise the squared error.
 
     Args:
-        device: Where to compute LPIPS.
+        device: Device that computes LPIPS.
 
     Returns:
         ``("lpips", distance)`` or ``("mse", distance)``. Scores by different distances cannot be compared, so report
@@ -185,7 +185,7 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _assign(module: torch.nn.Module, sources: dict[str, tuple[str, Mapping[str, Tensor]]]) -> None:
-    """Gives each parameter of the module, by its name there, the value of a named entry of a state dict."""
+    """Give each parameter of the module, by its name there, the value of a named entry of a state dict."""
     parameters = dict(module.named_parameters())
     state = {}
     for name, (source, weights) in sources.items():

@@ -28,7 +28,7 @@ class DiversityResult:
 
 
 def diversity_score(samples: Sequence[np.ndarray], hr: np.ndarray, distance: Distance) -> DiversityResult:
-    r"""Measures how much closer to the truth one gets by choosing among the samples pixel by pixel.
+    r"""Measure how much closer to the truth one gets by choosing among the samples pixel by pixel.
 
     .. math:: \mathrm{score} = 100 \, \frac{G - L}{G}, \qquad
               G = \min_i \mathrm{mean}_x\, d_i(x), \qquad L = \mathrm{mean}_x \min_i d_i(x)

@@ -12,7 +12,7 @@ _SSIM_WINDOW = 7
 
 
 def psnr(sr: np.ndarray, hr: np.ndarray) -> float:
-    r"""Returns the peak signal-to-noise ratio over all pixels and channels, in decibels.
+    r"""Return the peak signal-to-noise ratio over all pixels and channels, in decibels.
 
     .. math:: 10 \log_{10} \frac{255^2}{\mathrm{mean}\, (sr - hr)^2}
 
@@ -33,7 +33,7 @@ def psnr(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 def ssim(sr: np.ndarray, hr: np.ndarray) -> float:
-    """Returns the structural similarity, the mean over the channels R, G and B.
+    """Return the structural similarity, the mean over the channels R, G and B.
 
     Uniform 7x7 window and sample covariance, scikit-image's defaults, which the SR-flow papers use; a Gaussian window
     gives other numbers.
@@ -60,7 +60,7 @@ def ssim(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 def lr_psnr(sr: np.ndarray, hr: np.ndarray, scale: int) -> float:
-    """Returns the PSNR between the two images after shrinking both, in decibels.
+    """Return the PSNR between the two images after shrinking both, in decibels.
 
     It measures whether a super-resolved image is consistent with the low-resolution one. As in the NTIRE challenges
     on learning the super-resolution space (2021, 2022), the truth is shrunk too, from and to 8 bits, rather than taken

@@ -30,7 +30,7 @@ INCLUDE = [CSRC / "include", CSRC / "cuda"]
 
 
 def unavailable(capability: int | None) -> str | None:
-    """Why the kernels cannot run here, or None."""
+    """Return why the kernels cannot run here, or ``None``."""
     try:
         import pybind11  # noqa: F401
     except ImportError:
@@ -66,14 +66,14 @@ def cuda_on_cpu(
     sanitize: str | None = None,
     **options: Any,
 ) -> Iterator[list[HostLaunch]]:
-    """Inside, the backend "cuda" takes tensors of the CPU, and nothing else.
+    """Let the backend "cuda" take tensors of the CPU, and nothing else, inside the context.
 
-    With a compute ``capability`` such as 80 it runs the PTX that nvcc makes of its kernels; ``options`` are those of
-    ``through_ptx``, and the list of launches is yielded. Without one it runs the kernels as g++ compiles them, under a
-    sanitizer if the process runs under the same (see ``run_sanitized``), and the list stays empty.
+    A compute ``capability`` such as 80 makes it run the PTX of nvcc. ``options`` are those of ``through_ptx``, and the
+    list of launches is yielded. ``None`` makes it run the kernels as g++ compiles them. They run under a sanitizer if
+    the process runs under the same (see ``run_sanitized``), and the list stays empty.
 
-    The host code divides the work as for a GPU with so many ``multiprocessors`` of architecture ``device``; default:
-    ``capability``, or else 80. Few, so that small states too give blocks more than one tile.
+    The host code divides the work as for a GPU with so many ``multiprocessors`` of architecture ``device``, by default
+    ``capability``, or else 80. They are few, so that small states too give blocks more than one tile.
     """
     path = library(sanitize)
     chip = MULTIPROCESSORS[device or capability or 80]

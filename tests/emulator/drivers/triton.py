@@ -57,7 +57,7 @@ def triton_on_cpu(capability: int = 80, **options: Any) -> Iterator[list[Launch]
 
 
 class _Driver(DriverBase):
-    """What ``JITFunction.run`` and ``CompiledKernel`` ask of a driver."""
+    """Driver as ``JITFunction.run`` and ``CompiledKernel`` use it."""
 
     def __init__(self, capability: int, options: dict[str, Any], launches: list[Launch]) -> None:
         self.capability = capability

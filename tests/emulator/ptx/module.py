@@ -1,8 +1,8 @@
-"""Runs PTX kernels on the CPU: ``ptx_module(text).launch(name, grid, block, shared_bytes, arguments)``.
+"""Execution of PTX kernels on the CPU: ``ptx_module(text).launch(name, grid, block, shared_bytes, arguments)``.
 
 The PTX, as nvcc or Triton emitted it, is translated to C++ and run with one fiber for each CUDA thread, one block at a
-time. Every address is checked against the buffers of the launch, every barrier and warp operation against the rules of
-CUDA; an error in the kernel raises ``KernelError`` with the PTX instruction, thread and block.
+time. Every address is checked against the buffers of the launch, and every barrier and warp operation against the rules
+of CUDA. An error in the kernel raises ``KernelError`` with the PTX instruction, thread and block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _lock = threading.Lock()
 
 
 class KernelError(RuntimeError):
-    """What a kernel did wrong, where, and in which thread."""
+    """Error of a kernel, with its place and thread."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _precompiled_header(cache: Path | None) -> Path:
 
 
 def ptx_module(ptx: str, cache_dir: Path | None = None, kernels: Sequence[str] | None = None) -> PtxModule:
-    """Translates and compiles the ``kernels`` of ``ptx``, or all of them; raises ``PtxError``, with the line, where it
+    """Translate and compile the ``kernels`` of ``ptx``, or all of them; raise ``PtxError``, with the line, where it
     is not understood. Compiled modules are kept in ``cache_dir`` (default: ``build/emulator``)."""
     return PtxModule(ptx, cache_dir, kernels)
 
@@ -162,7 +162,7 @@ class PtxModule:
         buffers: Sequence[torch.Tensor] = (),
         **options: Any,
     ) -> Trace | None:
-        """Runs kernel ``name`` on ``grid`` blocks of ``block`` threads (one to three sizes each).
+        """Run kernel ``name`` on ``grid`` blocks of ``block`` threads (one to three sizes each).
 
         ``arguments``: for each ``.param`` a CPU tensor (passed as its address), a number, None (a null pointer), or
         ``bytes`` (a structure passed by value). The kernel may touch exactly the memory that these tensors span, and
@@ -194,12 +194,12 @@ class PtxModule:
         worst_approximations: bool = False,
         trace: bool = False,
     ) -> Trace | None:
-        """As ``launch``, with the parameters as CUDA packs them, and ``memory`` (address, bytes) that may be touched.
+        """Launch with the parameters as CUDA packs them, and ``memory`` (address, bytes) that may be touched.
 
-        ``order`` of threads and blocks between barriers: "ascending", "descending" or "random" (with ``seed``).
-        ``check_races`` reports memory that two threads use without order, one of them writing. With
-        ``worst_approximations`` the approximate functions (``ex2.approx`` and its like) are wrong by as much as the PTX
-        manual allows, instead of exact. ``trace`` returns what the launch would cost a GPU.
+        ``order`` of threads and blocks between barriers is "ascending", "descending" or "random" (with ``seed``).
+        ``check_races`` reports memory that two threads use without order, one of them writing.
+        ``worst_approximations`` makes approximate functions (``ex2.approx`` and its like) wrong by as much as the PTX
+        manual allows, instead of exact. ``trace`` returns the launch's costs to a GPU.
         """
         kernel = self.kernels[name]
         if order not in _ORDERS:
@@ -241,7 +241,7 @@ class PtxModule:
             return self._trace(kernel, counts) if trace else None
 
     def _with_source(self, message: str) -> str:
-        """Appends the PTX instructions at the lines that a message names."""
+        """Append the PTX instructions at the lines that a message names."""
         numbers = sorted({int(number) for number in re.findall(r"\bline (\d+)", message)} - {0})
         return "\n".join([message, *(f"  PTX line {number}: {self.lines[number - 1].strip()}" for number in numbers)])
 

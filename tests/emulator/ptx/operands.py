@@ -164,7 +164,7 @@ _TABLE: dict[str, tuple[Translate, frozenset[str]]] = {}
 
 
 def translates(*opcodes: str, modifiers: str = "") -> Callable[[Translate], Translate]:
-    """Registers a function for ``opcodes`` with the modifiers it understands, besides types; any other is an error."""
+    """Register a function for ``opcodes`` with the modifiers it understands, besides types; any other is an error."""
 
     def register(function: Translate) -> Translate:
         for opcode in opcodes:

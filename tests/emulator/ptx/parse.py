@@ -1,6 +1,6 @@
 """PTX text as data: a module, its kernels, their parameters, variables and instructions.
 
-Grammar: NVIDIA, "Parallel Thread Execution ISA". What nvcc and Triton emit is understood; the rest raises ``PtxError``.
+Grammar: NVIDIA, "Parallel Thread Execution ISA". It covers the PTX of nvcc and Triton; the rest raises ``PtxError``.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class _Body:
             raise PtxError(f"line {self.line}: unfinished statement {pending.strip()}")
 
     def _take(self, rest: str, pending: str) -> tuple[str, str]:
-        """Consumes a label, brace or piece of a statement; returns what is left of the line and of the statement."""
+        """Consume a label, brace or piece of a statement; return what is left of the line and of the statement."""
         if not pending and rest[0] in "{}":
             self._scope(rest[0])
             return rest[1:].strip(), ""

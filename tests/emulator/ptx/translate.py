@@ -104,7 +104,7 @@ def _global(symbol: str, variable: Variable) -> str:
 
 
 def instruction_kind(instruction: Instruction) -> str:
-    """What part of a GPU an instruction keeps busy: the keys of a trace's instruction mix."""
+    """Return the part of a GPU that an instruction keeps busy: a key of a trace's instruction mix."""
     name, parts = instruction.opcode[0], instruction.opcode
     kinds = types_of(instruction)
     if name in ("ld", "ldu", "st", "atom", "red", "cp", "ldmatrix", "stmatrix"):

@@ -34,7 +34,7 @@ All targets take some minutes on two processor cores; nothing is taken from or l
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 1 if ``--check`` found something, or 2 if it cannot run."""
+    """Run the command; return its exit status: 0, or 1 if ``--check`` found something, or 2 if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.gates.compile_report",
         description=_DESCRIPTION,

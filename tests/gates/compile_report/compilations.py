@@ -75,7 +75,7 @@ def rows(
 
 
 def violations(row: Row) -> list[str]:
-    """What is wrong with a compiled kernel, in words."""
+    """Return the violations of a compiled kernel, in words."""
     facts, allowed = row.facts, TARGETS[row.target].shared
     found = []
     if facts.spills:

@@ -48,14 +48,14 @@ class Source(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a compiled kernel needs.
+    """Resources of a compiled kernel.
 
     Attributes:
-        registers: of a thread.
+        registers: registers of a thread.
         spills: bytes of a thread's registers that are kept in memory.
         scalar_spills: scalar registers of AMD's processors that are kept in lanes of vector registers, not in memory.
         shared: bytes of shared memory of a block.
-        widest_load: from global memory, in bits.
+        widest_load: widest load from global memory, in bits.
         seconds: processor time of the compilation.
     """
 
@@ -68,7 +68,7 @@ class Facts(NamedTuple):
 
 
 def source_of(kernel: Any, arguments: dict[str, Any], config: triton.Config, target: Target) -> Source:
-    """What ``kernel[grid](**arguments)`` with a configuration would compile on a target."""
+    """Return the source that ``kernel[grid](**arguments)`` with a configuration would compile for a target."""
     backend = make_backend(target.gpu)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialisation, options = bind(**arguments, **config.all_kwargs())
@@ -90,7 +90,7 @@ def compile_for(kernel: Any, source: Source, target: Target) -> tuple[Any, float
 
 
 def facts_of(compiled: Any, seconds: float) -> Facts:
-    """Reads the binary of an NVIDIA processor or the assembly of an AMD one."""
+    """Read the binary of an NVIDIA processor or the assembly of an AMD one."""
     shared = compiled.metadata.shared
     if "cubin" in compiled.asm:
         registers, spills = _resources(compiled.asm["cubin"])
@@ -127,8 +127,11 @@ def _widest_load_of_ptx(text: str) -> int:
 
 
 def _widest_load_of_amdgcn(text: str) -> int:
-    """Triton loads tensors of less than 2 GiB through buffers, and only tensors: where it does, other loads are of
-    single numbers, which LLVM joins where they are neighbours."""
+    """Return the widest load of an AMD kernel.
+
+    Triton loads tensors of less than 2 GiB through buffers, and only tensors. Other loads are then of single numbers,
+    which LLVM joins if they are neighbours.
+    """
     loads = re.findall(r"\b(buffer|global|flat)_load_[us]?(byte|short|dword)(?:x(\d))?\b", text)
     buffers = [load for load in loads if load[0] == "buffer"]
     bits = {"byte": 8, "short": 16, "dword": 32}

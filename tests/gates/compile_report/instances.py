@@ -1,7 +1,7 @@
-"""The launches that the report compiles: what the operators would launch, recorded instead of run.
+"""Launches that the report compiles: those of the operators, recorded instead of run.
 
-Operators are called on tensors without memory (device ``meta``) and the layer that launches kernels is replaced, so
-that a kernel is compiled with the very arguments that it is launched with.
+Operators are called on tensors without memory (device ``meta``), with the launcher replaced. A kernel is thus compiled
+with the very arguments that it is launched with.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Instance(NamedTuple):
 
 
 def recorded(name: str, call: Callable[[], Any]) -> list[Instance]:
-    """What a call of an operator launches, in order."""
+    """Return the launches of a call of an operator, in order."""
     launched: list[Instance] = []
 
     def record(kernel: Any, grid: Callable[[dict[str, Any]], tuple[int, ...]], **arguments: Any) -> None:
@@ -86,7 +86,7 @@ def flow_step(
     form: AffineForm = FORMS[0],
     injector: bool = True,
 ) -> list[Instance]:
-    """Coupling of half of the channels, affine map, and injector if wanted."""
+    """Coupling of half of the channels, channel map, and injector if wanted."""
     x, matrix, shift, _ = _state(shape, dtype)
     step = _step(x, inverse, form, injector)
     name = _name("flow_step", shape, dtype, form, inverse)
@@ -108,7 +108,7 @@ def flow_step_backward(
 
 
 def channel_affine(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Instance]:
-    """The affine map alone, and its gradients."""
+    """The channel map alone, and its gradients."""
     x, matrix, shift, grad_log_det = _state(shape, dtype)
     forward, backward = (
         _name("channel_affine", shape, dtype, FORMS[0], backward=backward) for backward in (False, True)

@@ -14,47 +14,53 @@ _HEADER = ("kernel", "instance", "target", "configuration", "registers", "spills
 
 _INTRODUCTION = """# Triton kernels: compiled, not run
 
-This page is written by `python -m tests.gates.compile_report --markdown docs/kernels/triton.md`.
+`python -m tests.gates.compile_report --markdown docs/kernels/triton.md` writes this page.
 
-No GPU was at hand when these kernels were written. What is known of them comes from four sources:
+No GPU was at hand when these kernels were written. Four sources tell about them:
 
-- their results: the tests of the operators run in Triton's interpreter on the CPU, against the reference in float64;
-- the same tests run on the PTX that Triton makes of them for sm_80, executed on the CPU
-  (`INVFLOW_TEST_PTX=80 python -m pytest`, see [how](../cuda-on-cpu.md));
-- the machine code: every kernel is compiled for the processors below from the arguments that the operators launch it
-  with, recorded on tensors without memory and specialised by Triton's own launcher. The first table is what the
-  compilers say of the result;
-- a model: the second table is computed from bytes, operations and datasheets. **Nothing in it was measured.**
+- **Results.** The tests of the operators run in Triton's interpreter on the CPU, against the reference in float64.
+- **PTX.** The same tests run on the PTX that Triton makes for sm_80, executed on the CPU (`INVFLOW_TEST_PTX=80 python
+  -m pytest`, see [how](../cuda-on-cpu.md)).
+- **Machine code.** Every kernel is compiled for the processors below, with the arguments that the operators launch it
+  with. They are recorded on tensors without memory and specialised by Triton's own launcher. The first table shows the
+  compilers' figures.
+- **A model.** The second table is computed from bytes, operations and datasheets. **Nothing in it was measured.**
 
-That a kernel runs on a GPU, how fast it is, and that the driver's compiler makes no mistakes is not shown by any of
-them. `pytest -m gpu` runs the tests of the operators on a machine that has one.
+None of them shows that a kernel runs on a GPU, how fast it is, or that the driver's compiler makes no mistakes.
+`pytest -m gpu` runs the tests of the operators on a machine that has a GPU.
 
 ## What the compilers say
 
-Triton {version}. `python -m tests.gates.compile_report --check` fails on any of these: registers that are
-kept in memory; more shared memory than a block may have
-({shared});
-a widest load from global memory below {widest} bits where states are float32 and contiguous; more than
-{slowest:.0f} s of processor time to compile.
+Triton {version} compiled the kernels. `python -m tests.gates.compile_report --check` fails on any of these:
 
-A cell has the registers of a thread and, where there is any, the shared memory of a block, over all compiled
-configurations. On gfx942 scalar registers may be kept in lanes of vector registers ("scalar"), which costs
-instructions but no memory traffic. What two instances have in common is compiled once and shown with the first.
+- registers that are kept in memory;
+- more shared memory than a block may have: {shared};
+- a widest load from global memory below {widest} bits, if states are float32 and contiguous;
+- more than {slowest:.0f} s of processor time to compile.
+
+A cell holds the registers of a thread and the shared memory of a block, if any, over all compiled configurations.
+gfx942 may keep scalar registers in lanes of vector registers ("scalar"). That costs instructions but no memory traffic.
+A kernel that two instances share is compiled once and shown with the first.
 
 """
 
 _PREDICTED = """
 ## Predicted, not run
 
-The benchmark cases in float32, each kernel in its first configuration. Time is the largest of bytes over copy
-bandwidth ({efficiency:.0%} of the datasheet's, an assumption), floating-point operations over the float32 peak, and
-instructions over the rate at which they are issued, and {launch:.0f} us from one kernel to the next, an assumption as
-well. Bytes count each tensor once, and the operands of `matrix_gradient_kernel` once for each tile of the matrix that
-reads them; instructions are those of products and couplings, without loads and stores. "busy" is the share of a
-multiprocessor's threads that registers and shared memory let it hold. The formulas are in
-`tests/gates/compile_report/predict.py`. The sums of the kernels' parts (`log_det`, the gradients of matrix and
-shift) are PyTorch's and not counted. Triton supports no processor before sm_80, so that the column of the RTX 2080 Ti
-(sm_75) supposes that its code for it is right.
+The table has the benchmark cases in float32, with each kernel in its first configuration. The predicted time is the
+largest of three terms, plus {launch:.0f} us from one kernel to the next, an assumption:
+
+- bytes over copy bandwidth, assumed to be {efficiency:.0%} of the datasheet's;
+- floating-point operations over the float32 peak;
+- instructions over the rate at which they are issued.
+
+Bytes count each tensor once, and the operands of `matrix_gradient_kernel` once for each tile of the matrix that reads
+them. Instructions are those of products and couplings, without loads and stores. "busy" is the share of a
+multiprocessor's threads that registers and shared memory let it hold. `tests/gates/compile_report/predict.py` has the
+formulas.
+
+PyTorch sums the kernels' parts (`log_det`, the gradients of matrix and shift); these sums are not counted. Triton
+supports no processor before sm_80. The column of the RTX 2080 Ti (sm_75) supposes that its code for it is right.
 
 """
 

@@ -1,4 +1,4 @@
-r"""A first-order model of a kernel's time, from what it moves and computes. Nothing of it was measured.
+r"""First-order model of a kernel's time, from the bytes it moves and the operations it does. Nothing was measured.
 
 .. math:: t = \max\left(\frac{\text{bytes}}{\text{copy bandwidth}}, \frac{\text{flops}}{\text{peak}} q,
     \frac{\text{instructions}}{\text{issue rate}} q\right) + \text{launch},
@@ -19,12 +19,12 @@ from tests.gates.compile_report.compilations import configurations_of, facts_of_
 from tests.gates.compile_report.compiling import TARGETS, Facts, source_of
 from tests.gates.compile_report.instances import Instance, flow_step, flow_step_backward
 
-#: Of the bandwidth in the datasheet, what a copy is taken to reach. An assumption.
+#: Share of the datasheet's bandwidth that a copy reaches. An assumption.
 COPY_EFFICIENCY = 0.85
-#: From the end of a kernel to the first instruction of the next one in its stream, seconds. An assumption.
+#: Seconds from the end of a kernel to the first instruction of the next one in its stream. An assumption.
 LAUNCH = 3e-6
 
-# Of the published form, an element: floating-point operations (a fused multiply-add is two) and all instructions,
+# Floating-point operations (a fused multiply-add is two) and all instructions of an element in the published form,
 # counted in the machine code of affine_coupling_fwd_kernel and affine_coupling_bwd_kernel for sm_80, configuration 512
 # pixels on 4 warps; the larger of the two directions.
 _MAP = (64, 122)
@@ -69,7 +69,7 @@ SHAPES = ((16, 12, 80, 80), (16, 48, 40, 40), (16, 192, 20, 20), (1, 12, 540, 96
 
 
 class Work(NamedTuple):
-    """What a launch does: bytes to and from memory, floating-point operations, instructions of threads, programs."""
+    """Work of a launch: bytes to and from memory, floating-point operations, instructions of threads, programs."""
 
     bytes: int
     flops: int

@@ -218,11 +218,11 @@ def gradients(golden: Golden, model: sr_models.SuperResolutionFlow, run: str) ->
 
 
 def test_gradients(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:
-    """Float64 gives the published gradients; float32 is at most twice as wrong as plain PyTorch, between the same kinks.
+    """Float64 gives the published gradients; float32 errs at most twice as much as plain PyTorch, between equal kinks.
 
-    A ReLU's input of -3.5e-6 (the largest of its layer is 3.1) became 9e-8 in ncsr_4_full with one thread and
-    memory="invert", and this one sign of 2.7 million changed gradients by 5e-3 where rounding changes them by 3e-6.
-    The float32 runs therefore take all signs from the float64 run, and their pre-activations are compared too.
+    One ReLU's input of -3.5e-6, in a layer whose largest is 3.1, became 9e-8 with one thread and ``memory="invert"``
+    (ncsr_4_full). This sign alone changed gradients by 5e-3, while rounding changes them by 3e-6.
+    The float32 runs therefore take all signs from the float64 run, and their pre-activations are compared as well.
     """
     unused = set(golden.facts["params_without_grad"])
     names = [name for name in golden.facts["param_names"] if name not in unused]

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: two photographs, and a tiny model trained on them."""
+"""Setup of the tests of the commands: two photographs, and a tiny model trained on them."""
 
 from __future__ import annotations
 

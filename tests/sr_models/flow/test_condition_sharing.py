@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
+from invflow.layers import condition
 from sr_models.flow import decoding
-from sr_models.flow.condition_sharing import LevelContext, conditioned_inverse, features_conv
+from sr_models.flow.condition_sharing import LevelContext, features_conv
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.networks.coupling import ConvActNorm, ShallowNet
@@ -124,7 +125,7 @@ def test_an_actnorm_that_waits_for_its_first_batch_gets_it() -> None:
     step = FlowStep(4, coupling=coupling)
     features = Features(torch.randn(1, 1, 4, 4), torch.randn(1, 2, 2, 2), 2)
     z = torch.randn(1, 4, 4, 4)
-    actual = conditioned_inverse(step, LevelContext(features))(z, slice(0, 1))
+    actual = condition(step, LevelContext(features))(z, slice(0, 1))
     convolutions = [module for module in step.modules() if isinstance(module, ConvActNorm)]
     assert len(convolutions) == 2
     assert not any(convolution.waits() for convolution in convolutions)
@@ -156,6 +157,38 @@ def test_networks_that_cannot_be_split_get_the_joined_context() -> None:
         expected, _ = level.inverse(z, features.joined())
         actual = decode_levels([level], [z], [LevelContext(features)])
     torch.testing.assert_close(actual, expected)
+
+
+def full_step(net: type[nn.Module], context_channels: int) -> FlowStep:
+    return FlowStep(
+        4,
+        injector=AffineInjector(4, net(context_channels, 8, 8), context_channels=context_channels),
+        coupling=AffineCoupling(4, net(2 + context_channels, 8, 4), context_channels=context_channels),
+    ).eval()
+
+
+class Doubled(ShallowNet):
+    """Overrides what the network computes, and knows nothing of its parts."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return 2 * super().forward(x, context)
+
+
+@pytest.mark.parametrize("net", [ShallowNet, Doubled])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_networks_see_the_whole_context_and_are_not_bypassed(net: type[nn.Module], noisy: bool) -> None:
+    torch.manual_seed(0)
+    step = full_step(net, 4 if noisy else 3)
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        features = Features(torch.randn(2, 1, 4, 4), torch.randn(2, 2, 2, 2), 2)
+        context = LevelContext(features, torch.randn(2, 1, 4, 4) if noisy else None)
+        z = torch.randn(4, 4, 4, 4)
+        expected, _ = step.inverse(z, context.joined())
+        inverse = condition(step, context)
+        torch.testing.assert_close(inverse(z, slice(0, 2)), expected)
+        torch.testing.assert_close(inverse(z[2:], slice(1, 2)), expected[2:])
 
 
 def test_an_empty_batch_decodes_to_an_empty_batch() -> None:

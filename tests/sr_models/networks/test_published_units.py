@@ -130,7 +130,7 @@ def test_gaussian(srflow: Golden) -> None:
         x, mean, log_scale = (srflow[f"gauss/{name}"].to(dtype) for name in ("x", "mean", "logs"))
         # mean and log-scale are the even and odd channels of the network's output
         h = torch.stack([mean, log_scale], 2).flatten(1, 2)
-        epsilon, log_det = invflow.ops._gaussian_split(x, h)
+        epsilon, log_det = invflow.gaussian_split(x, h)
         return {
             "gauss/logp": invflow.standard_normal_log_prob([epsilon]) + log_det,
             "gauss/logp_std": invflow.standard_normal_log_prob([x]),

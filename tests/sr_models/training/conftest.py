@@ -1,4 +1,4 @@
-"""What the tests of training share: one photograph, and the settings of a short run."""
+"""Setup of the tests of training: one photograph, and the settings of a short run."""
 
 from __future__ import annotations
 

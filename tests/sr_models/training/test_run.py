@@ -22,7 +22,7 @@ MakeConfig = Callable[..., TrainingConfig]
 
 
 class StopAt(lightning.Callback):
-    """What a killed process does to a run."""
+    """Interruption of a run, as a killed process causes it."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -1,8 +1,8 @@
 """Kernels of ``affine_coupling``, and so of the affine injector and of ``gaussian_split``: no matrix, only maps.
 
-A program owns ``BLOCK`` pixels of one channel of one sample; channels that are not transformed are copied. Floor of the
-forward kernel: read x and h, write y; of the backward kernel: read grad_y, x and h, write grad_x and grad_h; about 40
-operations an element, so that memory decides.
+A program owns ``BLOCK`` pixels of one channel of one sample. Channels that are not transformed are copied. The floor of
+the forward kernel is to read x and h and to write y. The floor of the backward kernel is to read grad_y, x and h and to
+write grad_x and grad_h. An element takes about 40 operations, so memory decides.
 """
 
 import triton
@@ -19,7 +19,7 @@ from invflow.backends.triton.kernels.elementwise import (
 
 @triton.jit
 def _place(pixels, BLOCK: tl.constexpr):
-    """Sample, channel, number of the block of pixels, pixels of this program (BLOCK,) and which of them exist."""
+    """Return sample, channel, block of pixels, pixels (BLOCK,) of this program, and a mask of those that exist."""
     blocks = tl.cdiv(pixels, BLOCK)
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks

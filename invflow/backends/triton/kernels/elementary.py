@@ -1,8 +1,9 @@
 """Elementary functions in float32 and float64 that are as accurate as those of the host.
 
-Triton's own ``exp`` and ``log`` compile to approximations of the processor whose relative error grows with the
-argument, and it has no ``tanh`` outside of vendor libraries that its interpreter lacks. These are a range reduction
-and a polynomial, the same on every processor and in the interpreter. In float64 Triton's functions are accurate.
+Triton's own ``exp`` and ``log`` compile to approximations of the processor, whose relative error grows with the
+argument. Triton has ``tanh`` in vendor libraries only, which its interpreter lacks. These functions are a range
+reduction and a polynomial, the same on every processor and in the interpreter. In float64 Triton's functions are
+accurate.
 
 Every function takes and returns a tensor of any shape and keeps NaN.
 """
@@ -19,8 +20,10 @@ _SQRT_HALF_BITS: tl.constexpr = tl.constexpr(0x3F3504F3)
 
 @triton.jit
 def _exponential(x):
-    """exp(x) = a b (1 + q) in float32, where a and b are powers of two; in two factors, so that results overflow to
-    infinity and underflow through the subnormal numbers as they should. NaN becomes a number."""
+    """exp(x) = a b (1 + q) in float32, where a and b are powers of two. NaN becomes a number.
+
+    Two factors let results overflow to infinity, and underflow through the subnormal numbers, as they should.
+    """
     x = tl.where(x > -104.0, x, -104.0)
     x = tl.where(x < 89.0, x, 89.0)
     n = tl.floor(x * _LOG2_E + 0.5)
@@ -99,8 +102,10 @@ def log_sigmoid(x):
 
 @triton.jit
 def tanh_and_slope(x):
-    """tanh(x) and its derivative, from m = exp(2 |x|) - 1: |tanh x| is m / (m + 2) for small |x| and 1 - 2 / (m + 2)
-    for large, the derivative 4 (m + 1) / (m + 2)^2."""
+    """tanh(x) and its derivative, from m = exp(2 |x|) - 1.
+
+    |tanh x| is m / (m + 2) for small |x| and 1 - 2 / (m + 2) for large. The derivative is 4 (m + 1) / (m + 2)^2.
+    """
     if x.dtype == tl.float64:
         a = tl.where(tl.abs(x) > 350.0, 350.0, tl.abs(x))
         u = tl.exp(a + a)

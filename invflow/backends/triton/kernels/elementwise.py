@@ -1,7 +1,7 @@
-r"""Elementwise affine maps that a network's output h makes, and their gradients, on tensors in registers.
+r"""Elementwise maps that a network's output h makes, and their gradients, on tensors in registers.
 
-``FORM`` is :meth:`invflow.AffineForm.flat`: scale, parameter, order, packing. With the shift :math:`t` and the scale
-:math:`s` that it makes of h:
+``FORM`` is :meth:`invflow.AffineForm.for_kernels`: scale, parameter, order, packing. It makes a shift :math:`t` and a
+scale :math:`s` of h:
 
 ====================  ====================  ==========================
 order                 forward               inverse
@@ -106,7 +106,7 @@ def transform_before_matrix(
     x, coupling_ptr, c_c, j, c_offsets, in_coupling, injector_ptr, i_c, k, i_offsets, inside,
     COUNT: tl.constexpr, C: tl.constexpr, COUPLING: tl.constexpr, INJECTOR: tl.constexpr, INVERSE: tl.constexpr,
 ):  # fmt: skip
-    """What the matrix of a flow step multiplies, and its share of log_det: the coupling and, decoding, the injector.
+    """The state that the matrix of a flow step multiplies, after coupling and (decoding) injector, and their log_det.
 
     Args:
         x: state, channels by pixels or pixels of one channel.
@@ -114,7 +114,7 @@ def transform_before_matrix(
         c_c, i_c: stride of its channels.
         j, k: channel of x, counted from the first transformed one; for coupling and injector.
         c_offsets, i_offsets: of the pixels in h.
-        in_coupling, inside: which elements each of them transforms.
+        in_coupling, inside: masks of the elements that each of them transforms.
     """
     log_det = tl.zeros(x.shape, x.dtype)
     if coupling_ptr is not None:
@@ -157,8 +157,10 @@ def gradients_before_matrix(
 
 @triton.jit
 def store_part(ptr, parts, value, block, BLOCK: tl.constexpr, GRAIN: tl.constexpr):
-    """Store the sum over a block of pixels among the ``parts`` for every ``GRAIN`` pixels, with zeros for the rest of
-    the block: how many parts there are does not depend on the size of blocks, which is tuned."""
+    """Store the sum over a block of pixels in the first of its parts, and zeros in the rest.
+
+    There is a part for every ``GRAIN`` pixels, so their number does not depend on the size of blocks, which is tuned.
+    """
     i = tl.arange(0, BLOCK // GRAIN)
     part = block * (BLOCK // GRAIN) + i
     tl.store(ptr + part, tl.where(i == 0, value, 0.0), mask=part < parts)

@@ -1,12 +1,12 @@
 """Kernels of ``flow_step`` for many channels: matrix products of tiles.
 
 A program owns ``BLOCK_P`` pixels of one sample and ``BLOCK_C`` channels of the result. The product runs over the
-channels that the matrix sums in tiles of ``BLOCK_K``, so that few operands are in registers at a time. With all
-channels in one tile the floor of the forward kernel is: read x and h, write y, and C^2 multiply-adds a pixel; with
-several, each reads x and the coupling's h again.
+channels that the matrix sums in tiles of ``BLOCK_K``, so that few operands are in registers at a time. The floor of the
+forward kernel is to read x and h, write y, and C^2 multiply-adds a pixel, if one tile holds all channels. Each further
+tile reads x and the coupling's h again.
 
-The gradients take two kernels. Where an injector follows the affine map, the first computes M x + v again and the
-gradients of the injector; the second multiplies by the transposed matrix and goes back through what precedes it.
+The gradients take two kernels. The first runs only if an injector follows the channel map. It computes M x + v again,
+and the gradients of the injector. The second multiplies by the transposed matrix and goes back through the maps before.
 """
 
 import triton
@@ -39,8 +39,10 @@ def _affine_map(
     COUPLING: tl.constexpr, INJECTOR: tl.constexpr, INVERSE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """M z + v for channels o (BLOCK_C, 1) and pixels p (1, BLOCK_P), where z is x after what precedes the matrix, and
-    the sum over channels of its log_det (BLOCK_K, BLOCK_P), of which zero outside."""
+    """M z + v for channels o (BLOCK_C, 1) and pixels p (1, BLOCK_P), where z is x after the maps before the matrix.
+
+    The second result is the log_det of these maps (BLOCK_K, BLOCK_P), summed over tiles of channels.
+    """
     dtype = matrix_ptr.dtype.element_ty
     y = tl.zeros((BLOCK_C, BLOCK_P), dtype)
     if shift_ptr is not None:
@@ -166,7 +168,7 @@ def flow_step_output_bwd_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Gradients of the injector that follows the affine map, encoding, and of that map's result. Grid as forward."""
+    """Gradients of the injector that follows the channel map, encoding, and of that map's result. Grid as forward."""
     sample, p = _place(pixels, BLOCK_P)
     o = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C).to(tl.int64))[:, None]
     inside = (o < C) & (p < pixels)
@@ -187,7 +189,7 @@ def flow_step_output_bwd_kernel(
 
 @triton.jit
 def flow_step_input_bwd_kernel(
-    grad_affine_ptr,  # gradient of the affine map's result (B, C, P)
+    grad_affine_ptr,  # gradient of the channel map's result (B, C, P)
     ga_b,
     ga_c,
     ga_p,
@@ -232,7 +234,7 @@ def flow_step_input_bwd_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Gradients of x and of the h of what precedes the matrix. Grid as forward."""
+    """Gradients of x and of the h of the maps before the matrix. Grid as forward."""
     sample, p = _place(pixels, BLOCK_P)
     i = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C).to(tl.int64))[:, None]
     inside = (i < C) & (p < pixels)

@@ -1,14 +1,14 @@
 """Kernels of ``flow_step`` for few channels: a thread holds all channels of its pixels.
 
 A program owns ``BLOCK`` pixels of one sample. Each thread loads its pixels of every channel, as many as fill 128 bits,
-and multiplies them by the matrix, whose elements are read from the cache. Nothing goes through shared memory. Floor of
-the forward kernel: read x and h, write y, and C^2 multiply-adds a pixel.
+and multiplies them by the matrix, whose elements are read from the cache. Nothing goes through shared memory. The floor
+of the forward kernel is to read x and h, write y, and C^2 multiply-adds a pixel.
 
 Strides of channels are declared as int64, because the number of a channel is a constant. Other strides multiply int64
-numbers and are not declared: Triton makes a constant of a stride of 1, without which it would load one number at a
-time, only where there is no declaration.
+numbers and are not declared. Only then does Triton make a constant of a stride of 1. Without it, Triton would load one
+number at a time.
 
-``channel_affine`` is the forward kernel without maps; its gradient with respect to x as well, by the transposed matrix.
+``channel_affine`` is the forward kernel without maps. So is its gradient with respect to x, by the transposed matrix.
 """
 
 import triton

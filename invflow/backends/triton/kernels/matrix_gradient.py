@@ -1,8 +1,8 @@
-"""Kernel of the gradients of M and v of an affine map of channels: sums over all pixels of all samples.
+"""Kernel of the gradients of M and v of a channel map: sums over all pixels of all samples.
 
 Samples are cut into blocks of ``BLOCK_P`` pixels, and these are dealt out to ``SPLITS`` programs for every tile
-(``BLOCK_C``, ``BLOCK_C``) of the matrix. A program sums its blocks in registers; its part is added to the others'
-afterwards, in an order that depends on nothing but the shape. Floor: read x, h and the gradient, and C^2
+(``BLOCK_C``, ``BLOCK_C``) of the matrix. A program sums its blocks in registers. The parts of all programs are added
+afterwards, in an order that depends on nothing but the shape. The floor is to read x, h and the gradient, and C^2
 multiply-adds a pixel.
 """
 
@@ -14,7 +14,7 @@ from invflow.backends.triton.kernels.elementwise import transform_before_matrix
 
 @triton.jit
 def matrix_gradient_kernel(
-    grad_ptr,  # gradient of the affine map's result (B, C, P)
+    grad_ptr,  # gradient of the channel map's result (B, C, P)
     g_b,  # its strides: samples, channels, pixels
     g_c,
     g_p,

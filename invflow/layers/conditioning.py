@@ -1,0 +1,45 @@
+"""Inverses for many samples of one context: context-only work is done once."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from invflow.layers.protocol import Conditionable, ConditionedInverse, InvertibleLayer, SharedContext, supports
+
+__all__ = ["condition", "repeat_context", "without_context"]
+
+
+def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> ConditionedInverse:
+    """Return the layer's inverse with everything computed that depends on the context only.
+
+    A layer that is not :class:`~invflow.layers.Conditionable` is given the joined context, one for every state.
+
+    Args:
+        layer: the layer to invert.
+        context: samples of a context, each of which serves many states.
+
+    Returns:
+        ``inverse(z, part)``, which returns the states without their log_det.
+    """
+    if supports(layer, "conditioned_inverse"):
+        return cast(Conditionable, layer).conditioned_inverse(context)
+    joined, plain = context.joined(), cast(InvertibleLayer, layer)
+
+    def inverse(z: Any, part: slice) -> Tensor:
+        states = len(z if isinstance(z, Tensor) else z[-1])
+        return plain.inverse(z, repeat_context(joined[part], states))[0]
+
+    return inverse
+
+
+def without_context(layer: InvertibleLayer) -> ConditionedInverse:
+    """Return the inverse of a layer that ignores any context."""
+    return lambda z, part: layer.inverse(z)[0]
+
+
+def repeat_context(context: Tensor, states: int) -> Tensor:
+    """Return the context (B', C, H, W) of every one of ``states`` states; B' divides their number."""
+    count = context.shape[0]
+    return context if count in (0, states) else context.repeat_interleave(states // count, 0)
