@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import PATIENCE
 
 from benchmarks import __main__ as runner
 from benchmarks import cases
@@ -211,7 +212,9 @@ runpy.run_path(folder, run_name="__main__")
 def run_by_path(cwd: Path, missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": "", "MALLOC_TOP_PAD_": "0"}  # set, so that it does not start anew
     command = [sys.executable, "-c", RUN_BY_PATH, missing, str(ROOT / "benchmarks"), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def test_it_runs_by_path_from_anywhere(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -154,3 +158,14 @@ def test_wgmma_is_refused_by_name() -> None:
     a = torch.randn(64, 64).half()
     with triton_on_cpu(90), pytest.raises(PtxError, match="unknown opcode wgmma"):
         matmul_kernel[(1, 1)](a, a, torch.empty(64, 64), 64, 64, 64, PRECISION="ieee", TILE=64)
+
+
+def test_the_example_of_the_readme_finds_a_missing_mask(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (Path(build.__file__).parent / "README.md").read_text(), re.DOTALL)
+    path = tmp_path / "example.py"
+    path.write_text(example)
+    assert torch.equal(runpy.run_path(str(path))["x"], torch.full((1000,), 2.0))
+    assert example.count("2 * tl.load(x + i, mask=i < n), mask=i < n)") == 1
+    path.write_text(example.replace("mask=i < n), mask=i < n)", "mask=i < n))"))
+    with pytest.raises(KernelError, match="store of 4 bytes at global address"):
+        runpy.run_path(str(path))

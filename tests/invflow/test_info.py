@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from processes import run_python
+from processes import PATIENCE, run_python
 
 import invflow
 from invflow.backends import KERNELS, cpu
@@ -26,7 +26,7 @@ def row(text, name):
 
 
 def test_as_a_command():
-    done = subprocess.run([sys.executable, "-m", "invflow.info"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "invflow.info"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert row(done.stdout, "invflow").startswith(invflow.__version__)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run_python
+from processes import PATIENCE, run_python
 
 from invflow.backends import cpu
 
@@ -24,7 +24,7 @@ def test_operators_are_right_in_narrower_versions(version: str) -> None:
         env={**os.environ, "INVFLOW_CPU_ISA": version},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

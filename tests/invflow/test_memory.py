@@ -18,6 +18,7 @@ from layer_cases import (
     two_scales,
     weighted_sum,
 )
+from processes import PATIENCE
 from torch import nn
 
 from invflow import ActNorm, AffineCoupling, FlowSequential, FlowStep, InvertibleConv1x1, Split, Squeeze
@@ -341,8 +342,7 @@ def peak(steps, memory):
     command = [sys.executable, "-c", PEAK, str(steps), memory]
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment = {**os.environ, **malloc}
-    # more than five minutes beside ten busy processes
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

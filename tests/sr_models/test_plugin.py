@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import PATIENCE
 
 from sr_models.io.images import read_image, write_image
 
@@ -23,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # building leaves files in the source folder
     source = shutil.copytree(SOURCE, folder / "source")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--target", str(folder / "site"), str(source)], check=True, timeout=300)
+    subprocess.run([*command, "--target", str(folder / "site"), str(source)], check=True, timeout=PATIENCE)
     return folder / "site"
 
 
@@ -32,7 +33,7 @@ def sr_models(site: Path | None, *arguments: str) -> subprocess.CompletedProcess
     if site is not None:
         environment["PYTHONPATH"] = str(site)
     command = [sys.executable, "-m", "sr_models.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_without_the_package_there_is_no_such_model() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Collection
 
+from processes import PATIENCE
+
 _FINDER = """
 import sys
 class Missing:
@@ -21,4 +23,4 @@ def run_without(packages: Collection[str], code: str) -> subprocess.CompletedPro
     """Run code in an interpreter that finds none of the packages."""
     command = [sys.executable, "-c", _FINDER.format(packages=set(packages) or {""}) + code]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def copy_sources(to: Path) -> Path:
