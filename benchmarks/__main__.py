@@ -47,6 +47,7 @@ try:
     from benchmarks import sampling
     from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
     from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.neighbour import measure_neighbour
     from benchmarks.overhead import measure_overhead, overhead_table
     from benchmarks.report import plot, table
     from sr_models.io.files import write_text
@@ -113,6 +114,15 @@ def _overhead(arguments: argparse.Namespace) -> None:
     print(overhead_table(measure_overhead(arguments.rounds)))
 
 
+def _neighbour(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    quiet, busy = measure_neighbour(arguments.rounds)
+    bound = "bound to cores" if "OMP_PLACES" in os.environ else "not bound to cores"
+    step = f"training step, {torch.get_num_threads()} threads {bound}"
+    print(f"{step}: {quiet:.3f} s quiet, {busy:.3f} s beside a busy process, {busy / quiet:.1f} times as long")
+
+
 def _report(arguments: argparse.Namespace) -> None:
     record = json.loads(arguments.json.read_text())
     results = [Measurement(**result) for result in record["results"]]
@@ -163,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
     overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
     overhead.set_defaults(function=_overhead)
+    neighbour = commands.add_parser(
+        "neighbour", help="seconds of a training step on a quiet machine, and beside a process that keeps one core busy"
+    )
+    neighbour.add_argument("--rounds", type=int, default=9, help="timed steps of each; default 9")
+    neighbour.set_defaults(function=_neighbour)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")

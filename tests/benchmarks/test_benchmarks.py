@@ -134,6 +134,15 @@ def test_measurements_on_a_gpu(direction: str) -> None:
     assert all(result.error < 1e-3 for result in results)
 
 
+def test_a_training_step_is_timed_alone_and_beside_a_busy_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["neighbour", "--rounds", "2"]) == 0
+    line = capsys.readouterr().out
+    quiet, busy = (float(number) for number in re.findall(r"(\d+\.\d+) s", line))
+    assert quiet > 0
+    assert busy > 0
+    assert f"{torch.get_num_threads()} threads" in line
+
+
 def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     assert runner.main(["overhead", "--rounds", "2"]) == 0
@@ -174,6 +183,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["run", "flow_step", "--json", "/nonexistent/x.json"], "does not exist"),
         (["report", "/nonexistent/x.json"], "No such file"),
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

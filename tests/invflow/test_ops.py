@@ -10,7 +10,7 @@ from op_cases import drawn_affines, drawn_couplings
 from under_test import INTERPRETED, SLOW, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
-from invflow.ops import channel_affine_reference
+from invflow.ops import affine_coupling_reference, channel_affine_reference, flow_step_reference
 from invflow.ops._reference import _product as product_of_matrices
 
 
@@ -284,3 +284,16 @@ def test_the_matrix_product_of_the_reference_on_gpus_can_be_transformed():
     torch.testing.assert_close(y.flatten(0, 1), expected)
     _, tangent = torch.func.jvp(lambda x: product_of_matrices(x, matrix, shift), (samples[0],), (samples[1],))
     torch.testing.assert_close(tangent, channel_affine_reference(samples[1], matrix, 0 * shift))
+
+
+def test_a_coupling_transforms_the_last_channels_by_default():
+    x, h = torch.randn(2, 5, 3, 3), torch.randn(2, 4, 3, 3)
+    matrix, shift = torch.eye(5), torch.zeros(5)
+    for expected, found in (
+        (affine_coupling(x, h, start=3), affine_coupling(x, h)),
+        (affine_coupling_reference(x, h, start=3), affine_coupling_reference(x, h)),
+        (flow_step(x, matrix, shift, h, start=3), flow_step(x, matrix, shift, h)),
+        (flow_step_reference(x, matrix, shift, h, start=3), flow_step_reference(x, matrix, shift, h)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        torch.testing.assert_close(found[0][:, :3], x[:, :3])
