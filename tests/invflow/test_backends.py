@@ -208,6 +208,12 @@ def test_can_run_asks_for_one_backend(name):
         can_run(name, "channel_affine", state())
 
 
+def test_can_run_knows_the_operators():
+    assert all(can_run("cpu", op, state()) for op in backends.OPERATORS)
+    with pytest.raises(ValueError, match=r"op must be one of 'affine_coupling', .*, got 'conv2d'"):
+        can_run("reference", "conv2d", state())
+
+
 def test_the_choice_of_auto_is_logged_once(log):
     for _ in range(3):
         CALLS["affine_coupling"](state())

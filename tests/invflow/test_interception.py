@@ -116,3 +116,27 @@ def test_a_parameter_is_an_ordinary_tensor(name):
     function, tensors = getattr(invflow, name), tensors_of(name)
     results = function(*(torch.nn.Parameter(tensor) for tensor in tensors), backend="cpu")
     torch.testing.assert_close(results, function(*tensors, backend="cpu"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "position"), [(name, i) for name in PUBLIC for i in range(len(tensors_of(name)))], ids=str
+)
+def test_a_negated_view_is_not_read_as_the_tensor_beneath_it(name, position):
+    function, tensors = getattr(invflow, name), tensors_of(name)
+    negated = [torch._neg_view(tensor) if i == position else tensor for i, tensor in enumerate(tensors)]
+    expected = [-tensor if i == position else tensor for i, tensor in enumerate(tensors)]
+    torch.testing.assert_close(function(*negated, backend="cpu"), function(*expected, backend="cpu"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_batched_gradients_are_those_of_one_after_the_other(name):
+    function = getattr(invflow, name)
+    leaves = [tensor.requires_grad_() for tensor in tensors_of(name)]
+    results = function(*leaves, backend="cpu")
+    results = [results] if isinstance(results, torch.Tensor) else list(results)
+    batches = [torch.randn(3, *result.shape) for result in results]
+    found = torch.autograd.grad(results, leaves, batches, is_grads_batched=True, retain_graph=True)
+    one_by_one = [
+        torch.autograd.grad(results, leaves, [batch[i] for batch in batches], retain_graph=True) for i in range(3)
+    ]
+    torch.testing.assert_close(found, tuple(map(torch.stack, zip(*one_by_one, strict=True))))

@@ -7,10 +7,10 @@ import torch
 from accuracy import assert_as_accurate, assert_kernel_is_accurate, log_det_magnitude
 from hypothesis import given
 from op_cases import drawn_affines, drawn_couplings
-from under_test import INTERPRETED, each_kernels, fuzz
+from under_test import INTERPRETED, SLOW, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
-from invflow.ops import channel_affine_reference
+from invflow.ops import affine_coupling_reference, channel_affine_reference, flow_step_reference
 from invflow.ops._reference import _product as product_of_matrices
 
 
@@ -187,6 +187,17 @@ def test_errors_of_log_scales_do_not_add_up_over_an_image(form, kernels):
 
 
 @each_kernels
+def test_log_det_of_many_channels_rounds_like_independent_terms(kernels):
+    h = torch.randn(4 if SLOW else 32, 384, 8, 40, device=kernels.device)
+    form = AffineForm("exp")  # the terms are in h as they are: only their sum is rounded
+    _, log_det = affine_coupling(torch.zeros_like(h[:, 192:]), h, form, start=0, backend=kernels.backend)
+    terms = form.unpack(h.double())[1].flatten(1)
+    errors = (log_det.double() - terms.sum(1)) / terms.norm(dim=1)
+    # the error of a single sum is a matter of chance
+    assert errors.square().mean().sqrt() <= 2 * torch.finfo(torch.float32).eps
+
+
+@each_kernels
 @pytest.mark.parametrize("h_dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("x_dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_h_may_have_another_dtype_than_the_state(x_dtype, h_dtype, kernels):
@@ -273,3 +284,16 @@ def test_the_matrix_product_of_the_reference_on_gpus_can_be_transformed():
     torch.testing.assert_close(y.flatten(0, 1), expected)
     _, tangent = torch.func.jvp(lambda x: product_of_matrices(x, matrix, shift), (samples[0],), (samples[1],))
     torch.testing.assert_close(tangent, channel_affine_reference(samples[1], matrix, 0 * shift))
+
+
+def test_a_coupling_transforms_the_last_channels_by_default():
+    x, h = torch.randn(2, 5, 3, 3), torch.randn(2, 4, 3, 3)
+    matrix, shift = torch.eye(5), torch.zeros(5)
+    for expected, found in (
+        (affine_coupling(x, h, start=3), affine_coupling(x, h)),
+        (affine_coupling_reference(x, h, start=3), affine_coupling_reference(x, h)),
+        (flow_step(x, matrix, shift, h, start=3), flow_step(x, matrix, shift, h)),
+        (flow_step_reference(x, matrix, shift, h, start=3), flow_step_reference(x, matrix, shift, h)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        torch.testing.assert_close(found[0][:, :3], x[:, :3])
