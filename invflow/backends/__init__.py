@@ -23,11 +23,11 @@ from invflow.backends.protocol import Backend
 
 __all__ = ["BACKENDS", "KERNELS", "OPERATORS", "can_run", "current_backend", "select_backend", "use_backend"]
 
-#: Every implementation, in the order in which ``auto`` tries them; ``reference`` runs everything.
-BACKENDS: tuple[str, ...] = ("cpu", "cuda", "triton", "reference")
-
-#: The backends that have kernels, by name.
+#: The backends that have kernels, by name, in the order in which ``auto`` tries them.
 KERNELS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda, "triton": triton}
+
+#: Every implementation; ``reference`` runs everything, and comes last.
+BACKENDS: tuple[str, ...] = (*KERNELS, "reference")
 
 #: The public operators.
 OPERATORS: tuple[str, ...] = ("affine_coupling", "channel_affine", "flow_step", "gaussian_split")

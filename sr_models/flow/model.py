@@ -125,14 +125,16 @@ class SuperResolutionFlow(nn.Module):
             TypeError: a layer of several latents without a method ``output_shapes``.
             ValueError: layers that do not fit each other.
         """
-        for multiple in range(1, _LARGEST_MULTIPLE):
+        return self._smallest()[0]
+
+    def _smallest(self) -> tuple[int, list[LevelShapes]]:
+        """Return the side of the smallest low-resolution image that every level can halve, and its shapes."""
+        for side in range(1, _LARGEST_MULTIPLE):
             try:
-                self.level_shapes(multiple, multiple)
+                return side, self.level_shapes(side, side)
             except ValueError:
                 continue
-            return multiple
-        self.level_shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)
-        return _LARGEST_MULTIPLE
+        return _LARGEST_MULTIPLE, self.level_shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)
 
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """Compute the context of each level, from first to last: (B, context channels, H/2^l, W/2^l).
@@ -150,10 +152,10 @@ class SuperResolutionFlow(nn.Module):
 
     def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
         """Compute the contexts of :meth:`contexts` before features are enlarged and joined; arguments as there."""
-        multiple = self.lr_multiple
+        multiple, smallest = self._smallest()
         if lr.shape[2] % multiple or lr.shape[3] % multiple:
             raise ValueError(f"lr must have height and width divisible by {multiple}, got {tuple(lr.shape[2:])}")
-        factors = [shapes.state[1] / multiple for shapes in self.level_shapes(multiple, multiple)]
+        factors = [shapes.state[1] / multiple for shapes in smallest]
         if noise is not None:
             self._check_noise(noise, lr)
         maps = self.encoder.features(lr, factors)

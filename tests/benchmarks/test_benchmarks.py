@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import PATIENCE
+from missing_packages import run_without
 
 from benchmarks import __main__ as runner
 from benchmarks import cases
@@ -197,24 +197,16 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 ROOT = Path(runner.__file__).parents[1]
 
 RUN_BY_PATH = """
-import runpy, sys
-missing, folder, *arguments = sys.argv[1:]
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in missing.split(','):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-sys.argv = [folder, *arguments]
-runpy.run_path(folder, run_name="__main__")
+import runpy
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def run_by_path(cwd: Path, missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": "", "MALLOC_TOP_PAD_": "0"}  # set, so that it does not start anew
-    command = [sys.executable, "-c", RUN_BY_PATH, missing, str(ROOT / "benchmarks"), *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    # the variable of the allocator is set so that it does not start anew
+    environment = {"PYTHONPATH": "", "MALLOC_TOP_PAD_": "0"}
+    return run_without(missing.split(","), RUN_BY_PATH, str(ROOT / "benchmarks"), *arguments, cwd=cwd, **environment)
 
 
 def test_it_runs_by_path_from_anywhere(tmp_path: Path) -> None:
