@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._derived import ChannelMap, ValueCache, can_remember
+from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conv1x1 import InvertibleConv1x1
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.injector import AffineInjector
 from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
-from invflow.layers.reversible import stages_of
 from invflow.ops import flow_step
 
 __all__ = ["FlowStep"]
@@ -128,12 +128,7 @@ class FlowStep(nn.Module):
 
     def reverse_stages(self) -> list[Stage]:
         """Return two stages: everything up to the coupling, and the coupling."""
-        before = [part for part in (self.actnorm, self.conv1x1, self.injector) if part is not None]
-        parameters: list[Tensor] = [parameter for part in before for parameter in part.parameters()]
-        return [
-            Stage(self._rerun_before_coupling, parameters),
-            *([] if self.coupling is None else stages_of(self.coupling)),
-        ]
+        return [Stage(self._rerun_before_coupling), *([] if self.coupling is None else stages_of(self.coupling))]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         injector = None if self.injector is None else self.injector.shared_output(context)
