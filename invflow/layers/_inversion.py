@@ -16,7 +16,7 @@ from torch.utils import _pytree
 from invflow.layers._traces import Contents, differentiate, next_node, sources
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
 
-__all__ = ["Chain", "StoreDistance", "stages_of"]
+__all__ = ["Chain", "LayerGraph", "StoreDistance", "stages_of"]
 
 #: The largest difference between a reconstructed and the true state of a sample, relative to its largest element, that
 #: is accepted.
@@ -66,6 +66,22 @@ class StoreDistance:
         )
 
 
+class LayerGraph(NamedTuple):
+    """The graph that a layer has built in the forward pass.
+
+    Attributes:
+        leaves: parameters and other leaves that it starts from.
+        contexts: positions of the context's tensors that it uses, among those that need a gradient.
+        problem: why it cannot be built again later; ``None`` if it can.
+        cuts: no gradient of the state passes through the layer.
+    """
+
+    leaves: list[Tensor]
+    contexts: list[int]
+    problem: str | None
+    cuts: bool
+
+
 class _State(NamedTuple):
     """A state on its way from layer to layer in a backward pass.
 
@@ -103,7 +119,7 @@ class Chain:
         contents: Contents,
         x: Tensor,
         results: list[Any],
-        leaves: list[Tensor],
+        graph: LayerGraph,
         last: bool,
     ) -> list[Any]:
         """Return the results of a layer with a graph that reconstructs.
@@ -114,15 +130,15 @@ class Chain:
             contents: its parameters and buffers.
             x: its input.
             results: its latents and log_det, with their graph.
-            leaves: parameters and other leaves that the graph starts from.
+            graph: what was found out about this graph.
             last: whether no layer comes after.
         """
         with torch.no_grad():
-            link = _Link(self, name, layer, contents, leaves, results)
+            link = _Link(self, name, layer, contents, graph, results)
             results = [*link.results]
         link.stores_output = last
         self.length += 1
-        outputs = _Inverted.apply(link, x, *self._inputs, *leaves)
+        outputs = _Inverted.apply(link, x, *(self._inputs[i] for i in graph.contexts), *graph.leaves)
         for position, output in zip(link.of_results, outputs, strict=True):
             results[position] = output
         return results
@@ -183,7 +199,7 @@ class _Link:
         layer: the layer.
         contents: its parameters and buffers.
         position: in the chain.
-        leaves: parameters and other leaves that its graph starts from.
+        graph: the graph that it built.
         stores_input: whether its input is stored.
         stores_output: whether its output is stored; otherwise the layer after hands it on.
         of_results: positions, among its latents and log_det, of those that have a gradient.
@@ -191,10 +207,10 @@ class _Link:
     """
 
     def __init__(
-        self, chain: Chain, name: str, layer: nn.Module, contents: Contents, leaves: list[Tensor], results: list[Any]
+        self, chain: Chain, name: str, layer: nn.Module, contents: Contents, graph: LayerGraph, results: list[Any]
     ) -> None:
-        self.chain, self.name, self.layer, self.contents, self.leaves = chain, name, layer, contents, leaves
-        self.versions = list(map(_version_of, leaves))
+        self.chain, self.name, self.layer, self.contents, self.graph = chain, name, layer, contents, graph
+        self.versions = list(map(_version_of, graph.leaves))
         self.position = chain.length
         stored = chain.distance.layers
         self.stores_input = self.position % stored == 0 if stored else self.position == 0
@@ -211,14 +227,14 @@ class _Link:
         changed = self.contents.changed()
         if changed is not None:
             raise RuntimeError(f"FlowSequential: {self.name}: {changed}")
-        for leaf, version in zip(self.leaves, self.versions, strict=True):
+        for leaf, version in zip(self.graph.leaves, self.versions, strict=True):
             _check_version(f"{self.name}: a tensor that it uses", leaf, version)
 
 
 class _Inverted(torch.autograd.Function):
     """A layer without a graph. Its backward pass reconstructs its input and builds the graph again.
 
-    Inputs are the state, the tensors of the context that need a gradient, and the leaves of the link.
+    Inputs are the state, the tensors of the context and the leaves that the layer's graph starts from.
     """
 
     @staticmethod
@@ -260,8 +276,8 @@ class _Gradients:
 
     def __init__(self, link: _Link, context: Any, context_leaves: list[Tensor]) -> None:
         self.link, self.context = link, context
-        self._inputs = [*context_leaves, *link.leaves]
-        self._of_context = len(context_leaves)
+        self._context_leaves = context_leaves
+        self._contexts: set[int] = set()
         self._sums: dict[int, Tensor] = {}
         self._used: set[int] = set()
 
@@ -281,12 +297,12 @@ class _Gradients:
             for result, grad in zip(results, grads, strict=True)
             if isinstance(result, Tensor) and result.requires_grad
         ]
-        inputs = self._inputs[: self._of_context]
-        graph = sources([result for result, _ in pairs], inputs, since)
+        graph = sources([result for result, _ in pairs], self._context_leaves, since)
         own = set(map(id, leaves))
         used = {key: leaf for key, leaf in graph.leaves.items() if key not in own}
         self._used |= used.keys()
-        inputs = [*(inputs[i] for i in graph.reached), *used.values()]
+        self._contexts |= graph.reached
+        inputs = [*(self._context_leaves[i] for i in graph.reached), *used.values()]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         known = [(result, grad.sum_to_size(result.shape)) for result, grad in pairs if grad is not None]
         if not known or not (wanted or inputs):
@@ -305,12 +321,14 @@ class _Gradients:
         Raises:
             RuntimeError: the layer has used other tensors than in the forward pass.
         """
-        if self._used != set(map(id, self.link.leaves)):
+        graph = self.link.graph
+        if self._used != set(map(id, graph.leaves)) or self._contexts != set(graph.contexts):
             raise RuntimeError(
                 f"FlowSequential: {self.link.name}: its parameters are not those of the forward pass, which "
                 "memory='invert' needs"
             )
-        return [self._sums.get(id(tensor)) for tensor in self._inputs]
+        inputs = [*(self._context_leaves[i] for i in graph.contexts), *graph.leaves]
+        return [self._sums.get(id(tensor)) for tensor in inputs]
 
 
 def _reconstruct(

@@ -44,10 +44,10 @@ def sources(results: Iterable[Tensor], known: Sequence[Tensor], since: int) -> S
         since: ``next_node()`` before the graph was made. What is older was computed by somebody else.
     """
     # an edge keeps its node's Python object alive, by whose identity nodes are told apart
-    ends: dict[_Edge, int] = {}
+    ends: dict[_Edge, list[int]] = {}
     for position, tensor in enumerate(known):
         edge = get_gradient_edge(tensor)
-        ends[edge.node, edge.output_nr] = position
+        ends.setdefault((edge.node, edge.output_nr), []).append(position)
     leaves: dict[int, Tensor] = {}
     reached: set[int] = set()
     problem: str | None = None
@@ -57,7 +57,7 @@ def sources(results: Iterable[Tensor], known: Sequence[Tensor], since: int) -> S
         edge = stack.pop()
         node = edge[0]
         if edge in ends:
-            reached.add(ends[edge])
+            reached.update(ends[edge])
         elif node is None or node in seen:
             continue
         elif type(node) is _Leaf:

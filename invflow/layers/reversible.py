@@ -11,14 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from invflow.layers._derived import UnusableWeightError
-from invflow.layers._inversion import Chain, StoreDistance
+from invflow.layers._inversion import Chain, LayerGraph, StoreDistance
 from invflow.layers._traces import SideEffects, next_node, sources
 from invflow.layers.protocol import checked_latents
 from invflow.ops._transforms import needs_reference
@@ -77,7 +77,7 @@ def encode_reversibly(
             else:
                 chain = chain or Chain(distance, context, autocast)
                 last = position == len(layers) - 1
-                results = chain.append(name, layer, effects.contents(), x, results, list(graph.leaves.values()), last)
+                results = chain.append(name, layer, effects.contents(), x, results, graph, last)
                 inverted += 1
             if problem:
                 stored.append(f"{name}: {problem}")
@@ -95,31 +95,19 @@ def encode_reversibly(
     return [*latents, x], total
 
 
-class _Graph(NamedTuple):
-    """The graph that a layer has built.
-
-    Attributes:
-        leaves: parameters and other leaves by their id.
-        problem: why the graph cannot be made again later; ``None`` if it can.
-        cuts: no gradient of the state passes through the layer.
-    """
-
-    leaves: dict[int, Tensor]
-    problem: str | None
-    cuts: bool
-
-
-def _graph_of(results: Sequence[Any], x: Tensor, context: Any, since: int) -> _Graph | None:
+def _graph_of(results: Sequence[Any], x: Tensor, context: Any, since: int) -> LayerGraph | None:
     """Return the graph of a layer's results, ``None`` if they have none."""
     differentiable = _trained(results)
     if not differentiable:
         return None
-    found = sources(differentiable, _trained([x, *_tensors_in(context)]), since)
-    cuts = not results[-2].requires_grad or (x.requires_grad and 0 not in found.reached)
-    return _Graph(found.leaves, found.problem, cuts)
+    contexts = _trained(_tensors_in(context))
+    found = sources(differentiable, [*contexts, *_trained([x])], since)
+    cuts = not results[-2].requires_grad or (x.requires_grad and len(contexts) not in found.reached)
+    used = sorted(position for position in found.reached if position < len(contexts))
+    return LayerGraph(list(found.leaves.values()), used, found.problem, cuts)
 
 
-def _problem_of(layer: nn.Module, effects: SideEffects, graph: _Graph) -> str | None:
+def _problem_of(layer: nn.Module, effects: SideEffects, graph: LayerGraph) -> str | None:
     return "it has hooks" if has_hooks(layer) else graph.problem or effects.problem()
 
 
