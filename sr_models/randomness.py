@@ -82,7 +82,5 @@ def _fresh_state() -> Tensor:
     # NumPy's legacy generator fills its words in the same way
     expected = torch.from_numpy(np.random.RandomState(1).get_state(legacy=False)["state"]["key"].astype(np.int64))
     if len(state) != _STATE_BYTES or not torch.equal(_words_of(state), expected):
-        raise RuntimeError(
-            f"torch {torch.__version__} stores the state of its generators in a way unknown to sr_models"
-        )
+        raise RuntimeError(f"torch {torch.__version__} stores the state of generators in a way unknown to sr_models")
     return state

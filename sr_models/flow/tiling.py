@@ -33,8 +33,8 @@ def decode_tiles(
         latents: latents of the whole images, in encode order, each (B M, C, H, W). Every ``multiple`` low-resolution
             pixels correspond to a whole number of pixels of each.
         lr: (B, 3, h, w); h and w are multiples of ``multiple``.
-        tile: side of a tile in low-resolution pixels, at least 1. It is rounded up to a multiple of ``multiple``, and to
-            two of them, so that tiles can overlap.
+        tile: side of a tile in low-resolution pixels, at least 1. It is rounded up to a multiple of ``multiple``, and
+            to two of them, so that tiles can overlap.
         multiple: divides height and width of every low-resolution image that the flow accepts; at least 1.
         scale: enlargement, at least 1.
 
