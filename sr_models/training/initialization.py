@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from sr_models.randomness import random_stream
 from sr_models.training.data import RandomCrops
 
 __all__ = ["varied_batch"]
 
-#: Standard deviation of a colour, images in [0, 1], with which a batch is varied enough. Photographs have 0.2 or more.
-_ENOUGH = 0.1
+#: Standard deviation within the crops, images in [0, 1], with which a batch varies enough. Photographs have 0.1 to 0.3.
+_ENOUGH = 0.05
 #: Number of further crops that are tried.
 _TRIES = 256
 
@@ -29,17 +30,21 @@ def varied_batch(batch: dict[str, Tensor], data: RandomCrops) -> dict[str, Tenso
         A batch of the same shapes, on the same device.
     """
     hr, lr = batch["hr"].clone(), batch["lr"].clone()
-    variation = _variation(hr)
+    spread = _spread(hr, data.scale)
     for attempt in range(_TRIES):
-        if bool((hr.std((0, 2, 3), correction=0) >= _ENOUGH).all()):
+        if bool((spread.square().mean(0).sqrt() >= _ENOUGH).all()):
             break
         pair = data.draw(random_stream(data.seed, "initialization", attempt))
-        found, least = _variation(pair["hr"][None].to(hr))[0], int(variation.argmin())
-        if found > variation[least]:
-            hr[least], lr[least], variation[least] = pair["hr"], pair["lr"], found
+        found, present = _spread(pair["hr"][None].to(hr), data.scale)[0], spread.clamp(max=_ENOUGH).sum(1)
+        least = int(present.argmin())
+        if found.clamp(max=_ENOUGH).sum() > present[least]:
+            hr[least], lr[least], spread[least] = pair["hr"], pair["lr"], found
     return {"hr": hr, "lr": lr}
 
 
-def _variation(hr: Tensor) -> Tensor:
-    """Measure each crop: sum over its colours of the standard deviation, as far as it counts."""
-    return hr.std((2, 3), correction=0).clamp(max=_ENOUGH).sum(1)
+def _spread(hr: Tensor, scale: int) -> Tensor:
+    """Return the standard deviation (B, 3 scale^2) of every channel that a squeeze to the low resolution makes.
+
+    Not of the colours: a crop that is blank but for its last column leaves half of the channels blank.
+    """
+    return F.pixel_unshuffle(hr, scale).std((2, 3), correction=0)
