@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers.conditioning import repeat_context
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
+from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage, supports
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -80,6 +80,9 @@ class AffineCoupling(nn.Module):
         start = self.start
         if not self.context_channels:
             return lambda x, part: self.raw_output(x[:, :start])
+        if not supports(self, "shared_output", ("raw_output", "pending")):
+            joined = context.joined()
+            return lambda x, part: self.pending(x, joined[part]).h
         output = context.network(self.net)
         return lambda x, part: self._checked(output(x[:, :start], part))
 
