@@ -20,15 +20,19 @@ from torch.utils import _pytree
 from invflow.layers._derived import UnusableWeightError
 from invflow.layers._inversion import Chain, LayerGraph, StoreDistance
 from invflow.layers._traces import SideEffects, next_node, sources
-from invflow.layers.protocol import checked_latents
+from invflow.layers.protocol import checked_latents, watches_all
 from invflow.ops._transforms import needs_reference
 
-__all__ = ["builds_graph", "encode_reversibly", "has_hooks"]
+__all__ = ["builds_graph", "encode_reversibly"]
 
 
-def has_hooks(layer: nn.Module) -> bool:
-    """Return whether somebody watches the calls of a layer itself."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+def _has_hooks(layer: nn.Module) -> bool:
+    """Return whether somebody watches the calls of a layer, or of a layer inside it, by hooks."""
+    return watches_all() or any(
+        (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+        and callable(getattr(part, "inverse", None))
+        for part in layer.modules()
+    )
 
 
 def builds_graph(flow: nn.Module, x: Tensor, context: Any) -> bool:
@@ -108,7 +112,7 @@ def _graph_of(results: Sequence[Any], x: Tensor, context: Any, since: int) -> La
 
 
 def _problem_of(layer: nn.Module, effects: SideEffects, graph: LayerGraph) -> str | None:
-    return "it has hooks" if has_hooks(layer) else graph.problem or effects.problem()
+    return "it has hooks" if _has_hooks(layer) else graph.problem or effects.problem()
 
 
 class _LastLayerFirst(torch.autograd.Function):

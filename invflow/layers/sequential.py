@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from invflow.layers._derived import UnusableWeightError
 from invflow.layers._inversion import StoreDistance, stages_of
 from invflow.layers.conditioning import condition
+from invflow.layers.folded import merge_maps
+from invflow.layers.folding import fold, folding, naming
 from invflow.layers.protocol import (
     ConditionedInverse,
     Fusable,
@@ -20,11 +22,13 @@ from invflow.layers.protocol import (
     Stage,
     checked_latents,
     is_fusable,
+    is_watched,
     num_latents_of,
     output_shapes_of,
     supports,
+    watches_all,
 )
-from invflow.layers.reversible import builds_graph, encode_reversibly, has_hooks
+from invflow.layers.reversible import builds_graph, encode_reversibly
 
 __all__ = ["FlowSequential", "InverseStep"]
 
@@ -220,10 +224,27 @@ class FlowSequential(nn.Module):
         """Yield the layers of this flow and of those nested in it, each with its name in messages."""
         for position, layer in enumerate(self.layers):
             name = f"{prefix}layer {position}"
-            if isinstance(layer, FlowSequential) and supports(layer, "reverse_stages") and not has_hooks(layer):
+            watched = is_watched(layer) or watches_all()
+            if isinstance(layer, FlowSequential) and supports(layer, "reverse_stages") and not watched:
                 yield from layer._single_layers(f"{name}: ")
             else:
                 yield name, layer
+
+    @folding
+    def folded(self) -> FlowSequential:
+        """Return a copy for inference and export, in plain PyTorch operations with constants.
+
+        Nested sequences are dissolved, and successive channel maps become one. See :func:`~invflow.layers.fold`.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: as :func:`~invflow.layers.fold`; the message says which layer it is.
+        """
+        parts: list[nn.Module] = []
+        for position, layer in enumerate(self.layers):
+            with naming(f"layer {position}"):
+                part = fold(layer)
+            parts += part.layers if type(part) is FlowSequential else [part]
+        return FlowSequential(merge_maps(parts))
 
     def _state_of(self, z: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return the latents that left, and the last one."""

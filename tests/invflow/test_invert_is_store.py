@@ -456,12 +456,19 @@ def test_a_removed_hook_does_not_run():
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("where", ["layer", "network"])
+MODULES = {
+    "layer": lambda flow: flow[1],
+    "part": lambda flow: flow[1].coupling,
+    "network": lambda flow: flow[1].coupling.net,
+}
+
+
+@pytest.mark.parametrize("where", MODULES)
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 def test_module_hooks(where, kind):
     def use(flow, x, context):
         flow.calls = []
-        module = flow[1] if where == "layer" else flow[1].coupling.net
+        module = MODULES[where](flow)
 
         def note(*args):
             flow.calls.append(kind)
@@ -472,12 +479,28 @@ def test_module_hooks(where, kind):
         getattr(module, f"register_{kind}_hook")(note)
         return flow(x, context)
 
-    says = "layer 1: it has hooks" if where == "layer" else None
+    says = None if where == "network" else "layer 1: it has hooks"
     store, invert = assert_same(plain, use=use, says=says)
     # a network is evaluated again, as under activation checkpointing
     again = where == "network" and kind.startswith("forward")
     assert len(invert.flow.calls) == (2 if again else 1)
     assert len(store.flow.calls) == 1
+
+
+def test_hooks_on_all_modules():
+    def use(flow, x, context):
+        flow.calls = []
+        handle = torch.nn.modules.module.register_module_full_backward_hook(
+            lambda module, *grads: flow.calls.append(type(module).__name__)
+        )
+        z, log_det = flow(x, context)
+        handle.remove()
+        return z, log_det
+
+    for build in (plain, nested):
+        store, invert = assert_same(build, use=use, says="layer 0: it has hooks")
+        assert sorted(invert.flow.calls) == sorted(store.flow.calls)
+        assert "FlowStep" in invert.flow.calls
 
 
 # Reconstructions that are wrong
@@ -532,7 +555,7 @@ def test_a_single_layer_is_evaluated_from_its_input(dtype):
             flow[0].net.bias[1::2] = -300.0  # a scale of 0, which has no inverse
         return flow
 
-    store, invert = assert_same(build, tolerance=0)
+    _, invert = assert_same(build, tolerance=0)
     assert all(tensor.isfinite().all() for tensor in invert.tensors().values() if "latent" not in str(tensor))
 
 
