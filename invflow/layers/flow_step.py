@@ -15,6 +15,8 @@ from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.folded import FoldedMap
+from invflow.layers.folding import fold, folding, naming
 from invflow.layers.injector import AffineInjector
 from invflow.layers.protocol import (
     ConditionedInverse,
@@ -29,6 +31,7 @@ from invflow.layers.protocol import (
     watches_all,
 )
 from invflow.layers.reversible import stages_of
+from invflow.layers.sequential import FlowSequential
 from invflow.ops import flow_step
 
 __all__ = ["FlowStep"]
@@ -169,6 +172,19 @@ class FlowStep(nn.Module):
             return self.inverse_given(z, h, None if injector is None else injector[part])[0]
 
         return inverse
+
+    @folding
+    def folded(self) -> FlowSequential:
+        """Return a copy for inference and export: one channel map, then injector and coupling.
+
+        See :class:`~invflow.layers.Foldable`.
+        """
+        parts: list[nn.Module] = [FoldedMap.of(self.actnorm, self.conv1x1)]
+        for name, part in (("injector", self.injector), ("coupling", self.coupling)):
+            if part is not None:
+                with naming(name):
+                    parts.append(fold(part))
+        return FlowSequential(parts)
 
     def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
         with torch.enable_grad():

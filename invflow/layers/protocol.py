@@ -14,6 +14,7 @@ from invflow.ops import AffineForm, affine_coupling
 __all__ = [
     "Conditionable",
     "ConditionedInverse",
+    "Foldable",
     "Fusable",
     "InvertibleLayer",
     "PendingCoupling",
@@ -167,6 +168,17 @@ class Conditionable(Protocol):
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         """Return the inverse with everything computed that depends on the context only."""
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A layer, or a part of a network, that makes a copy for inference and export of itself.
+
+    Anything else is copied as it is, with its submodules folded.
+    """
+
+    def folded(self) -> nn.Module:
+        """Return a copy with the same methods, in plain PyTorch operations, whose derived values are constants."""
 
 
 def supports(module: object, method: str, instead_of: tuple[str, ...] = ("forward", "inverse")) -> bool:
