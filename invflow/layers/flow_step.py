@@ -14,7 +14,7 @@ from invflow.layers._derived import ChannelMap, ValueCache, can_remember
 from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
-from invflow.layers.conv1x1 import InvertibleConv1x1
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import fold, folding, naming
@@ -40,6 +40,7 @@ __all__ = ["FlowStep"]
 _FOR_PARTS = {"actnorm": "initialize", "conv1x1": "channel_map", "injector": "raw_output", "coupling": "pending"}
 _FOR_SHARED_CONTEXT = {**_FOR_PARTS, "injector": "shared_output", "coupling": "shared_output"}
 _OF_LAYER = ("forward", "inverse")
+_STANDARD = frozenset((ActNorm, InvertibleConv1x1, InvertibleConv1x1LU, AffineInjector, AffineCoupling))
 #: A step reads an actnorm's parameters, and computes with them itself.
 _OF_ACTNORM = (*_OF_LAYER, "log_det", "_parameters_as")
 
@@ -101,8 +102,9 @@ class FlowStep(nn.Module):
         check_input(self, x, self.channels)
         if not self._fuses_parts(called=True):
             return self._forward_by_parts(x, context, pending)
-        # looked up once: a module finds its parts slowly
-        actnorm, coupling = self.actnorm, self.coupling
+        # a module finds its parts as attributes slowly
+        parts = self._modules
+        actnorm, coupling = cast(ActNorm, parts["actnorm"]), cast("AffineCoupling | None", parts.get("coupling"))
         if actnorm.initializes_from(x):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
@@ -114,7 +116,7 @@ class FlowStep(nn.Module):
         check_input(self, z, self.channels, "z")
         if not self._fuses_parts(called=False):
             return self._inverse_by_parts(z, context)
-        coupling = self.coupling
+        coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
         h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
@@ -129,10 +131,10 @@ class FlowStep(nn.Module):
         """
         affine, coupling_form, injector_form, start = self._channel_map(z.dtype, inverse=True), None, None, 0
         if coupling is not None:
-            part = cast(AffineCoupling, self.coupling)
+            part = cast(AffineCoupling, self._modules["coupling"])
             coupling_form, start = part.form, part.start
         if injector is not None:
-            injector_form = cast(AffineInjector, self.injector).form
+            injector_form = cast(AffineInjector, self._modules["injector"]).form
         x, log_det = flow_step(
             z,
             affine.matrix,
@@ -208,10 +210,11 @@ class FlowStep(nn.Module):
             part = parts.get(name)
             if part is None:
                 continue
+            own = part.__dict__
+            if type(part) not in _STANDARD or "forward" in own or "inverse" in own:
+                if not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
+                    return False
             if called and is_watched(part):
-                return False
-            replaceable = _OF_ACTNORM if name == "actnorm" else _OF_LAYER
-            if not supports(part, method, replaceable):
                 return False
         return True
 
@@ -238,7 +241,7 @@ class FlowStep(nn.Module):
         return z, total
 
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        injector = self.injector
+        injector = cast("AffineInjector | None", self._modules.get("injector"))
         if injector is None:
             return None
         check_context(injector, x, context, injector.context_channels)
@@ -256,7 +259,7 @@ class FlowStep(nn.Module):
             None if pending is None else pending.h,
             injector,
             coupling_form=None if pending is None else pending.form,
-            injector_form=None if injector is None else cast(AffineInjector, self.injector).form,
+            injector_form=None if injector is None else cast(AffineInjector, self._modules["injector"]).form,
             start=0 if pending is None else pending.start,
         )
         return y, log_det + affine.log_det(x)
