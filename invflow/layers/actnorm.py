@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers.conditioning import without_context
+from invflow.layers.folded import FoldedMap
+from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 
 __all__ = ["ActNorm"]
@@ -96,6 +98,11 @@ class ActNorm(nn.Module):
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
+
+    @folding
+    def folded(self) -> FoldedMap:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedMap.of(self, None)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from invflow.layers._derived import UnusableWeightError
 from invflow.layers.conditioning import condition
+from invflow.layers.folded import merge_maps
+from invflow.layers.folding import fold, folding, naming
 from invflow.layers.protocol import (
     ConditionedInverse,
     Fusable,
@@ -217,6 +219,22 @@ class FlowSequential(nn.Module):
             return x
 
         return inverse
+
+    @folding
+    def folded(self) -> FlowSequential:
+        """Return a copy for inference and export, in plain PyTorch operations with constants.
+
+        Nested sequences are dissolved, and successive channel maps become one. See :func:`~invflow.layers.fold`.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: as :func:`~invflow.layers.fold`; the message says which layer it is.
+        """
+        parts: list[nn.Module] = []
+        for position, layer in enumerate(self.layers):
+            with naming(f"layer {position}"):
+                part = fold(layer)
+            parts += part.layers if type(part) is FlowSequential else [part]
+        return FlowSequential(merge_maps(parts))
 
     def _state_of(self, z: Tensor | Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return the latents that left, and the last one."""
