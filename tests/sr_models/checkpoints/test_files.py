@@ -92,7 +92,7 @@ def test_values_that_are_not_finite_are_refused(saved, tmp_path: Path, value: fl
     with torch.no_grad():
         model.encoder.conv_first.bias[1] = value
     save_model(model, path)
-    with pytest.raises(ValueError, match="encoder.conv_first.bias holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"encoder.conv_first.bias holds values that are not finite"):
         load_model(path)
     alone = tmp_path / "encoder.safetensors"
     write_file(alone, {"encoder": {}}, model.encoder.state_dict())
