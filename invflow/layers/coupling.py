@@ -11,7 +11,7 @@ from invflow.layers._checks import check_channels, check_context, check_input, c
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
+from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage, supports
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -82,6 +82,9 @@ class AffineCoupling(nn.Module):
         start = self.start
         if not self.context_channels:
             return lambda x, part: self.raw_output(x[:, :start])
+        if not supports(self, "shared_output", ("raw_output", "pending")):
+            joined = context.joined()
+            return lambda x, part: self.pending(x, joined[part]).h
         output = context.network(self.net)
         return lambda x, part: self._checked(output(x[:, :start], part))
 

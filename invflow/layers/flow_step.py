@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import cast
 
 import torch
@@ -11,17 +12,36 @@ from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._derived import ChannelMap, ValueCache, can_remember
 from invflow.layers.actnorm import ActNorm
+from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import fold, folding, naming
 from invflow.layers.injector import AffineInjector
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
+from invflow.layers.protocol import (
+    ConditionedInverse,
+    InvertibleLayer,
+    PendingCoupling,
+    Rerun,
+    Shape,
+    SharedContext,
+    Stage,
+    is_watched,
+    supports,
+    watches_all,
+)
 from invflow.layers.reversible import stages_of
 from invflow.layers.sequential import FlowSequential
 from invflow.ops import flow_step
 
 __all__ = ["FlowStep"]
+
+#: The parts in the order of ``forward``, each with the method that a step calls instead of the part.
+_FOR_PARTS = {"actnorm": "initialize", "conv1x1": "channel_map", "injector": "raw_output", "coupling": "pending"}
+_FOR_SHARED_CONTEXT = {**_FOR_PARTS, "injector": "shared_output", "coupling": "shared_output"}
+_OF_LAYER = ("forward", "inverse")
+#: A step reads an actnorm's parameters, and computes with them itself.
+_OF_ACTNORM = (*_OF_LAYER, "log_det", "_parameters_as")
 
 
 class FlowStep(nn.Module):
@@ -78,23 +98,23 @@ class FlowStep(nn.Module):
 
         See :class:`invflow.layers.Fusable`.
         """
+        check_input(self, x, self.channels)
+        if not self._fuses_parts(called=True):
+            return self._forward_by_parts(x, context, pending)
         # looked up once: a module finds its parts slowly
         actnorm, coupling = self.actnorm, self.coupling
-        check_input(self, x, self.channels)
-        before: Tensor | None = None
         if actnorm.initializes_from(x):
-            if pending is not None:
-                x, before = pending.apply(x)
-                pending = None
-            actnorm.initialize(x)
+            # what follows must not differ from later passes: activation checkpointing compares the two
+            with torch.no_grad():
+                actnorm.initialize(x if pending is None else pending.apply(x)[0])
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
-        if before is not None:
-            log_det = log_det + before
         return x, log_det, None if coupling is None else coupling.pending(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        coupling = self.coupling
         check_input(self, z, self.channels, "z")
+        if not self._fuses_parts(called=False):
+            return self._inverse_by_parts(z, context)
+        coupling = self.coupling
         h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
@@ -139,6 +159,9 @@ class FlowStep(nn.Module):
         ]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        if not self._fuses_parts(called=False, methods=_FOR_SHARED_CONTEXT):
+            inverses = [condition(part, context) for _, part in reversed(self._parts())]
+            return lambda z, samples: reduce(lambda x, inverse: inverse(x, samples), inverses, z)
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
 
@@ -168,6 +191,54 @@ class FlowStep(nn.Module):
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             return Rerun(x, [leaf], *self._before_coupling(leaf, None, injector))
+
+    def _parts(self) -> list[tuple[str, nn.Module]]:
+        """Return the parts that are there, by name, in the order of ``forward``."""
+        parts = ((name, getattr(self, name)) for name in _FOR_PARTS)
+        return [(name, part) for name, part in parts if part is not None]
+
+    def _fuses_parts(self, *, called: bool, methods: dict[str, str] = _FOR_PARTS) -> bool:
+        """Return whether methods of the parts may be called instead of their ``forward`` or ``inverse``.
+
+        Args:
+            called: the parts' calls count too, which hooks may watch.
+            methods: name of the method for every part.
+        """
+        if called and watches_all():
+            return False
+        parts = self._modules
+        for name, method in methods.items():
+            part = parts.get(name)
+            if part is None:
+                continue
+            if called and is_watched(part):
+                return False
+            replaceable = _OF_ACTNORM if name == "actnorm" else _OF_LAYER
+            if not supports(part, method, replaceable):
+                return False
+        return True
+
+    def _forward_by_parts(
+        self, x: Tensor, context: Tensor | None, pending: PendingCoupling | None
+    ) -> tuple[Tensor, Tensor, None]:
+        total: Tensor | None = None
+        if pending is not None:
+            x, total = pending.apply(x)
+        for _, part in self._parts():
+            x, log_det = part(x, context)
+            total = log_det if total is None else total + log_det
+        assert total is not None
+        return x, total, None
+
+    def _inverse_by_parts(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        total: Tensor | None = None
+        for name, part in reversed(self._parts()):
+            if not callable(getattr(part, "inverse", None)):
+                raise TypeError(f"FlowStep: {name}, {type(part).__name__}, has no inverse method")
+            z, log_det = cast(InvertibleLayer, part).inverse(z, context)
+            total = log_det if total is None else total + log_det
+        assert total is not None
+        return z, total
 
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         injector = self.injector

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
-from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
+from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage, supports
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineInjector"]
@@ -46,6 +46,8 @@ class AffineInjector(nn.Module):
 
     def shared_output(self, context: SharedContext) -> Tensor:
         """Return :meth:`raw_output` for all B' samples of a context."""
+        if not supports(self, "shared_output", ("raw_output",)):
+            return self.raw_output(context.joined())
         return self._checked(context.network(self.net)(None, slice(None)))
 
     def _checked(self, h: Tensor) -> Tensor:

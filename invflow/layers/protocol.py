@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.nn.modules import module as _torch_modules
 
 from invflow.ops import AffineForm, affine_coupling
 
@@ -23,11 +24,12 @@ __all__ = [
     "SharedContext",
     "Stage",
     "is_fusable",
+    "is_watched",
     "num_latents_of",
     "output_shapes_of",
     "supports",
+    "watches_all",
 ]
-
 #: (C, H, W) of one sample of a state or latent.
 Shape = tuple[int, int, int]
 
@@ -179,26 +181,54 @@ class Foldable(Protocol):
         """Return a copy with the same methods, in plain PyTorch operations, whose derived values are constants."""
 
 
-def supports(module: object, method: str) -> bool:
-    """Return whether a method that stands for ``forward`` and ``inverse`` still does so.
+def supports(module: object, method: str, instead_of: tuple[str, ...] = ("forward", "inverse")) -> bool:
+    """Return whether a method that stands for others, ``forward`` and ``inverse`` by default, still does so.
 
-    It must come from the class that defines the two, or from a subclass of it. A subclass that overrides one of them,
-    or an instance whose ``forward`` was replaced, is not bypassed.
+    It must come from the class that defines them, or from a subclass of it. A subclass that overrides one of them, or
+    an instance on which one was replaced, is not bypassed. Neither is a subclass with a ``__call__`` of its own.
     """
-    if "forward" in module.__dict__ or "inverse" in module.__dict__:
-        return False
+    replaced = module.__dict__
+    for name in instead_of:
+        if name in replaced:
+            return False
     for cls in type(module).__mro__:
         own = cls.__dict__
         if method in own:
             return True
-        if "forward" in own or "inverse" in own:
+        if "__call__" in own:
             return False
+        for name in instead_of:
+            if name in own:
+                return False
     return False
 
 
+def watches_all() -> bool:
+    """Return whether global hooks watch the calls of all modules."""
+    return bool(
+        _torch_modules._global_forward_hooks
+        or _torch_modules._global_forward_pre_hooks
+        or _torch_modules._global_backward_hooks
+        or _torch_modules._global_backward_pre_hooks
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Return whether a call of the module does more than its ``forward``: it has hooks, or was compiled."""
+    # not as attributes, which a module finds slowly
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own.get("_compiled_call_impl")
+    )
+
+
 def is_fusable(layer: nn.Module) -> bool:
-    """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its ``forward`` by hooks."""
-    return not (layer._forward_hooks or layer._forward_pre_hooks) and supports(layer, "forward_fused")
+    """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its call."""
+    return not (is_watched(layer) or watches_all()) and supports(layer, "forward_fused")
 
 
 def num_latents_of(layer: nn.Module) -> int:

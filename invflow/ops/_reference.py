@@ -22,14 +22,16 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         inner = x.to(matrix.dtype)
-        y = _product(inner, matrix, shift) if x.is_cuda else F.conv2d(inner, matrix[:, :, None, None], shift)
+        # a convolution refuses a state without pixels
+        by_product = x.is_cuda or not x.numel()
+        y = _product(inner, matrix, shift) if by_product else F.conv2d(inner, matrix[:, :, None, None], shift)
     return y.to(x.dtype)
 
 
 def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Apply the channel map on a GPU, by a product of matrices.
+    """Apply the channel map by a product of matrices: on a GPU, and to a state without elements.
 
-    There, PyTorch computes convolutions of float32 in TF32 unless it is told not to, but products of matrices only if
+    On a GPU, PyTorch computes convolutions of float32 in TF32 unless told not to, but products of matrices only if
     :func:`torch.set_float32_matmul_precision` asks for it.
     """
     if not needs_reference() and state_format(x) == torch.channels_last:  # a transformed tensor does not say

@@ -320,8 +320,6 @@ class SuperResolutionFlow(nn.Module):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if n >= 2**20:
-            raise ValueError(f"n must be less than 2^20, got {n}")
         check_on_explode(on_explode)
         if tile is not None and tile < LEAST_TILE:
             raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
