@@ -148,6 +148,13 @@ def test_a_context_may_serve_several_states(name: str) -> None:
             torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_a_map_of_no_pixels() -> None:
+    folded, x = ready(FlowStep(4)).folded(), torch.zeros(2, 4, 0, 3)
+    for result, log_det in (folded(x), folded.inverse(x)):
+        assert result.shape == x.shape
+        assert log_det.tolist() == [0.0, 0.0]
+
+
 def test_an_empty_batch() -> None:
     flow = ready(build_two_scales())
     x = torch.zeros(0, 1, 4, 4)
