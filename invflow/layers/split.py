@@ -62,7 +62,7 @@ class Split(nn.Module):
         return [(self.factored, height, width), (self.kept, height, width)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()), self.num_latents)]
+        return [Stage(self._rerun, self.num_latents)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
