@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import cast
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers._derived import ChannelMap, ValueCache, can_remember
+from invflow.layers._current import current
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
 from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
-from invflow.layers.conv1x1 import InvertibleConv1x1
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import fold, folding, naming
@@ -40,6 +41,7 @@ __all__ = ["FlowStep"]
 _FOR_PARTS = {"actnorm": "initialize", "conv1x1": "channel_map", "injector": "raw_output", "coupling": "pending"}
 _FOR_SHARED_CONTEXT = {**_FOR_PARTS, "injector": "shared_output", "coupling": "shared_output"}
 _OF_LAYER = ("forward", "inverse")
+_STANDARD = frozenset((ActNorm, InvertibleConv1x1, InvertibleConv1x1LU, AffineInjector, AffineCoupling))
 #: A step reads an actnorm's parameters, and computes with them itself.
 _OF_ACTNORM = (*_OF_LAYER, "log_det", "_parameters_as")
 
@@ -101,8 +103,9 @@ class FlowStep(nn.Module):
         check_input(self, x, self.channels)
         if not self._fuses_parts(called=True):
             return self._forward_by_parts(x, context, pending)
-        # looked up once: a module finds its parts slowly
-        actnorm, coupling = self.actnorm, self.coupling
+        # a module finds its parts as attributes slowly
+        parts = self._modules
+        actnorm, coupling = cast(ActNorm, parts["actnorm"]), cast("AffineCoupling | None", parts.get("coupling"))
         if actnorm.initializes_from(x):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
@@ -114,11 +117,13 @@ class FlowStep(nn.Module):
         check_input(self, z, self.channels, "z")
         if not self._fuses_parts(called=False):
             return self._inverse_by_parts(z, context)
-        coupling = self.coupling
+        coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
         h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
-    def inverse_given(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
+    def inverse_given(
+        self, z: Tensor, coupling: Tensor | None, injector: Tensor | None, affine: ChannelMap | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute ``inverse`` for networks that have already been evaluated.
 
         Args:
@@ -126,13 +131,15 @@ class FlowStep(nn.Module):
             coupling: output of the coupling's network; ``None`` leaves the coupling out.
             injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
                 divisor of B.
+            affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine, coupling_form, injector_form, start = self._channel_map(z.dtype, inverse=True), None, None, 0
+        affine = self._channel_map(z.dtype, inverse=True) if affine is None else affine
+        coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
-            part = cast(AffineCoupling, self.coupling)
+            part = cast(AffineCoupling, self._modules["coupling"])
             coupling_form, start = part.form, part.start
         if injector is not None:
-            injector_form = cast(AffineInjector, self.injector).form
+            injector_form = cast(AffineInjector, self._modules["injector"]).form
         x, log_det = flow_step(
             z,
             affine.matrix,
@@ -161,10 +168,13 @@ class FlowStep(nn.Module):
             return lambda z, samples: reduce(lambda x, inverse: inverse(x, samples), inverses, z)
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
+        # a graph of the parameters would serve one backward pass only
+        affine = None if torch.is_grad_enabled() else Snapshot(partial(self._channel_map, inverse=True))
 
         def inverse(z: Tensor, part: slice) -> Tensor:
             h = None if coupling is None else coupling(z, part)
-            return self.inverse_given(z, h, None if injector is None else injector[part])[0]
+            known = None if affine is None else affine(compute_dtype(z.dtype))
+            return self.inverse_given(z, h, None if injector is None else injector[part], known)[0]
 
         return inverse
 
@@ -208,10 +218,11 @@ class FlowStep(nn.Module):
             part = parts.get(name)
             if part is None:
                 continue
+            own = part.__dict__
+            if type(part) not in _STANDARD or "forward" in own or "inverse" in own:
+                if not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
+                    return False
             if called and is_watched(part):
-                return False
-            replaceable = _OF_ACTNORM if name == "actnorm" else _OF_LAYER
-            if not supports(part, method, replaceable):
                 return False
         return True
 
@@ -238,7 +249,7 @@ class FlowStep(nn.Module):
         return z, total
 
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        injector = self.injector
+        injector = cast("AffineInjector | None", self._modules.get("injector"))
         if injector is None:
             return None
         check_context(injector, x, context, injector.context_channels)
@@ -256,21 +267,19 @@ class FlowStep(nn.Module):
             None if pending is None else pending.h,
             injector,
             coupling_form=None if pending is None else pending.form,
-            injector_form=None if injector is None else cast(AffineInjector, self.injector).form,
+            injector_form=None if injector is None else cast(AffineInjector, self._modules["injector"]).form,
             start=0 if pending is None else pending.start,
         )
         return y, log_det + affine.log_det(x)
 
     def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
-        dtype = compute_dtype(dtype)
-        actnorm, conv = self.actnorm, self.conv1x1
-        tensors = [actnorm.bias, actnorm.log_scale]
-        # not parameters(), which takes longer than the kernel for a small state
-        tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
+        dtype, parts = compute_dtype(dtype), self._modules
+        actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
+        bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
+        tensors = [bias, log_scale, *sources]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        # modules inside the convolution parametrize its weight: what they hold is not among the tensors
-        if trained or conv._modules or not can_remember(tensors):
-            return conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse)
+        if trained or not sources or not is_plain(tensors):
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse))
+        return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from invflow.layers._derived import UnusableWeightError
+from invflow.layers._derived import LayerError
 from invflow.layers._inversion import Chain, LayerGraph, StoreDistance
 from invflow.layers._traces import SideEffects, next_node, sources
 from invflow.layers.protocol import checked_latents, watches_all
@@ -69,8 +69,8 @@ def encode_reversibly(
             effects, since = SideEffects(layer, x.device), next_node()
             try:
                 z, log_det = layer(x, context)
-            except UnusableWeightError as error:
-                raise UnusableWeightError(f"{name}: {error}") from None
+            except LayerError as error:
+                raise type(error)(f"{name}: {error}") from None
             results = [*checked_latents(z, layer, name), log_det]
             graph = _graph_of(results, x, context, since)
             problem = None if graph is None else _problem_of(layer, effects, graph)

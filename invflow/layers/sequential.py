@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from invflow.layers._derived import UnusableWeightError
+from invflow.layers._derived import LayerError
 from invflow.layers._inversion import StoreDistance, stages_of
 from invflow.layers.conditioning import condition
 from invflow.layers.folded import merge_maps
@@ -139,8 +139,8 @@ class FlowSequential(nn.Module):
                         *leaving, x = checked_latents(x, layer, f"layer {position}")
                         latents += leaving
                 total = log_det if total is None else total + log_det
-        except UnusableWeightError as error:
-            raise UnusableWeightError(f"layer {position}: {error}") from None
+        except LayerError as error:
+            raise type(error)(f"layer {position}: {error}") from None
         if pending is not None:
             x, log_det = pending.apply(x)
             total = log_det if total is None else total + log_det
@@ -156,8 +156,8 @@ class FlowSequential(nn.Module):
                 position = step.position
                 x, log_det = step.layer.inverse(step.input(x), context)
                 total = log_det if total is None else total + log_det
-        except UnusableWeightError as error:
-            raise UnusableWeightError(f"layer {position}: {error}") from None
+        except LayerError as error:
+            raise type(error)(f"layer {position}: {error}") from None
         assert total is not None
         return x, total
 

@@ -146,3 +146,18 @@ def test_fixed_crops_begin_at_the_quarters(tmp_path: Path) -> None:
     fixed = FixedCrops(tmp_path, scale=4, crop=32)
     places = [tuple(to_uint8(item["hr"])[0, 0, :2].tolist()) for item in (fixed[index] for index in range(len(fixed)))]
     assert places == [(2, 7), (2, 22), (6, 7), (6, 22)]
+
+
+def test_the_memory_of_photographs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 40 * 50 * 3)
+    for order in ((0, 1), (1, 0)):
+        data = crops(folder)
+        for index in order:
+            data._image(index)
+        # 40 x 50 fits alone; 64 x 32 is larger than the limit
+        assert list(data._cache) == [0]
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 64 * 32 * 3 + 40 * 50 * 3 - 1)
+    data = crops(folder)
+    for index in (1, 0, 1):
+        data._image(index)
+    assert list(data._cache) == [1]
