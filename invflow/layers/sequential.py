@@ -70,11 +70,17 @@ class FlowSequential(nn.Module):
 
     The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
-    ``memory="invert"`` keeps the outputs only. The backward pass reconstructs every layer's input from its output. The
-    memory for activations then does not grow with the number of layers, at the cost of one more evaluation of every
-    network. A network must compute the same in both evaluations (no dropout). Every backward pass measures the drift of
-    the reconstruction on one sample. If it exceeds 1e-3 of the largest element, a warning is given and every n-th state
-    is stored afterwards. Under ``torch.compile`` and ``torch.func`` transforms all states are stored.
+    ``memory="invert"`` keeps the input and the outputs only. The backward pass reconstructs every layer's input from
+    its output. The memory for activations then does not grow with the number of layers, at the cost of one more
+    evaluation of every network. Values and gradients are those of ``"store"``.
+
+    A layer that cannot be evaluated again keeps its activations, and a warning names it. Its network draws random
+    numbers, changes a buffer, or uses a tensor that was computed outside; or the layer has hooks. Under
+    ``torch.compile`` and ``torch.func`` transforms all activations are kept.
+
+    Every backward pass compares the reconstruction with the true state. If they differ by more than 1e-3 of a sample's
+    largest element, a warning is given and every n-th state is stored afterwards. A reconstruction that is not finite
+    raises ``RuntimeError``.
 
     Args:
         layers: the layers in the order of ``forward``.
