@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_flips_and_every_photograph_occur(folder: Path) -> None:
     assert len(seen) > 40
 
 
+def test_every_place_and_both_orientations_are_equally_likely(tmp_path: Path) -> None:
+    side, count = 35, 3000
+    image = np.zeros((side, side + 1, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(side)[:, None], np.arange(side + 1)  # a pixel says where it is from
+    write_image(tmp_path / "places.png", image)
+    data = crops(tmp_path, crop=32, length=count)
+    corners = [to_uint8(item["hr"])[0, [0, -1], :2].astype(int) for item in (data[index] for index in range(count))]
+    found = Counter((top, min(left, right), left > right) for (top, left), (_, right) in corners)
+    assert set(found) == {(top, left, flipped) for top in range(4) for left in range(5) for flipped in (False, True)}
+    assert max(found.values()) < 2 * min(found.values())
+    flipped = sum(number for (_, _, flipped), number in found.items() if flipped)
+    assert abs(flipped - count / 2) < 4 * (count / 4) ** 0.5
+
+
 def test_fixed_crops_are_the_quarters(folder: Path) -> None:
     fixed = FixedCrops(folder, scale=4, crop=32)
     # 40 x 50 has room for two crops each way, 64 x 32 for one across
@@ -68,6 +83,15 @@ def test_a_large_folder_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPa
     data = crops(folder)
     assert torch.equal(data[7]["hr"], expected)
     assert not data._cache
+
+
+def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 3 * (40 * 50 + 64 * 32))
+    data = crops(folder)
+    items = [data[index] for index in range(20)]
+    assert sorted(data._cache) == [0, 1]
+    monkeypatch.setattr("sr_models.training.data.read_image", None)  # none is read again
+    assert all(torch.equal(data[index]["hr"], item["hr"]) for index, item in enumerate(items))
 
 
 def test_sampler_begins_at_the_present_step() -> None:
