@@ -31,7 +31,11 @@ def flow(**options: Any) -> FlowSequential:
 
 
 def samples() -> Tensor:
-    return 3 + torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, 7)[:, None, None, None]
+    return (
+        3
+        + torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        * torch.arange(1.0, 7)[:, None, None, None]
+    )
 
 
 def own_part(rank: int) -> Tensor:
@@ -177,7 +181,9 @@ def run_all(rank: int, folder: Path) -> None:
         file = folder / f"{case.__name__}-{rank}"
         # one that fails leaves the other process waiting
         limit = timedelta(seconds=60)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/{case.__name__}", rank=rank, world_size=2, timeout=limit)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/{case.__name__}", rank=rank, world_size=2, timeout=limit
+        )
         try:
             case(rank, folder)
             file.write_text("")
