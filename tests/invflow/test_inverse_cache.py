@@ -254,6 +254,7 @@ def weight_normed(conv: InvertibleConv1x1) -> None:
 
 def spectral_normed(conv: InvertibleConv1x1) -> None:
     torch.nn.utils.spectral_norm(conv, "weight")
+    conv(torch.randn(1, conv.channels, 1, 1))  # its first estimate of the norm is drawn at random
 
 
 def pruned(conv: InvertibleConv1x1) -> None:

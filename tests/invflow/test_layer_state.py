@@ -171,9 +171,7 @@ def mean_with_buffers(layer, other):
 
 
 def swapped(layer, other):
-    for (name, tensor), given in zip(
-        other.state_dict(keep_vars=True).items(), layer.state_dict().values(), strict=True
-    ):
+    for tensor, given in zip(other.state_dict(keep_vars=True).values(), layer.state_dict().values(), strict=True):
         replacement = torch.nn.Parameter(given.clone()) if isinstance(tensor, torch.nn.Parameter) else given.clone()
         torch.utils.swap_tensors(tensor, replacement)
 
