@@ -67,9 +67,11 @@ def _as_constants(settings: Settings) -> Settings:
         (known,) = {value}
         return known
 
+    def constant_form(form: Form) -> Form:
+        return Form(form.scale, constant(form.parameter), form.order, form.packing)
+
     coupling, injector, start, inverse = settings
-    forms = [Form(form.scale, constant(form.parameter), form.order, form.packing) for form in (coupling, injector)]
-    return Settings(*forms, constant(start), inverse)
+    return Settings(constant_form(coupling), constant_form(injector), constant(start), inverse)
 
 
 def _reference(call: Call) -> tuple[Tensor, Tensor]:
