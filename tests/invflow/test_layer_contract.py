@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from foreign_layers import Cut, Doubling, Shift, Unshuffle
-from layer_cases import CONTEXT_CHANNELS, LAYERS, coupling, injector, latents_of, weighted_sum
+from layer_cases import CONTEXT_CHANNELS, LAYERS, LAYERS_BY_NAME, coupling, injector, latents_of, weighted_sum
 from torch import Tensor, nn
 
 from invflow import ActNorm, AffineCoupling, FlowSequential, FlowStep, Split, Squeeze
 from invflow.layers import Conditionable, Fusable, Reversible, condition
-from invflow.testing import assert_invertible, assert_log_det
+from invflow.testing import assert_invertible, assert_log_det, log_det_by_autograd
 
 
 def foreign_flow() -> FlowSequential:

@@ -113,6 +113,7 @@ def test_compile_with_marked_dimensions():
 
 def test_compile_each_step():
     flow, batch = a_flow(), inputs()
+    batch[0].requires_grad_()  # as the states between the steps do
     expected = gradients_of(flow, *batch)
     graphs = []
     for step in flow:
