@@ -3,6 +3,7 @@
 #include "invflow/dispatch.h"
 
 #include <cstdlib>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -58,5 +59,7 @@ const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;
 }
+
+void throw_out_of_memory() { throw std::bad_alloc(); }
 
 }  // namespace invflow

@@ -32,8 +32,8 @@ struct VectorOf<float> {
   static constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   // ln 2 = high + low; the product of an exponent and the first 15 bits is exact
   static constexpr float kLn2High = 0.693145751953125f, kLn2Low = 1.42860682030941723e-6f;
-  static constexpr float kExpLow = -104.0f, kExpHigh = 89.0f;  // exp is 0 and infinity beyond
-  static constexpr float kTanhLimit = 43.0f;                   // the derivative of tanh is 0 beyond
+  static constexpr float kExpLow = -176.0f, kExpHigh = 176.39f;  // see exponential
+  static constexpr float kTanhLimit = 43.0f;                     // the derivative of tanh is 0 beyond
   static constexpr float kSmallest = 1.17549435e-38f;
   // (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2, highest power first: a fit by least squares (error below 1.2e-10; a
   // Taylor polynomial's, 5e-9, has one sign and adds up over an image)
@@ -51,7 +51,7 @@ struct VectorOf<double> {
   static constexpr int kMantissaBits = 52, kExponentBias = 1023;
   static constexpr double kRounder = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr double kExpLow = -746.0, kExpHigh = 710.0;
+  static constexpr double kExpLow = -1418.5, kExpHigh = 1418.5;
   static constexpr double kTanhLimit = 350.0;
   static constexpr double kSmallest = 2.2250738585072014e-308;
   // Taylor: the first power left out is below 4e-18
@@ -164,6 +164,9 @@ INVFLOW_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
 
 // exp(x) = 2^n (1 + q): x = n ln 2 + r with |r| <= ln(2)/2 and q = exp(r) - 1, a polynomial. 2^n comes in two factors,
 // so that results overflow to infinity and underflow through the subnormals as they should. NaN stays NaN.
+//
+// x may be twice as large as the logarithm of any number. At kExpHigh both factors are the largest power of two, and
+// the product with any normal number overflows. At kExpLow both are zero, as they are if n has no halves of its own.
 template <class T>
 struct Exponential {
   Vec<T> q, factor, other_factor;
@@ -188,6 +191,19 @@ template <class T>
 INVFLOW_INLINE Vec<T> exp(Vec<T> x) {
   const Exponential<T> e = exponential<T>(x);
   return (e.q + T(1)) * e.factor * e.other_factor;
+}
+
+// exp(x) as a product. The number that exp(x) multiplies is multiplied by one factor after the other: the result is
+// then finite wherever it can be, although exp(x) may overflow, and loses nothing where exp(x) underflows.
+template <class T>
+struct TwoFactors {
+  Vec<T> first, second;
+};
+
+template <class T>
+INVFLOW_INLINE TwoFactors<T> exp_in_factors(Vec<T> x) {
+  const Exponential<T> e = exponential<T>(x);
+  return {(e.q + T(1)) * e.factor, e.other_factor};
 }
 
 // Several vectors that go through the same operations in step. The operations of one vector wait for each other, and a
@@ -289,8 +305,8 @@ INVFLOW_INLINE TanhAndSlope<T> tanh_and_slope(Vec<T> x) {
 }
 
 // log(x) for normal x > 0: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(f) with f = (m - 1) / (m + 1),
-// |f| <= 0.1716, an odd series. Zero gives -infinity, NaN stays NaN; the kernels never pass a negative number. A
-// subnormal argument is treated as the smallest normal number.
+// |f| <= 0.1716, an odd series. Zero gives -infinity, NaN stays NaN; the kernels never pass a negative or a subnormal
+// number.
 template <class T>
 INVFLOW_INLINE Vec<T> log(Vec<T> x) {
   using V = VectorOf<T>;

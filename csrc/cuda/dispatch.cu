@@ -12,6 +12,7 @@ void flow_step(const FlowStep& step, const Place& place) {
 }
 
 void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
+  if (step.channels == 0) return;  // every gradient is empty
   const DeviceGuard guard({"flow_step_backward", step, place});
   if (step.matrix == nullptr)
     coupling_backward(step, gradients, place);

@@ -6,7 +6,8 @@
 //   log_det = sum log s                inverse: -sum log s
 //
 // The accurate functions are called, not the fast ones, and scales are divided by, not multiplied by their reciprocals:
-// results are as close to the truth as those of plain PyTorch.
+// results are as close to the truth as those of plain PyTorch. A scale that leaves the normal numbers is split in two
+// (see excess_of), so that a result is finite wherever it can be.
 #pragma once
 
 #include "storage.h"
@@ -22,6 +23,38 @@ INVFLOW_DEVICE double log1p_of(double x) { return log1p(x); }
 INVFLOW_DEVICE float tanh_of(float x) { return tanhf(x); }
 INVFLOW_DEVICE double tanh_of(double x) { return tanh(x); }
 
+// The scale is split where its logarithm is larger than this: e^-kLogLimit is a normal number.
+template <class T>
+constexpr T kLogLimit = sizeof(T) == 4 ? 80 : 700;
+
+// Not fminf, which drops a NaN.
+template <class T>
+INVFLOW_DEVICE T clamp(T x, T limit) {
+  return x < -limit ? -limit : (x > limit ? limit : x);
+}
+
+// The argument x of a sigmoid, which is as small as e^x. With an eps the scale is not.
+template <class T>
+INVFLOW_DEVICE T limited(T x, T parameter) {
+  return parameter == T(0) && x < -kLogLimit<T> ? -kLogLimit<T> : x;
+}
+
+// What the limit takes from log(scale): the scale stands for scale * e^excess. Other scales than the exponential and
+// the sigmoid without eps stay within the limit (see AffineForm).
+template <class T>
+INVFLOW_DEVICE T excess_of(Scale kind, T raw, T parameter) {
+  if (kind == Scale::kExp) return raw - clamp(raw, kLogLimit<T>);
+  const T x = raw + T(2);
+  return kind == Scale::kSigmoid && limited(x, parameter) != x ? x + kLogLimit<T> : T(0);
+}
+
+// x e^excess. Beyond four limits nothing but zero and infinity comes out.
+template <class T>
+INVFLOW_DEVICE T with_excess(T x, T excess) {
+  const T factor = exp_of(clamp(excess, 4 * kLogLimit<T>) / T(4));
+  return x * factor * factor * factor * factor;
+}
+
 template <class T>
 struct ScaleAndLog {
   T scale, log;
@@ -30,13 +63,13 @@ struct ScaleAndLog {
 template <class T>
 INVFLOW_DEVICE ScaleAndLog<T> scale_and_log_of(Scale kind, T raw, T parameter) {
   if (kind == Scale::kSigmoid) {
-    const T x = raw + T(2), scale = T(1) / (T(1) + exp_of(-x)) + parameter;
+    const T x = raw + T(2), scale = T(1) / (T(1) + exp_of(-limited(x, parameter))) + parameter;
     // without eps the logarithm has a form that stays finite where the sigmoid underflows
     const T log = parameter > T(0) ? log_of(scale) : (x < T(0) ? x : T(0)) - log1p_of(exp_of(x < T(0) ? x : -x));
     return {scale, log};
   }
   const T log = kind == Scale::kExp ? raw : parameter * tanh_of(raw / parameter);
-  return {exp_of(log), log};
+  return {exp_of(clamp(log, kLogLimit<T>)), log};
 }
 
 // The slope is d log(scale) / d raw.
@@ -48,12 +81,12 @@ struct ScaleAndSlope {
 template <class T>
 INVFLOW_DEVICE ScaleAndSlope<T> scale_and_slope_of(Scale kind, T raw, T parameter) {
   if (kind == Scale::kSigmoid) {
-    const T e = exp_of(-(raw + T(2))), sigmoid = T(1) / (T(1) + e), scale = sigmoid + parameter;
+    const T e = exp_of(-limited(raw + T(2), parameter)), sigmoid = T(1) / (T(1) + e), scale = sigmoid + parameter;
     // 1 - sigmoid = e sigmoid without cancellation; e overflows only where the sigmoid is zero
     const T rest = sigmoid == T(0) ? T(1) : e * sigmoid;
     return {scale, parameter > T(0) ? sigmoid * rest / scale : rest};
   }
-  if (kind == Scale::kExp) return {exp_of(raw), T(1)};
+  if (kind == Scale::kExp) return {exp_of(clamp(raw, kLogLimit<T>)), T(1)};
   const T tanh = tanh_of(raw / parameter);
   return {exp_of(parameter * tanh), (T(1) - tanh) * (T(1) + tanh)};
 }
@@ -82,6 +115,13 @@ INVFLOW_DEVICE void load_raw(const AffineMap& map, Pixels at, int64_t c, typenam
   Access::load(map.h, offset_of(map.h, in_h(map, at), raw_channel(map, c)), raw);
 }
 
+// x s, or x / s for the inverse.
+template <class T>
+INVFLOW_DEVICE T scaled(const AffineMap& map, T scale, T excess, T x) {
+  const T y = map.inverse ? x / scale : x * scale;
+  return excess == T(0) ? y : with_excess(y, map.inverse ? -excess : excess);
+}
+
 // x becomes y; returns the log-determinant.
 template <class T, int n>
 INVFLOW_DEVICE T apply(const AffineMap& map, const T (&shift)[n], const T (&raw)[n], T (&x)[n]) {
@@ -91,10 +131,14 @@ INVFLOW_DEVICE T apply(const AffineMap& map, const T (&shift)[n], const T (&raw)
 #pragma unroll
   for (int j = 0; j < n; ++j) {
     const ScaleAndLog<T> s = scale_and_log_of(map.scale, raw[j], parameter);
-    if (map.inverse)
-      x[j] = shift_first ? x[j] / s.scale - shift[j] : (x[j] - shift[j]) / s.scale;
-    else
-      x[j] = shift_first ? (x[j] + shift[j]) * s.scale : x[j] * s.scale + shift[j];
+    const T excess = excess_of(map.scale, raw[j], parameter);
+    if (map.inverse) {
+      const T y = scaled(map, s.scale, excess, shift_first ? x[j] : x[j] - shift[j]);
+      x[j] = shift_first ? y - shift[j] : y;
+    } else {
+      const T y = scaled(map, s.scale, excess, shift_first ? x[j] + shift[j] : x[j]);
+      x[j] = shift_first ? y : y + shift[j];
+    }
     log_det += s.log;
   }
   return map.inverse ? -log_det : log_det;
@@ -130,24 +174,25 @@ INVFLOW_DEVICE void scaled_part(const AffineMap& map, Pixels at, int64_t c, type
   add_shift(map, shift, x);
 }
 
-// `grad`, the gradient of y, becomes that of x; `scaled` (see scaled_part) becomes that of the shift, and `raw` that of
-// itself.
+// `grad`, the gradient of y, becomes that of x; `operand` (see scaled_part) becomes that of the shift, and `raw` that
+// of itself.
 template <class T, int n>
-INVFLOW_DEVICE void differentiate(const AffineMap& map, T grad_log_det, T (&scaled)[n], T (&raw)[n], T (&grad)[n]) {
+INVFLOW_DEVICE void differentiate(const AffineMap& map, T grad_log_det, T (&operand)[n], T (&raw)[n], T (&grad)[n]) {
   const T parameter = static_cast<T>(map.parameter);
   const bool shift_first = map.order == Order::kShiftThenScale;
 #pragma unroll
   for (int j = 0; j < n; ++j) {
     const ScaleAndSlope<T> s = scale_and_slope_of(map.scale, raw[j], parameter);
-    const T grad_x = map.inverse ? grad[j] / s.scale : grad[j] * s.scale;
+    const T excess = excess_of(map.scale, raw[j], parameter);
+    const T grad_x = scaled(map, s.scale, excess, grad[j]);
     // dy / d log(scale), or its opposite for the inverse
-    const T product = map.inverse ? scaled[j] / s.scale : scaled[j] * s.scale;
+    const T product = scaled(map, s.scale, excess, operand[j]);
     const T grad_raw = (grad[j] * product + grad_log_det) * s.slope;
     raw[j] = map.inverse ? -grad_raw : grad_raw;
     if (map.inverse)
-      scaled[j] = shift_first ? -grad[j] : -grad_x;
+      operand[j] = shift_first ? -grad[j] : -grad_x;
     else
-      scaled[j] = shift_first ? grad_x : grad[j];
+      operand[j] = shift_first ? grad_x : grad[j];
     grad[j] = grad_x;
   }
 }

@@ -142,9 +142,12 @@ def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_inj
         place.append(_map(kept, batch, injector, grad_injector, 0, settings.injector, settings.inverse))
     addresses = [0, 0]
     if matrix is not None and shift is not None:
-        used = matrix.contiguous(), shift.contiguous()
-        kept += used
+        used = [matrix.contiguous(), shift.contiguous()]
         addresses = [tensor.data_ptr() for tensor in used]
+        if channels and 0 in addresses:
+            used = [tensor if tensor.data_ptr() else _with_memory(tensor) for tensor in used]
+            addresses = [tensor.data_ptr() for tensor in used]
+        kept += used
     return batch, channels, height * width, _view(kept, x), *addresses, before, after
 
 
@@ -165,9 +168,24 @@ def _words(form: Form) -> tuple[int, float, int, int]:
 
 def _view(kept: list[Tensor], tensor: Tensor) -> View:
     used, strides = with_pixels_in_line(tensor)
+    address = used.data_ptr()
+    if not address and used.numel():
+        used = _with_memory(used)
+        address, (samples, channels, _, pixels) = used.data_ptr(), used.stride()
+        strides = samples, channels, pixels
     if used is not tensor:
         kept.append(used)
-    return used.data_ptr(), KERNEL_DTYPES[used.dtype], *strides
+    return address, KERNEL_DTYPES[used.dtype], *strides
+
+
+def _with_memory(tensor: Tensor) -> Tensor:
+    """Return the zeros that PyTorch did not write down; raise ``ValueError`` if the memory was freed."""
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    raise ValueError(
+        f"every tensor must have memory, got one of shape {tuple(tensor.shape)} and {tensor.dtype} whose storage is "
+        f"empty: restore it before the call, or pass a copy made while it was there"
+    )
 
 
 def with_pixels_in_line(tensor: Tensor) -> tuple[Tensor, tuple[int, int, int]]:

@@ -20,6 +20,8 @@ from invflow.layers._first_batch import (
     total_over,
 )
 from invflow.layers.conditioning import without_context
+from invflow.layers.folded import FoldedMap
+from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops._transforms import has_values, needs_reference, unwrapped
 
@@ -216,6 +218,11 @@ class ActNorm(nn.Module):
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
+
+    @folding
+    def folded(self) -> FoldedMap:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedMap.of(self, None)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""

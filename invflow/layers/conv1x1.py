@@ -12,6 +12,8 @@ from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, compose, derive
 from invflow.layers.conditioning import without_context
+from invflow.layers.folded import FoldedMap
+from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops import channel_affine
 
@@ -88,6 +90,11 @@ class InvertibleConv1x1(nn.Module):
             return channel_affine(z, affine.matrix, affine.shift)
 
         return inverse
+
+    @folding
+    def folded(self) -> FoldedMap:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedMap.of(None, self)
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers.conditioning import without_context
+from invflow.layers.folded import FoldedSplit
+from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
@@ -69,10 +71,15 @@ class Split(nn.Module):
         return [(self.factored, height, width), (self.kept, height, width)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()), self.num_latents)]
+        return [Stage(self._rerun, self.num_latents)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
+
+    @folding
+    def folded(self) -> FoldedSplit:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedSplit(self)
 
     def _rerun(self, z: Sequence[Tensor], context: Tensor | None) -> Rerun:
         # one evaluation of the network serves both directions, since its input stays

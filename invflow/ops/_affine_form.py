@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -33,10 +34,13 @@ class AffineForm:
         order: ``"shift_then_scale"`` is :math:`y = (x + t) s`, ``"scale_then_shift"`` is :math:`y = x s + t`.
         packing: places of shift and raw scale in ``h``: ``"cross"`` has shifts in even and scales in odd channels,
             ``"split"`` has shifts in the first half.
-        eps: the least scale of ``"sigmoid"``, >= 0; the inverse amplifies by at most 1 / eps.
-        bound: the largest absolute log-scale of ``"bounded_exp"``, > 0.
+        eps: the least scale of ``"sigmoid"``, 0 or between 1e-30 and 1e4; the inverse amplifies by at most 1 / eps.
+            A smaller one is lost where float32 numbers are subnormal. Beside a larger one the sigmoid is lost.
+        bound: the largest absolute log-scale of ``"bounded_exp"``, between 1e-30 and 80. With a larger one the scale is
+            no normal float32 number.
 
     Raises:
+        TypeError: eps or bound is not a number.
         ValueError: an unknown name or a parameter out of range.
     """
 
@@ -51,10 +55,17 @@ class AffineForm:
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(repr(choice) for choice in get_args(allowed))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        for name in ("eps", "bound"):
+            if type(value := getattr(self, name)) is not float:
+                object.__setattr__(self, name, _as_float(name, value))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
+        if self.eps and not 1e-30 <= self.eps <= 1e4:
+            raise ValueError(f"eps must be 0 or between 1e-30 and 1e4, got {self.eps}")
         if not (math.isfinite(self.bound) and self.bound > 0):
             raise ValueError(f"bound must be finite and greater than 0, got {self.bound}")
+        if not 1e-30 <= self.bound <= 80:
+            raise ValueError(f"bound must be between 1e-30 and 80, got {self.bound}")
 
     @property
     def parameter(self) -> float:
@@ -86,14 +97,12 @@ class AffineForm:
 
         Args:
             x: (B, C, H, W).
-            h: (B', 2C, H, W); B' divides B.
+            h: (B, 2C, H, W).
             inverse: apply the inverse map.
 
         Returns:
             y (B, C, H, W) and log_det (B,).
         """
-        if h.shape[0] != x.shape[0]:
-            h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
         shift, raw = self.unpack(h)
         scale, log_scale = self.log_scale(raw)
         if self.order == "shift_then_scale":
@@ -102,6 +111,12 @@ class AffineForm:
             y = (x - shift) / scale if inverse else x * scale + shift
         log_det = log_scale.sum((1, 2, 3))
         return y, -log_det if inverse else log_det
+
+
+def _as_float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
 
 
 #: The form of the published SRFlow models, and the default everywhere.

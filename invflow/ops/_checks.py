@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import KERNEL_DTYPES, compute_dtype
 
 
 def check_state(x: Tensor, name: str = "x") -> None:
@@ -23,10 +23,12 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
     B' must divide B.
 
     Raises:
-        TypeError: no floating-point tensor.
+        TypeError: no tensor, or none of a dtype that kernels read.
         ValueError: a wrong shape.
     """
-    check_state(h, name)
+    if not isinstance(h, Tensor) or h.dim() != 4 or h.dtype not in KERNEL_DTYPES:
+        check_state(h, name)
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
     batch, channels, height, width = x.shape
     count = h.shape[1] // 2
     shared = h.shape[0] == batch or (h.shape[0] > 0 and batch % h.shape[0] == 0)

@@ -21,7 +21,8 @@ void map(F f, const float* in, float* out, int64_t n) {
 
 template <Kind kind, bool inverse>
 Vec<float> scale(Vec<float> raw, float parameter) {
-  return factors_of<float, kind, inverse, 1>({{raw}}, parameter).factor.v[0];
+  const Factors<float, 1> f = factors_of<float, kind, inverse, 1>({{raw}}, parameter);
+  return scaled<float, kind, false>(broadcast<float>(1.0f), f.factor.v[0], f.other.v[0]);
 }
 
 }  // namespace
@@ -40,6 +41,6 @@ extern "C" void elementary_function(int which, const float* in, float* out, int6
     case 5: return map([](V x) { return tanh_and_slope<float>(x).slope; }, in, out, n);
     case 6: return map([](V x) { return scale<Kind::kSigmoid, false>(x, 1e-4f); }, in, out, n);
     case 7: return map([](V x) { return scale<Kind::kSigmoid, true>(x, 1e-4f); }, in, out, n);
-    case 8: return map([](V x) { return scale<Kind::kSigmoidOfAnyEps, false>(x, 0.0f); }, in, out, n);
+    case 8: return map([](V x) { return scale<Kind::kSigmoidOfNoEps, false>(x, 0.0f); }, in, out, n);
   }
 }

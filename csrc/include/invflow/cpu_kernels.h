@@ -12,4 +12,8 @@ struct Kernels {
   void (*flow_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
 };
 
+// Throws std::bad_alloc. It is compiled once, for every processor: what throws is not to be merged across instruction
+// sets.
+[[noreturn]] void throw_out_of_memory();
+
 }  // namespace invflow

@@ -111,7 +111,7 @@ def affine_coupling_backward(
 def flow_step(x: Tensor, matrix: Tensor, shift: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
     """Return y and log_det. ``None`` as ``shift`` is zero, and ``matrix`` may have any strides."""
     y, (batch, channels, height, width) = empty_state(x), x.shape
-    pixels, has_maps = height * width, step.coupling is not None or step.injector is not None
+    pixels, has_maps = height * width, channels > 0 and (step.coupling is not None or step.injector is not None)
     in_registers = channels * matrix.element_size() <= REGISTERS
     block_c, tiles = _tiles(channels, matrix.element_size())
     grain = tuning.GRAIN_OF_ROWS if in_registers else tuning.GRAIN_OF_TILES
@@ -246,7 +246,7 @@ def _matrix_gradient(grad: Tensor, x: Tensor, step: Step, matrix: Tensor) -> tup
     block_c = min(LARGEST_TILE_OF_MATRIX[matrix.element_size()], max(16, triton.next_power_of_2(channels)))
     tiles = _cdiv(channels, block_c)
     # one block of the smallest size at least for each part
-    splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles))
+    splits = min(batch * _cdiv(height * width, 32), _cdiv(_MATRIX_PROGRAMS, tiles * tiles)) if channels else 0
     grad_matrix = torch.empty(splits, channels, channels, dtype=matrix.dtype, device=x.device)
     grad_shift = torch.empty(splits, channels, dtype=matrix.dtype, device=x.device)
     if splits:

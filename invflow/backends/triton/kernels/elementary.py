@@ -22,10 +22,12 @@ _SQRT_HALF_BITS: tl.constexpr = tl.constexpr(0x3F3504F3)
 def _exponential(x):
     """exp(x) = a b (1 + q) in float32, where a and b are powers of two. NaN becomes a number.
 
-    Two factors let results overflow to infinity, and underflow through the subnormal numbers, as they should.
+    Two factors let results overflow to infinity, and underflow through the subnormal numbers, as they should. At the
+    upper limit of x they are as large as they can be, and the product with any normal number overflows. At the lower
+    limit they are zero.
     """
-    x = tl.where(x > -104.0, x, -104.0)
-    x = tl.where(x < 89.0, x, 89.0)
+    x = tl.where(x > -176.0, x, -176.0)
+    x = tl.where(x < 176.39, x, 176.39)
     n = tl.floor(x * _LOG2_E + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     # exp(r) - 1 = r + r^2 p(r) for |r| <= ln(2) / 2
@@ -53,6 +55,20 @@ def exp(x):
 
 
 @triton.jit
+def times_exp(x, power):
+    """x e^power, finite wherever it can be, although e^power may overflow or underflow."""
+    if x.dtype == tl.float64:
+        within = tl.where(power < -700.0, -700.0, tl.where(power > 700.0, 700.0, power))
+        beyond = power - within
+        beyond = tl.where(beyond < -800.0, -800.0, tl.where(beyond > 800.0, 800.0, beyond))
+        y = x * tl.exp(within) * tl.exp(0.5 * beyond) * tl.exp(0.5 * beyond)
+    else:
+        a, b, q = _exponential(power)
+        y = tl.where(power == power, x * ((q + 1.0) * a) * b, power)
+    return y
+
+
+@triton.jit
 def _log_of_sum(m, k):
     """log(2^k (1 + m)) in float32 for 1 + m in [sqrt(1/2), sqrt(2)]: log(1 + m) = 2 atanh(f) with f = m / (2 + m)."""
     f = m / (m + 2.0)
@@ -65,7 +81,7 @@ def _log_of_sum(m, k):
 
 @triton.jit
 def log(x):
-    """log(x) for x >= 0; in float32 a subnormal x counts as the smallest normal number."""
+    """log(x) for a normal x > 0, which is the only kind that the kernels pass, for zero and for infinity."""
     if x.dtype == tl.float64:
         y = tl.log(x)
     else:

@@ -14,7 +14,14 @@ scale_then_shift      :math:`x s + t`       :math:`(x - t) / s`
 import triton
 import triton.language as tl
 
-from invflow.backends.triton.kernels.elementary import exp, log, log_sigmoid, sigmoid_and_rest, tanh_and_slope
+from invflow.backends.triton.kernels.elementary import (
+    exp,
+    log,
+    log_sigmoid,
+    sigmoid_and_rest,
+    tanh_and_slope,
+    times_exp,
+)
 
 
 @triton.jit
@@ -52,8 +59,8 @@ def store_shift_and_raw(h_ptr, h_c, channel, offsets, mask, shift, raw, COUNT: t
 
 
 @triton.jit
-def transform(x, shift, raw, FORM: tl.constexpr, INVERSE: tl.constexpr):
-    """y and the element's share of log_det."""
+def scale_and_log(raw, FORM: tl.constexpr):
+    """A scale and its logarithm. The scale may leave the normal numbers if it is exp or a sigmoid without eps."""
     if FORM[0] == "sigmoid":
         sigmoid, _ = sigmoid_and_rest(raw + 2.0)
         scale = sigmoid + FORM[1]
@@ -68,10 +75,34 @@ def transform(x, shift, raw, FORM: tl.constexpr, INVERSE: tl.constexpr):
         bounded, _ = tanh_and_slope(raw / FORM[1])
         log_scale = FORM[1] * bounded
         scale = exp(log_scale)
-    if FORM[2] == "shift_then_scale":
-        y = x / scale - shift if INVERSE else (x + shift) * scale
+    return scale, log_scale
+
+
+@triton.jit
+def scaled(x, raw, scale, FORM: tl.constexpr, INVERSE: tl.constexpr):
+    """x s, or x / s for the inverse: finite wherever it can be, although s may not be a normal number."""
+    if FORM[0] == "exp":
+        y = times_exp(x, -raw if INVERSE else raw)
+    elif FORM[0] == "sigmoid" and FORM[1] == 0.0:
+        r = raw + 2.0
+        if INVERSE:
+            y = x + times_exp(x, -r)
+        else:
+            y = times_exp(x, tl.where(r < 0.0, r, 0.0)) / (1.0 + exp(-tl.abs(r)))
+            y = tl.where(r == r, y, r)
     else:
-        y = (x - shift) / scale if INVERSE else x * scale + shift
+        y = x / scale if INVERSE else x * scale
+    return y
+
+
+@triton.jit
+def transform(x, shift, raw, FORM: tl.constexpr, INVERSE: tl.constexpr):
+    """y and the element's share of log_det."""
+    scale, log_scale = scale_and_log(raw, FORM)
+    if FORM[2] == "shift_then_scale":
+        y = scaled(x, raw, scale, FORM, INVERSE) - shift if INVERSE else scaled(x + shift, raw, scale, FORM, INVERSE)
+    else:
+        y = scaled(x - shift, raw, scale, FORM, INVERSE) if INVERSE else scaled(x, raw, scale, FORM, INVERSE) + shift
     log_det = -log_scale if INVERSE else log_scale
     return y, log_det
 
@@ -89,15 +120,15 @@ def gradients(grad_y, grad_log_det, x, shift, raw, FORM: tl.constexpr, INVERSE: 
     else:
         bounded, slope = tanh_and_slope(raw / FORM[1])
         scale = exp(FORM[1] * bounded)
-    grad_x = grad_y / scale if INVERSE else grad_y * scale
+    grad_x = scaled(grad_y, raw, scale, FORM, INVERSE)
     if FORM[2] == "shift_then_scale":
-        scaled = x / scale if INVERSE else (x + shift) * scale
+        product = scaled(x if INVERSE else x + shift, raw, scale, FORM, INVERSE)
         grad_shift = -grad_y if INVERSE else grad_x
     else:
-        scaled = (x - shift) / scale if INVERSE else x * scale
+        product = scaled(x - shift if INVERSE else x, raw, scale, FORM, INVERSE)
         grad_shift = -grad_x if INVERSE else grad_y
-    # scaled is d y / d log(scale), its opposite for the inverse
-    grad_raw = (grad_y * scaled + grad_log_det) * slope
+    # the product is d y / d log(scale), its opposite for the inverse
+    grad_raw = (grad_y * product + grad_log_det) * slope
     return grad_x, grad_shift, -grad_raw if INVERSE else grad_raw
 
 
