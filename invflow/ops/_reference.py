@@ -30,8 +30,8 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
 def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Apply the channel map by a product of matrices: on a GPU, and to a state without elements.
 
-    On a GPU, PyTorch computes convolutions of float32 in TF32 unless it is told not to, but products of matrices only if
-    :func:`torch.set_float32_matmul_precision` asks for it.
+    On a GPU, PyTorch computes convolutions of float32 in TF32 unless it is told not to. It does so with products of
+    matrices only if :func:`torch.set_float32_matmul_precision` asks for it.
     """
     if not needs_reference() and state_format(x) == torch.channels_last:  # a transformed tensor does not say
         return F.linear(x.movedim(1, -1), matrix, shift).movedim(-1, 1)

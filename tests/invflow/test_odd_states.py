@@ -39,7 +39,7 @@ def calls_on(shape, device, dtype=torch.float32):
     yield "channel_affine", [x, matrix, shift], lambda *t, **o: (channel_affine(*t, **o),)
     for inverse in (False, True):
         for form in (AffineForm(), AffineForm("exp")):
-            call = dict(form=form, inverse=inverse)
+            call = {"form": form, "inverse": inverse}
             yield "affine_coupling", [x, coupling], lambda *t, call=call, **o: affine_coupling(*t, **call, **o)
         yield (
             "flow_step",
