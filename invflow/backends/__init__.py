@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
+import weakref
+from contextvars import ContextVar
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,14 +47,34 @@ def _check_name(name: str, argument: str, allowed: tuple[str, ...] = ("auto", *B
     return name
 
 
-_current = _check_name(os.environ.get("INVFLOW_BACKEND", "auto"), "environment variable INVFLOW_BACKEND")
+class _Choice(NamedTuple):
+    name: str
+    by: use_backend
+    is_block: bool
+
+
+#: Choices of the blocks that the present thread or task is in, and of calls inside these blocks.
+_blocks: ContextVar[tuple[_Choice, ...]] = ContextVar("invflow_backend", default=())
+#: Choices of calls outside of any block. The last one counts; those before it come back if it is undone.
+_calls: list[tuple[str, weakref.ref[use_backend]]] = []
+_calls_lock = threading.Lock()
+_from_environment = _check_name(os.environ.get("INVFLOW_BACKEND", "auto"), "environment variable INVFLOW_BACKEND")
+_outside_blocks = _from_environment
+#: Choices of blocks in a function that is being compiled: a compiler does not follow changes of a context variable.
+_compiling: tuple[str, ...] = ()
 
 
 class use_backend:
-    """Choose the backend of every operator called without ``backend=``, for the whole process.
+    """Choose the backend of every operator called without ``backend=``.
 
-    It takes effect at once. As a context manager it restores the previous choice at the end. Like
-    ``torch.set_num_threads`` it is a setting of the process, not of the thread.
+    As a context manager it holds for the block, in the thread or asyncio task that entered it and in tasks started
+    there. Blocks of several threads may overlap. Like ``torch.no_grad``, a block in a generator that is suspended also
+    holds for its caller.
+
+    As a plain call it takes effect at once. It holds in all threads that are in no block, until the next such call.
+    Inside a block it holds for the rest of the block. Inside a compiled function only blocks are allowed.
+
+    A backward pass runs on the backend of its forward pass, wherever it is called.
 
     >>> import invflow
     >>> with invflow.use_backend("reference"):
@@ -66,26 +90,63 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        global _current
+        global _compiling
         _check_name(name, "backend")
         if name in KERNELS and (reason := KERNELS[name].unavailable()):
             raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-        self._previous = _current
-        _current = name
+        self._name = name
+        if torch.compiler.is_compiling():
+            _compiling = (*_compiling, name)
+        elif blocks := _blocks.get():
+            _blocks.set((*blocks, _Choice(name, self, False)))
+        else:
+            self._choose_outside_blocks(chosen=True)
 
     def __enter__(self) -> None:
-        return None
+        if not torch.compiler.is_compiling():
+            self._undo(is_block=False)
+            _blocks.set((*_blocks.get(), _Choice(self._name, self, True)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _current
-        _current = self._previous
+        global _compiling
+        if torch.compiler.is_compiling():
+            _compiling = _compiling[:-1]
+        elif not self._undo(is_block=True):
+            self._undo(is_block=False)
+
+    def _undo(self, *, is_block: bool) -> bool:
+        """Undo the last choice of this kind that the object made, and return whether there was one."""
+        blocks = _blocks.get()
+        for position in reversed(range(len(blocks))):
+            if blocks[position].by is self and blocks[position].is_block == is_block:
+                end = position + 1
+                while is_block and end < len(blocks) and not blocks[end].is_block:
+                    end += 1  # calls inside the block
+                _blocks.set(blocks[:position] + blocks[end:])
+                return True
+        if not is_block:
+            self._choose_outside_blocks(chosen=False)
+        return False
+
+    def _choose_outside_blocks(self, *, chosen: bool) -> None:
+        global _outside_blocks
+        with _calls_lock:
+            _calls[:] = [call for call in _calls if call[1]() is not self]
+            if chosen:
+                _calls.append((self._name, weakref.ref(self)))
+            # nobody can undo a call whose object is gone: those before it never come back
+            del _calls[: max((i for i, call in enumerate(_calls) if call[1]() is None), default=0)]
+            _outside_blocks = _calls[-1][0] if _calls else _from_environment
 
 
 def current_backend() -> str:
     """Return the backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
-    return _current
+    if _compiling and torch.compiler.is_compiling():
+        return _compiling[-1]
+    blocks = _blocks.get()
+    return blocks[-1].name if blocks else _outside_blocks
 
 
 def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> bool:
@@ -126,7 +187,7 @@ def select_backend(backend: str | None, op: str, x: Tensor) -> str:
         ValueError: an unknown name.
         RuntimeError: an explicitly chosen backend that cannot run it.
     """
-    chosen = _current if backend is None else _check_name(backend, "backend")
+    chosen = current_backend() if backend is None else _check_name(backend, "backend")
     if chosen != "auto":
         can_run(chosen, op, x, raise_error=True)
         return chosen

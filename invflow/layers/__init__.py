@@ -13,9 +13,12 @@ from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.flow_step import FlowStep
+from invflow.layers.folding import fold
 from invflow.layers.injector import AffineInjector
+from invflow.layers.inverse import Inverse
 from invflow.layers.protocol import (
     Conditionable,
+    Foldable,
     Fusable,
     InvertibleLayer,
     PendingCoupling,
@@ -36,7 +39,9 @@ __all__ = [
     "Conditionable",
     "FlowSequential",
     "FlowStep",
+    "Foldable",
     "Fusable",
+    "Inverse",
     "InverseStep",
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
@@ -50,4 +55,5 @@ __all__ = [
     "Stage",
     "ZeroConv2d",
     "condition",
+    "fold",
 ]

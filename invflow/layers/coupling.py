@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers.conditioning import repeat_context
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
+from invflow.layers.folded import FoldedAffine
+from invflow.layers.folding import folding
+from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage, supports
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -80,6 +82,9 @@ class AffineCoupling(nn.Module):
         start = self.start
         if not self.context_channels:
             return lambda x, part: self.raw_output(x[:, :start])
+        if not supports(self, "shared_output", ("raw_output", "pending")):
+            joined = context.joined()
+            return lambda x, part: self.pending(x, joined[part]).h
         output = context.network(self.net)
         return lambda x, part: self._checked(output(x[:, :start], part))
 
@@ -93,11 +98,16 @@ class AffineCoupling(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()))]
+        return [Stage(self._rerun)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         output, form, start = self.shared_output(context), self.form, self.start
         return lambda z, part: affine_coupling(z, output(z, part), form, start=start, inverse=True)[0]
+
+    @folding
+    def folded(self) -> FoldedAffine:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedAffine(self)
 
     def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
         # one evaluation of the network serves both directions, since its input passes unchanged

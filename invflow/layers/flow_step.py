@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial, reduce
 from typing import cast
 
 import torch
@@ -9,16 +10,40 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers._derived import ChannelMap, ValueCache, can_remember
+from invflow.layers._current import current
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
+from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
-from invflow.layers.conv1x1 import InvertibleConv1x1
+from invflow.layers.conditioning import condition
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.folded import FoldedMap
+from invflow.layers.folding import fold, folding, naming
 from invflow.layers.injector import AffineInjector
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage
-from invflow.layers.reversible import stages_of
+from invflow.layers.protocol import (
+    ConditionedInverse,
+    InvertibleLayer,
+    PendingCoupling,
+    Rerun,
+    Shape,
+    SharedContext,
+    Stage,
+    is_watched,
+    supports,
+    watches_all,
+)
+from invflow.layers.sequential import FlowSequential
 from invflow.ops import flow_step
 
 __all__ = ["FlowStep"]
+
+#: The parts in the order of ``forward``, each with the method that a step calls instead of the part.
+_FOR_PARTS = {"actnorm": "initialize", "conv1x1": "channel_map", "injector": "raw_output", "coupling": "pending"}
+_FOR_SHARED_CONTEXT = {**_FOR_PARTS, "injector": "shared_output", "coupling": "shared_output"}
+_OF_LAYER = ("forward", "inverse")
+_STANDARD = frozenset((ActNorm, InvertibleConv1x1, InvertibleConv1x1LU, AffineInjector, AffineCoupling))
+#: A step reads an actnorm's parameters, and computes with them itself.
+_OF_ACTNORM = (*_OF_LAYER, "log_det", "_parameters_as")
 
 
 class FlowStep(nn.Module):
@@ -75,27 +100,30 @@ class FlowStep(nn.Module):
 
         See :class:`invflow.layers.Fusable`.
         """
-        # looked up once: a module finds its parts slowly
-        actnorm, coupling = self.actnorm, self.coupling
         check_input(self, x, self.channels)
-        before: Tensor | None = None
+        if not self._fuses_parts(called=True):
+            return self._forward_by_parts(x, context, pending)
+        # a module finds its parts as attributes slowly
+        parts = self._modules
+        actnorm, coupling = cast(ActNorm, parts["actnorm"]), cast("AffineCoupling | None", parts.get("coupling"))
         if actnorm.initializes_from(x):
-            if pending is not None:
-                x, before = pending.apply(x)
-                pending = None
-            actnorm.initialize(x)
+            # what follows must not differ from later passes: activation checkpointing compares the two
+            with torch.no_grad():
+                actnorm.initialize(x if pending is None else pending.apply(x)[0])
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
-        if before is not None:
-            log_det = log_det + before
         return x, log_det, None if coupling is None else coupling.pending(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        coupling = self.coupling
         check_input(self, z, self.channels, "z")
+        if not self._fuses_parts(called=False):
+            return self._inverse_by_parts(z, context)
+        coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
         h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
-    def inverse_given(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
+    def inverse_given(
+        self, z: Tensor, coupling: Tensor | None, injector: Tensor | None, affine: ChannelMap | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute ``inverse`` for networks that have already been evaluated.
 
         Args:
@@ -103,13 +131,15 @@ class FlowStep(nn.Module):
             coupling: output of the coupling's network; ``None`` leaves the coupling out.
             injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
                 divisor of B.
+            affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine, coupling_form, injector_form, start = self._channel_map(z.dtype, inverse=True), None, None, 0
+        affine = self._channel_map(z.dtype, inverse=True) if affine is None else affine
+        coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
-            part = cast(AffineCoupling, self.coupling)
+            part = cast(AffineCoupling, self._modules["coupling"])
             coupling_form, start = part.form, part.start
         if injector is not None:
-            injector_form = cast(AffineInjector, self.injector).form
+            injector_form = cast(AffineInjector, self._modules["injector"]).form
         x, log_det = flow_step(
             z,
             affine.matrix,
@@ -127,23 +157,39 @@ class FlowStep(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        """Return two stages: everything up to the coupling, and the coupling."""
-        before = [part for part in (self.actnorm, self.conv1x1, self.injector) if part is not None]
-        parameters: list[Tensor] = [parameter for part in before for parameter in part.parameters()]
-        return [
-            Stage(self._rerun_before_coupling, parameters),
-            *([] if self.coupling is None else stages_of(self.coupling)),
-        ]
+        """Return two stages: everything up to the coupling, and the coupling. Parts of other kinds are stages each."""
+        if not self._fuses_parts(called=False):
+            return [stage for _, part in self._parts() for stage in stages_of(part)]
+        return [Stage(self._rerun_before_coupling), *([] if self.coupling is None else stages_of(self.coupling))]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        if not self._fuses_parts(called=False, methods=_FOR_SHARED_CONTEXT):
+            inverses = [condition(part, context) for _, part in reversed(self._parts())]
+            return lambda z, samples: reduce(lambda x, inverse: inverse(x, samples), inverses, z)
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
+        # a graph of the parameters would serve one backward pass only
+        affine = None if torch.is_grad_enabled() else Snapshot(partial(self._channel_map, inverse=True))
 
         def inverse(z: Tensor, part: slice) -> Tensor:
             h = None if coupling is None else coupling(z, part)
-            return self.inverse_given(z, h, None if injector is None else injector[part])[0]
+            known = None if affine is None else affine(compute_dtype(z.dtype))
+            return self.inverse_given(z, h, None if injector is None else injector[part], known)[0]
 
         return inverse
+
+    @folding
+    def folded(self) -> FlowSequential:
+        """Return a copy for inference and export: one channel map, then injector and coupling.
+
+        See :class:`~invflow.layers.Foldable`.
+        """
+        parts: list[nn.Module] = [FoldedMap.of(self.actnorm, self.conv1x1)]
+        for name, part in (("injector", self.injector), ("coupling", self.coupling)):
+            if part is not None:
+                with naming(name):
+                    parts.append(fold(part))
+        return FlowSequential(parts)
 
     def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
         with torch.enable_grad():
@@ -153,8 +199,57 @@ class FlowStep(nn.Module):
         with torch.enable_grad():
             return Rerun(x, [leaf], *self._before_coupling(leaf, None, injector))
 
+    def _parts(self) -> list[tuple[str, nn.Module]]:
+        """Return the parts that are there, by name, in the order of ``forward``."""
+        parts = ((name, getattr(self, name)) for name in _FOR_PARTS)
+        return [(name, part) for name, part in parts if part is not None]
+
+    def _fuses_parts(self, *, called: bool, methods: dict[str, str] = _FOR_PARTS) -> bool:
+        """Return whether methods of the parts may be called instead of their ``forward`` or ``inverse``.
+
+        Args:
+            called: the parts' calls count too, which hooks may watch.
+            methods: name of the method for every part.
+        """
+        if called and watches_all():
+            return False
+        parts = self._modules
+        for name, method in methods.items():
+            part = parts.get(name)
+            if part is None:
+                continue
+            own = part.__dict__
+            is_standard = type(part) in _STANDARD and "forward" not in own and "inverse" not in own
+            if not is_standard and not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
+                return False
+            if called and is_watched(part):
+                return False
+        return True
+
+    def _forward_by_parts(
+        self, x: Tensor, context: Tensor | None, pending: PendingCoupling | None
+    ) -> tuple[Tensor, Tensor, None]:
+        total: Tensor | None = None
+        if pending is not None:
+            x, total = pending.apply(x)
+        for _, part in self._parts():
+            x, log_det = part(x, context)
+            total = log_det if total is None else total + log_det
+        assert total is not None
+        return x, total, None
+
+    def _inverse_by_parts(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        total: Tensor | None = None
+        for name, part in reversed(self._parts()):
+            if not callable(getattr(part, "inverse", None)):
+                raise TypeError(f"FlowStep: {name}, {type(part).__name__}, has no inverse method")
+            z, log_det = cast(InvertibleLayer, part).inverse(z, context)
+            total = log_det if total is None else total + log_det
+        assert total is not None
+        return z, total
+
     def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
-        injector = self.injector
+        injector = cast("AffineInjector | None", self._modules.get("injector"))
         if injector is None:
             return None
         check_context(injector, x, context, injector.context_channels)
@@ -172,21 +267,19 @@ class FlowStep(nn.Module):
             None if pending is None else pending.h,
             injector,
             coupling_form=None if pending is None else pending.form,
-            injector_form=None if injector is None else cast(AffineInjector, self.injector).form,
+            injector_form=None if injector is None else cast(AffineInjector, self._modules["injector"]).form,
             start=0 if pending is None else pending.start,
         )
         return y, log_det + affine.log_det(x)
 
     def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
-        dtype = compute_dtype(dtype)
-        actnorm, conv = self.actnorm, self.conv1x1
-        tensors = [actnorm.bias, actnorm.log_scale]
-        # not parameters(), which takes longer than the kernel for a small state
-        tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
+        dtype, parts = compute_dtype(dtype), self._modules
+        actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
+        bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
+        tensors = [bias, log_scale, *sources]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        # modules inside the convolution parametrize its weight: what they hold is not among the tensors
-        if trained or conv._modules or not can_remember(tensors):
-            return conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse)
+        if trained or not sources or not is_plain(tensors):
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse))
+        return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

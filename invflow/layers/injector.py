@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
+from invflow.layers.folded import FoldedAffine
+from invflow.layers.folding import folding
+from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage, supports
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineInjector"]
@@ -44,6 +46,8 @@ class AffineInjector(nn.Module):
 
     def shared_output(self, context: SharedContext) -> Tensor:
         """Return :meth:`raw_output` for all B' samples of a context."""
+        if not supports(self, "shared_output", ("raw_output",)):
+            return self.raw_output(context.joined())
         return self._checked(context.network(self.net)(None, slice(None)))
 
     def _checked(self, h: Tensor) -> Tensor:
@@ -63,11 +67,16 @@ class AffineInjector(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()))]
+        return [Stage(self._rerun)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         h = self.shared_output(context)
         return lambda z, part: affine_coupling(z, h[part], self.form, start=0, inverse=True)[0]
+
+    @folding
+    def folded(self) -> FoldedAffine:
+        """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
+        return FoldedAffine(self)
 
     def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
         # one evaluation of the network serves both directions

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.nn.modules import module as _torch_modules
 
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = [
     "Conditionable",
     "ConditionedInverse",
+    "Foldable",
     "Fusable",
     "InvertibleLayer",
     "PendingCoupling",
@@ -21,12 +23,14 @@ __all__ = [
     "Shape",
     "SharedContext",
     "Stage",
+    "checked_latents",
     "is_fusable",
+    "is_watched",
     "num_latents_of",
     "output_shapes_of",
     "supports",
+    "watches_all",
 ]
-
 #: (C, H, W) of one sample of a state or latent.
 Shape = tuple[int, int, int]
 
@@ -75,12 +79,10 @@ class Stage(NamedTuple):
 
     Attributes:
         rerun: ``rerun(z, context)``.
-        parameters: all parameters that it uses.
         num_latents: number of tensors that its output consists of.
     """
 
     rerun: Callable[..., Rerun]
-    parameters: Sequence[Tensor]
     num_latents: int = 1
 
 
@@ -167,26 +169,80 @@ class Conditionable(Protocol):
         """Return the inverse with everything computed that depends on the context only."""
 
 
-def supports(module: object, method: str) -> bool:
-    """Return whether a method that stands for ``forward`` and ``inverse`` still does so.
+@runtime_checkable
+class Foldable(Protocol):
+    """A layer, or a part of a network, that makes a copy for inference and export of itself.
 
-    It must come from the class that defines the two, or from a subclass of it. A subclass that overrides one of them,
-    or an instance whose ``forward`` was replaced, is not bypassed.
+    Anything else is copied as it is, with its submodules folded.
     """
-    if "forward" in module.__dict__ or "inverse" in module.__dict__:
-        return False
+
+    def folded(self) -> nn.Module:
+        """Return a copy with the same methods, in plain PyTorch operations, whose derived values are constants."""
+
+
+def supports(module: object, method: str, instead_of: tuple[str, ...] = ("forward", "inverse")) -> bool:
+    """Return whether a method that stands for others, ``forward`` and ``inverse`` by default, still does so.
+
+    It must come from the class that defines them, or from a subclass of it. A subclass that overrides one of them, or
+    an instance on which one was replaced, is not bypassed. Neither is a subclass with a ``__call__`` of its own.
+    """
+    replaced = module.__dict__
+    for name in instead_of:
+        if name in replaced:
+            return False
     for cls in type(module).__mro__:
         own = cls.__dict__
         if method in own:
             return True
-        if "forward" in own or "inverse" in own:
+        if "__call__" in own:
             return False
+        for name in instead_of:
+            if name in own:
+                return False
     return False
 
 
+def watches_all() -> bool:
+    """Return whether global hooks watch the calls of all modules."""
+    return bool(
+        _torch_modules._global_forward_hooks
+        or _torch_modules._global_forward_pre_hooks
+        or _torch_modules._global_backward_hooks
+        or _torch_modules._global_backward_pre_hooks
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Return whether a call of the module does more than its ``forward``: it has hooks, or was compiled."""
+    # not as attributes, which a module finds slowly
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own.get("_compiled_call_impl")
+    )
+
+
 def is_fusable(layer: nn.Module) -> bool:
-    """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its ``forward`` by hooks."""
-    return not (layer._forward_hooks or layer._forward_pre_hooks) and supports(layer, "forward_fused")
+    """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its call."""
+    return not (is_watched(layer) or watches_all()) and supports(layer, "forward_fused")
+
+
+def checked_latents(z: Any, layer: nn.Module, name: str) -> list[Tensor]:
+    """Return the latents that a layer's ``forward`` returned, in a list.
+
+    Raises:
+        ValueError: not as many as the layer's ``num_latents``.
+    """
+    count = num_latents_of(layer)
+    if count == 1 and not isinstance(z, list):
+        return [z]
+    if isinstance(z, list) and len(z) == count:
+        return z
+    given = f"{len(z)}" if isinstance(z, list) else "a tensor" if isinstance(z, Tensor) else type(z).__name__
+    raise ValueError(f"{name}: {type(layer).__name__} must return a list of {count} latents, got {given}")
 
 
 def num_latents_of(layer: nn.Module) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers.conditioning import without_context
+from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops._checks import check_state
 
@@ -42,7 +43,7 @@ class Squeeze(nn.Module):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(z, "z")
-        if z.shape[1] % self.factor**2:
+        if not torch.jit.is_tracing() and z.shape[1] % self.factor**2:
             raise ValueError(f"Squeeze: channels of z must be divisible by {self.factor**2}, got {z.shape[1]}")
         f, (batch, channels, height, width) = self.factor, z.shape
         blocks = z.reshape(batch, channels // (f * f), f, f, height, width).permute(0, 1, 4, 2, 5, 3)
@@ -56,7 +57,14 @@ class Squeeze(nn.Module):
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
 
+    @folding
+    def folded(self) -> Squeeze:
+        """Return a copy: the layer is plain and constant as it is. See :class:`~invflow.layers.Foldable`."""
+        return Squeeze(self.factor)
+
     def _check_size(self, height: int, width: int) -> None:
+        if torch.jit.is_tracing():  # a trace would warn of every comparison of sizes
+            return
         if height % self.factor or width % self.factor:
             raise ValueError(f"Squeeze: height and width must be divisible by {self.factor}, got {(height, width)}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from invflow.layers.folding import folding, plain_conv
+
 __all__ = ["ZeroConv2d"]
 
 
@@ -34,3 +36,10 @@ class ZeroConv2d(nn.Conv2d):
         scale = (3.0 * self.log_scale).exp()
         assert self.bias is not None
         return self._conv_forward(x, self.weight * scale[:, None, None, None], self.bias * scale)
+
+    @folding
+    def folded(self) -> nn.Conv2d:
+        """Return the equal plain convolution: see :class:`~invflow.layers.Foldable`."""
+        scale = (3.0 * self.log_scale).exp()
+        assert self.bias is not None
+        return plain_conv(self, self.weight * scale[:, None, None, None], self.bias * scale)

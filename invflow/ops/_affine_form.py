@@ -97,14 +97,12 @@ class AffineForm:
 
         Args:
             x: (B, C, H, W).
-            h: (B', 2C, H, W); B' divides B.
+            h: (B, 2C, H, W).
             inverse: apply the inverse map.
 
         Returns:
             y (B, C, H, W) and log_det (B,).
         """
-        if h.shape[0] != x.shape[0]:
-            h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
         shift, raw = self.unpack(h)
         scale, log_scale = self.log_scale(raw)
         if self.order == "shift_then_scale":

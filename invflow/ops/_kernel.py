@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invflow._numerics import compute_dtype, empty_state
-from invflow.backends.protocol import Call, Form
+from invflow.backends.protocol import Call, Form, Settings
 from invflow.ops._affine_form import affine_form_of
 from invflow.ops._reference import flow_step_reference
 from invflow.ops._registration import register
@@ -47,11 +47,30 @@ def run(call: Call, backend: str) -> tuple[Tensor, Tensor]:
     Returns:
         y (B, C, H, W) and the log-determinant (B,) of coupling and injector.
     """
+    if torch.compiler.is_compiling():
+        call = Call(*call[:-1], _as_constants(call.settings))
     if backend == "reference" or needs_reference():
         return _reference(call)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:-1]):
         return _FlowStep.apply(*call, backend)
     return _forward(call, backend)
+
+
+def _as_constants(settings: Settings) -> Settings:
+    """Return the settings with every number a constant of the graph.
+
+    A compiler with dynamic shapes would make inputs of them, one of which it cannot hand to two kernels. It takes the
+    value of what a set holds, with a guard.
+    """
+
+    def constant(value: Any) -> Any:
+        (known,) = {value}
+        return known
+
+    def fixed(form: Form) -> Form:
+        return Form(form.scale, constant(form.parameter), form.order, form.packing)
+
+    return Settings(fixed(settings.coupling), fixed(settings.injector), constant(settings.start), settings.inverse)
 
 
 def _reference(call: Call) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,12 @@ __all__ = ["affine_coupling_reference", "channel_affine_reference", "flow_step_r
 def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Compute :func:`invflow.channel_affine` in plain PyTorch; arguments and result as there."""
     device = x.device.type
-    # the meta device, for one, has no autocast to switch off
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    # the meta device, for one, has no autocast; an exported program would keep a context that changes nothing
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         inner = x.to(matrix.dtype)
-        # a convolution refuses a state without pixels
-        by_product = x.is_cuda or not x.numel()
+        # a convolution refuses a state without pixels; a trace would warn of the question
+        by_product = x.is_cuda or not (torch.jit.is_tracing() or x.numel())
         y = _product(inner, matrix, shift) if by_product else F.conv2d(inner, matrix[:, :, None, None], shift)
     return y.to(x.dtype)
 
@@ -30,8 +31,8 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
 def _product(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Apply the channel map by a product of matrices: on a GPU, and to a state without elements.
 
-    On a GPU, PyTorch computes convolutions of float32 in TF32 unless it is told not to. It does so with products of
-    matrices only if :func:`torch.set_float32_matmul_precision` asks for it.
+    On a GPU, PyTorch computes convolutions of float32 in TF32 unless told not to, but products of matrices only if
+    :func:`torch.set_float32_matmul_precision` asks for it.
     """
     if not needs_reference() and state_format(x) == torch.channels_last:  # a transformed tensor does not say
         return F.linear(x.movedim(1, -1), matrix, shift).movedim(-1, 1)
@@ -45,6 +46,8 @@ def affine_coupling_reference(
     """Compute :func:`invflow.affine_coupling` in plain PyTorch; arguments and results as there."""
     dtype, count = compute_dtype(x.dtype), h.shape[1] // 2
     start = x.shape[1] - count if start is None else start
+    if h.shape[0] != x.shape[0]:
+        h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
     part, log_det = (form or PUBLISHED_FORM).transform(x[:, start : start + count].to(dtype), h.to(dtype), inverse)
     return torch.cat([x[:, :start], part.to(x.dtype), x[:, start + count :]], 1), log_det
 

@@ -83,7 +83,8 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that cannot be read, or a model that the published implementations do not have.
+        ValueError: a file that cannot be read or whose tensors have several dtypes, or a model that the published
+            implementations do not have.
     """
     output = Path(output)
     if output.suffix != ".pth":
@@ -99,6 +100,8 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
             state_dict, name = to_published(like, tensors), like.name
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot convert {source}: {error}") from error
+    if len(dtypes := {tensor.dtype for tensor in state_dict.values()}) > 1:
+        raise ValueError(f"cannot convert {source}: its tensors have several dtypes: {_names(dtypes)}")
     buffer = io.BytesIO()
     torch.save(state_dict, buffer)
     write_bytes(output, buffer.getvalue())
@@ -126,8 +129,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise ValueError(f"cannot read {path}: {name!r} is not a floating-point tensor")
     if len(dtypes := {tensor.dtype for tensor in content.values()}) > 1:
-        raise ValueError(f"cannot read {path}: its tensors have several dtypes: {', '.join(sorted(map(str, dtypes)))}")
+        raise ValueError(f"cannot read {path}: its tensors have several dtypes: {_names(dtypes)}")
     return dict(content)
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return ", ".join(sorted(map(str, dtypes)))
 
 
 def _model_from_published(

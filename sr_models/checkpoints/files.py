@@ -68,9 +68,7 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
         model.to(dtype).load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"cannot load model {path}: {name} holds values that are not finite")
+    _check_finite(f"model {path}", tensors)
     return model.eval()
 
 
@@ -83,7 +81,8 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: files that cannot be read or hold something else, or an encoder of other sizes.
+        ValueError: files that cannot be read or hold something else, an encoder of other sizes, or values that are not
+            finite.
     """
     description, tensors = read_file(path)
     if "encoder" not in description:
@@ -92,6 +91,13 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"cannot load encoder {path}: {_reason(error)}") from error
+    _check_finite(f"encoder {path}", tensors)
+
+
+def _check_finite(file: str, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"cannot load {file}: {name} holds values that are not finite")
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:

@@ -183,15 +183,17 @@ def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> d
 
     Args:
         model: a model of the same architecture; may be on the meta device.
-        tensors: as :func:`to_own` returns them. Missing tensors that are never evaluated become zero.
+        tensors: as :func:`to_own` returns them. Missing tensors that are never evaluated become zero, in the dtype of
+            the others.
 
     Raises:
         ValueError: a model that the published implementations do not have.
     """
     found = {}
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
     for name, (ours, shape) in published_layout(model).items():
         tensor = tensors.get(UNUSED + name) if ours is None else tensors[ours]
-        found[name] = torch.zeros(shape) if tensor is None else tensor.reshape(shape)
+        found[name] = torch.zeros(shape, dtype=dtype) if tensor is None else tensor.reshape(shape)
     return found
 
 

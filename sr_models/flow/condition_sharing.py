@@ -120,7 +120,7 @@ class ConditionedNet:
 
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
     conv = net.first_conv
-    return conv.folded() if isinstance(conv, ConvActNorm) else (conv.weight, conv.bias)
+    return conv.merged() if isinstance(conv, ConvActNorm) else (conv.weight, conv.bias)
 
 
 def _waits(net: nn.Module) -> bool:

@@ -40,7 +40,8 @@ class Watch:
     """Look at every layer's result while decoding, in one pass over the state.
 
     Args:
-        clamp: limit the activations to :data:`LIMIT` and put 0 for NaN.
+        clamp: limit the activations to :data:`LIMIT`, or to the largest number of their dtype if that is less, and put
+            0 for NaN.
 
     Attributes:
         found: number of the state -> its first explosion.
@@ -61,12 +62,14 @@ class Watch:
         if not state.numel():
             return state
         values = state.detach()
-        largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3)))
+        # in float64, because the limit is infinite in float16
+        largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3))).double()
         exploded = (~(largest <= LIMIT)).nonzero().flatten().tolist()
         for index in exploded:
             self.found.setdefault(first + index, Explosion(level, layer, float(largest[index])))
         if exploded and self.clamp:
-            return state.nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
+            limit = min(LIMIT, torch.finfo(state.dtype).max)
+            return state.nan_to_num(0.0, limit, -limit).clamp(-limit, limit)
         return state
 
 

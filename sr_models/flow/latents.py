@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sr_models.randomness import random_stream
 
 __all__ = ["draw_latents", "interpolate", "transfer"]
 
@@ -51,34 +52,29 @@ def draw_latents(
 
     Args:
         shapes: (C, H, W) of every latent.
-        samples: indices of the samples, from 0, less than 2^20.
+        samples: indices of the samples, from 0.
         temperature: standard deviation, one number or one a latent.
         seed: in 0..2^31 - 1.
-        attempt: number of the draw, at most 2^10; every attempt gives other latents.
+        attempt: number of the draw; every attempt gives other latents.
 
     Returns:
         Normal values (number of samples, C, H, W) for every latent, float32, on the CPU.
 
     Raises:
+        TypeError: a seed that is not an integer.
         ValueError: a temperature or seed out of range, or the wrong number of temperatures.
     """
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be in 0..2^31 - 1, got {seed}")
     temperatures = _temperatures_of(temperature, len(shapes))
-    generators = [_stream(seed, index, attempt) for index in samples]
+    generators = [random_stream(seed, "latents", index, attempt) for index in samples]
     return [
-        torch.stack([value * torch.randn(shape, generator=generator) for generator in generators])
+        torch.stack(
+            [
+                value * torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+                for generator in generators
+            ]
+        )
         for value, shape in zip(temperatures, shapes, strict=True)
     ]
-
-
-def _stream(seed: int, index: int, attempt: int) -> torch.Generator:
-    """Give every sample random numbers of its own."""
-    number = attempt * 2**51 + seed * 2**20 + index
-    if number >= 2**32:
-        # a CPU generator ignores all but 32 bits of its seed
-        number = int(np.random.SeedSequence(number).generate_state(1)[0])
-    return torch.Generator().manual_seed(number)
 
 
 def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow.layers.folding import copy_folded, folding
 from invflow.layers.protocol import Shape
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
@@ -167,7 +168,7 @@ class SuperResolutionFlow(nn.Module):
     def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
         size = context.shape[2:]
         if noise.shape[2:] == (1, 1):
-            return noise.expand(len(context), self.noise_channels, *size)
+            return noise.expand(context.shape[0], self.noise_channels, *size)
         return F.interpolate(noise, size=size, mode="bicubic")
 
     def _check_noise(self, noise: Tensor, lr: Tensor) -> None:
@@ -237,6 +238,14 @@ class SuperResolutionFlow(nn.Module):
         if lr.device.type == "cpu":
             lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
         return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
+
+    @folding
+    def folded(self) -> SuperResolutionFlow:
+        """Return a copy for inference and export, in plain PyTorch operations with constants.
+
+        It encodes, decodes and samples. See :func:`invflow.layers.fold`, also for errors.
+        """
+        return copy_folded(self)
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Return shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size.
@@ -311,8 +320,6 @@ class SuperResolutionFlow(nn.Module):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if n >= 2**20:
-            raise ValueError(f"n must be less than 2^20, got {n}")
         check_on_explode(on_explode)
         if tile is not None and tile < LEAST_TILE:
             raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")

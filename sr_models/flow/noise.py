@@ -40,10 +40,10 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
     Returns:
         The arguments of ``encode``.
     """
-    noise = torch.randn(hr.shape, generator=generator)
+    noise = torch.randn(hr.shape, generator=generator, dtype=torch.float32, device="cpu")
     if not model.noise_channels:
         return NoisyPair(hr + std * noise.to(hr) if std else hr, lr, None)
-    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator)
+    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator, dtype=torch.float32, device="cpu")
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
     return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))

@@ -30,16 +30,22 @@ def decode_tiles(
 
     Args:
         decode: ``decode(latents, lr)`` for one tile: (B M, 3, scale h, scale w).
-        latents: latents of the whole images, in encode order, each (B M, C, H, W).
+        latents: latents of the whole images, in encode order, each (B M, C, H, W). Every ``multiple`` low-resolution
+            pixels correspond to a whole number of pixels of each.
         lr: (B, 3, h, w); h and w are multiples of ``multiple``.
-        tile: side of a tile in low-resolution pixels; rounded up to a multiple of ``multiple``.
-        multiple: divides height and width of every low-resolution image that the flow accepts.
-        scale: enlargement.
+        tile: side of a tile in low-resolution pixels, at least 1. It is rounded up to a multiple of ``multiple``, and
+            to two of them, so that tiles can overlap.
+        multiple: divides height and width of every low-resolution image that the flow accepts; at least 1.
+        scale: enlargement, at least 1.
 
     Returns:
         (B M, 3, scale h, scale w).
+
+    Raises:
+        ValueError: a number out of range, or sizes that ``multiple`` does not divide.
     """
-    side = -(-tile // multiple) * multiple
+    _check(latents, lr, tile=tile, multiple=multiple, scale=scale)
+    side = max(-(-tile // multiple), 2) * multiple
     overlap = max(side // 4 // multiple, 1) * multiple
     height, width = lr.shape[2:]
     images = lr.new_zeros(latents[0].shape[0], 3, scale * height, scale * width)
@@ -49,9 +55,26 @@ def decode_tiles(
             parts = [_part(latent, rows, columns, height, width) for latent in latents]
             weight = _fade(rows, height, overlap, scale, lr)[:, None] * _fade(columns, width, overlap, scale, lr)
             piece = decode(parts, _part(lr, rows, columns, height, width))
-            _part(images, rows, columns, height, width).add_(piece.mul_(weight))
+            _part(images, rows, columns, height, width).addcmul_(piece, weight)
             _part(total, rows, columns, height, width).add_(weight)
     return images.div_(total)
+
+
+def _check(latents: Sequence[Tensor], lr: Tensor, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    multiple, size = numbers["multiple"], tuple(lr.shape[2:])
+    if any(side % multiple for side in size):
+        raise ValueError(f"lr must have height and width divisible by {multiple}, got {size}")
+    if not latents:
+        raise ValueError("latents must hold at least one tensor, got none")
+    for latent in latents:
+        if any(side * multiple % whole for side, whole in zip(latent.shape[2:], size, strict=True) if whole):
+            raise ValueError(
+                f"latents must have a whole number of pixels for every {multiple} of lr's {size}, "
+                f"got size {tuple(latent.shape[2:])}"
+            )
 
 
 def _spans(size: int, side: int, overlap: int) -> Iterator[range]:

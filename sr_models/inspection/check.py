@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.randomness import random_stream
 
 __all__ = ["Amplification", "ModelCheck", "check_model"]
 
@@ -60,7 +61,7 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
     Args:
         model: in evaluation mode.
         size: side of the low-resolution image, a multiple of ``model.lr_multiple``.
-        seed: seed of image and errors.
+        seed: seed of image and errors, in 0..2^31 - 1.
 
     Returns:
         The round-trip error, and the amplification of every layer.
@@ -68,11 +69,11 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
     Raises:
         ValueError: a size that the levels cannot halve.
     """
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 4, 4, generator=generator)
+    generator = random_stream(seed, "check")
+    coarse = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float32, device="cpu")
     lr = F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     hr = F.interpolate(lr, scale_factor=model.scale, mode="bicubic")
-    hr = (hr + 0.02 * torch.randn(hr.shape, generator=generator)).clamp(0, 1)
+    hr = (hr + 0.02 * torch.randn(hr.shape, generator=generator, dtype=torch.float32, device="cpu")).clamp(0, 1)
     like = next(model.parameters())
     given = hr.to(like), lr.to(like)
     round_trip = (model.decode(model.encode(*given).latents, given[1]) - given[0]).abs().max()
@@ -92,4 +93,5 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
 
 def _moved(latent: Tensor, generator: torch.Generator) -> Tensor:
     """Add a small error of random sign to every element."""
-    return latent + _STEP * torch.randn(latent.shape, generator=generator).sign()
+    signs = torch.randn(latent.shape, generator=generator, dtype=latent.dtype, device="cpu").sign()
+    return latent + _STEP * signs

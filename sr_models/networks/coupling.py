@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers import ActNorm, ZeroConv2d
+from invflow.layers.folding import check_initialized, folding, plain_conv
 
 __all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
 
@@ -39,16 +40,22 @@ class ConvActNorm(nn.Conv2d):
         if self.actnorm.initializes_from(x):
             with torch.no_grad():
                 self.actnorm.initialize(super().forward(x))
-        return self._conv_forward(x, *self.folded())
+        return self._conv_forward(x, *self.merged())
 
     def waits(self) -> bool:
         """Tell whether the next batch will initialise the actnorm."""
         return self.actnorm.initializes_from(self.weight)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
+    def merged(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the one equal convolution. It scales the few weights, not the many results."""
         scale = self.actnorm.log_scale.exp()
         return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
+
+    @folding
+    def folded(self) -> nn.Conv2d:
+        """Return the one equal convolution as a copy: see :class:`~invflow.layers.Foldable`."""
+        check_initialized(self.actnorm)
+        return plain_conv(self, *self.merged())
 
 
 class CouplingNet(nn.Module):

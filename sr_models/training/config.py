@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from sr_models.randomness import check_seed
 from sr_models.registry import recipe_of
 from sr_models.training.recipe import Recipe
 
@@ -81,8 +82,7 @@ class TrainingConfig:
         for name, value in (("noise_std", recipe.noise_std), ("gradient_clip", self.gradient_clip)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be in 0..2^31 - 1, got {self.seed}")
+        object.__setattr__(self, "seed", check_seed(self.seed))
 
     @property
     def recipe(self) -> Recipe:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sr_models.io.images import find_images, read_image, to_tensor
 from sr_models.io.resize import imresize
+from sr_models.randomness import check_seed, random_stream
 
 __all__ = ["FixedCrops", "RandomCrops", "StepSampler"]
 
@@ -33,7 +35,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         scale: reduction.
         crop: side of the high-resolution crop in pixels, a multiple of ``scale``.
         length: number of crops.
-        seed: at least 0.
+        seed: in 0..2^31 - 1.
 
     Items:
         ``{"hr": (3, crop, crop), "lr": (3, crop / scale, crop / scale)}``, float32 in [0, 1].
@@ -46,7 +48,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
     def __init__(self, folder: str | os.PathLike[str], *, scale: int, crop: int, length: int, seed: int) -> None:
         _check_crop(crop, scale)
         self.paths = _large_images(folder, crop)
-        self.scale, self.crop, self.length, self.seed = scale, crop, length, seed
+        self.scale, self.crop, self.length, self.seed = scale, crop, length, check_seed(seed)
         self._cache: dict[int, np.ndarray] = {}
         self._cached_bytes = 0
 
@@ -54,12 +56,15 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        image = self._image(int(rng.integers(len(self.paths))))
-        top = int(rng.integers(image.shape[0] - self.crop + 1))
-        left = int(rng.integers(image.shape[1] - self.crop + 1))
+        return self.draw(random_stream(self.seed, "crops", index))
+
+    def draw(self, stream: torch.Generator) -> dict[str, Tensor]:
+        """Draw a crop from a random stream; the result is an item."""
+        image = self._image(_below(len(self.paths), stream))
+        top = _below(image.shape[0] - self.crop + 1, stream)
+        left = _below(image.shape[1] - self.crop + 1, stream)
         crop = image[top : top + self.crop, left : left + self.crop]
-        if rng.integers(2):
+        if _below(2, stream):
             crop = crop[:, ::-1]
         return _pair(crop, self.scale)
 
@@ -126,6 +131,11 @@ def _large_images(folder: str | os.PathLike[str], crop: int) -> list[Path]:
         if min(width, height) < crop:
             raise ValueError(f"image {path} must be at least {crop} x {crop} pixels for crops, got {width} x {height}")
     return paths
+
+
+def _below(bound: int, stream: torch.Generator) -> int:
+    """Draw a number in 0..bound - 1."""
+    return int(torch.randint(bound, (), generator=stream, device="cpu"))
 
 
 def _pair(hr: np.ndarray, scale: int) -> dict[str, Tensor]:

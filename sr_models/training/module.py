@@ -10,9 +10,14 @@ from torch import Tensor
 
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import NoisyPair, clean_condition, noisy_pair
+from sr_models.randomness import random_stream
 from sr_models.training.config import TrainingConfig
+from sr_models.training.initialization import varied_batch
 
 __all__ = ["FlowTraining"]
+
+#: A colour of a crop whose standard deviation is less than a grey level carries nothing.
+_BLANK = 1 / 255
 
 
 class FlowTraining(lightning.LightningModule):
@@ -38,6 +43,8 @@ class FlowTraining(lightning.LightningModule):
     @torch.no_grad()
     def _initialize_flow(self, batch: dict[str, Tensor]) -> None:
         """Let the actnorms initialise, and score the flow before it has learned anything."""
+        assert self.trainer.train_dataloader is not None
+        batch = varied_batch(batch, self.trainer.train_dataloader.dataset)
         self.model.encode(*self._noisy(batch["hr"], batch["lr"]))
         loader = self.trainer.val_dataloaders
         if loader is None:
@@ -52,15 +59,27 @@ class FlowTraining(lightning.LightningModule):
         step = self.global_step
         if step < self.config.encoder_steps:
             loss = (self.model.encoder.image(lr) - hr).abs().mean()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the encoder's L1 loss is not finite at step {step}; lower encoder_lr ({self.config.encoder_lr})"
+                )
             self._record("l1", loss)
             return loss
         loss = self.model.encode(*self._noisy(hr, lr)).bits_per_dim.mean()
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the likelihood is not finite at step {step}; lower lr ({self.recipe.lr}) or set gradient_clip"
-            )
+            raise FloatingPointError(f"the likelihood is not finite at step {step}; {self._advice(hr)}")
         self._record("nll", loss)
         return loss
+
+    def _advice(self, hr: Tensor) -> str:
+        """Say what to do about a likelihood that is not finite for these images."""
+        noiseless = not (self.recipe.noise_std or self.model.noise_channels)
+        if noiseless and bool((hr.std((2, 3), correction=0) < _BLANK).any()):
+            return "the batch has a blank crop, whose likelihood has no bound without noise; set noise_std"
+        if self.global_step == self.config.encoder_steps:
+            return "the flow has learned nothing yet, so lr is not the reason; choose other images or another seed"
+        clip = self.config.gradient_clip
+        return f"lower lr ({self.recipe.lr}) or {f'lower gradient_clip ({clip})' if clip else 'set gradient_clip'}"
 
     def _record(self, name: str, loss: Tensor) -> None:
         """Show a loss, and write every tenth to the log under the step that it belongs to."""
@@ -74,8 +93,8 @@ class FlowTraining(lightning.LightningModule):
 
     def _noisy(self, hr: Tensor, lr: Tensor) -> NoisyPair:
         # drawn from the step's own stream, so that a resumed run draws what an unbroken one would
-        generator = torch.Generator().manual_seed(self.config.seed * 2**32 + self.global_step)
-        return noisy_pair(self.model, hr, lr, self.recipe.noise_std, generator)
+        stream = random_stream(self.config.seed, "noise", self.global_step)
+        return noisy_pair(self.model, hr, lr, self.recipe.noise_std, stream)
 
     def _clean_nll(self, hr: Tensor, lr: Tensor) -> Tensor:
         return self.model.encode(hr, lr, clean_condition(self.model, hr)).bits_per_dim

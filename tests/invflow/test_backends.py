@@ -1,6 +1,10 @@
 """Choosing a backend: by call, context, environment and argument; refusals that say why."""
 
+import asyncio
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -281,3 +285,211 @@ def test_kernels_share_the_openmp_of_torch():
     libraries = done.stdout.split()
     assert len(libraries) == 1, done.stdout + done.stderr
     assert "torch" in libraries[0]
+
+
+def in_thread(function):
+    """What the function returns in a new thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(30)
+
+
+def test_a_call_holds_in_other_threads_and_a_block_does_not():
+    restore = use_backend("reference")
+    assert in_thread(current_backend) == "reference"
+    restore.__exit__(None, None, None)
+    with use_backend("reference"):
+        assert in_thread(current_backend) == "auto"
+        assert current_backend() == "reference"
+
+
+def test_overlapping_blocks_of_two_threads_leave_nothing_behind():
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first():
+        with use_backend("reference"):
+            first_is_in.set()
+            assert second_is_in.wait(30)
+            found = current_backend()
+        first_is_out.set()
+        return found, current_backend()
+
+    def second():
+        assert first_is_in.wait(30)
+        with use_backend("cpu"):
+            second_is_in.set()
+            assert first_is_out.wait(30)
+            found = current_backend()
+        return found, current_backend()
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(function) for function in (first, second)]
+        assert [result.result(60) for result in results] == [("reference", "auto"), ("cpu", "auto")]
+    assert current_backend() == "auto"
+
+
+def test_many_threads_each_see_their_own_choice():
+    def worker(name):
+        found = set()
+        for _ in range(200):
+            with use_backend(name):
+                found.add(current_backend())
+                time.sleep(0)
+        return found, current_backend()
+
+    names = ["reference", "cpu", "auto"] * 2
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert list(pool.map(worker, names)) == [({name}, "auto") for name in names]
+    assert current_backend() == "auto"
+
+
+def generator(name):
+    with use_backend(name):
+        yield current_backend()
+        yield current_backend()
+
+
+def test_generators_that_end_in_another_order_leave_nothing_behind():
+    first, second = generator("reference"), generator("cpu")
+    assert next(first) == "reference"
+    assert next(second) == "cpu"
+    first.close()
+    assert current_backend() == "cpu"
+    second.close()
+    assert current_backend() == "auto"
+
+
+def test_a_generator_that_is_dropped_inside_a_block_leaves_the_block_alone():
+    suspended = generator("reference")
+    next(suspended)
+    with use_backend("cpu"):
+        del suspended
+        assert current_backend() == "cpu"
+    assert current_backend() == "auto"
+
+
+def test_tasks_see_their_own_choice():
+    async def task(name):
+        with use_backend(name):
+            await asyncio.sleep(0)
+            inherited = await asyncio.gather(inner(), inner())
+            return [current_backend(), *inherited]
+
+    async def inner():
+        await asyncio.sleep(0)
+        return current_backend()
+
+    async def main():
+        return await asyncio.gather(task("reference"), task("cpu"), inner())
+
+    assert asyncio.run(main()) == [["reference"] * 3, ["cpu"] * 3, "auto"]
+
+
+def test_one_object_serves_several_blocks():
+    block = use_backend("reference")
+    for _ in range(2):
+        with block, use_backend("cpu"), block:
+            assert current_backend() == "reference"
+        assert current_backend() == "auto"
+
+
+def test_a_call_inside_a_block_ends_with_it():
+    with use_backend("reference"):
+        use_backend("cpu")
+        assert current_backend() == "cpu"
+        assert in_thread(current_backend) == "auto"
+        with use_backend("reference"):
+            use_backend("auto")
+        assert current_backend() == "cpu"
+    assert current_backend() == "auto"
+
+
+def test_calls_are_undone_in_any_order():
+    first, second = use_backend("reference"), use_backend("cpu")
+    first.__exit__(None, None, None)
+    assert current_backend() == "cpu"
+    second.__exit__(None, None, None)
+    assert current_backend() == "auto"
+
+
+def test_a_call_stays_through_later_blocks():
+    restore = use_backend("auto")
+    use_backend("reference")
+    with use_backend("cpu"):
+        assert current_backend() == "cpu"
+    assert current_backend() == in_thread(current_backend) == "reference"
+    for _ in range(100):
+        use_backend("auto")
+    assert len(backends._calls) <= 2
+    restore.__exit__(None, None, None)
+    assert current_backend() == "auto"
+
+
+@each_op
+def test_a_backward_pass_runs_on_the_backend_of_its_forward_pass(op, monkeypatch):
+    kernel, calls = cpu.flow_step_backward, []
+    monkeypatch.setattr(cpu, "flow_step_backward", lambda *args: calls.append(op) or kernel(*args))
+    for forward, elsewhere, count in (("cpu", "reference", 1), ("reference", "cpu", 0)):
+        calls.clear()
+        with use_backend(forward):
+            result = CALLS[op](state().requires_grad_())
+        with use_backend(elsewhere):
+            result.sum().backward()
+        assert len(calls) == count, forward
+
+
+class OfTheWorker(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return current_backend()
+
+
+@pytest.mark.parametrize("chosen_by", ["call", "block"])
+def test_workers_that_are_forked_inherit_the_choice(chosen_by):
+    restore = use_backend("reference")
+    if chosen_by == "block":
+        restore.__enter__()
+    loader = torch.utils.data.DataLoader(OfTheWorker(), num_workers=1, multiprocessing_context="fork")
+    assert list(loader) == [["reference"]]
+    restore.__exit__(None, None, None)
+
+
+def operators_of(graphs):
+    return [str(node.target) for graph in graphs for node in graph.graph.nodes if "flow_step" in str(node.target)]
+
+
+def test_a_compiled_function_follows_the_choice():
+    torch.compiler.reset()
+    graphs = []
+    matrix = torch.eye(2)
+    compiled = torch.compile(
+        lambda x: channel_affine(x, matrix, matrix[0]),
+        fullgraph=True,
+        backend=lambda graph, inputs: graphs.append(graph) or graph,
+    )
+    x = state()
+    expected = compiled(x)
+    assert len(operators_of(graphs)) == 1
+    with use_backend("reference"):
+        torch.testing.assert_close(compiled(x), expected)
+    assert len(graphs) == 2
+    assert len(operators_of(graphs)) == 1
+    compiled(x)
+    assert len(graphs) == 2
+
+
+def test_a_block_inside_a_compiled_function():
+    torch.compiler.reset()
+    graphs = []
+    matrix = torch.eye(2)
+
+    def function(x):
+        with use_backend("reference"):
+            y = channel_affine(x, matrix, matrix[0])
+        return channel_affine(y, matrix, matrix[0])
+
+    compiled = torch.compile(function, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph)
+    torch.testing.assert_close(compiled(state()), function(state()))
+    assert len(operators_of(graphs)) == 1
+    assert current_backend() == "auto"

@@ -272,3 +272,33 @@ def test_a_preset_of_our_own_is_recognised(tmp_path: Path) -> None:
     write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
     found = convert_published(tmp_path / "model.pth", tmp_path / "again.safetensors")
     assert found.endswith("RRDB blocks 0, 2 condition the flow as in the preset 'small': the file does not say")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["srflow-da", "ncsr"])
+def test_a_model_of_another_dtype_becomes_a_published_one_and_comes_back(
+    tmp_path: Path, name: str, dtype: torch.dtype
+) -> None:
+    overrides = {"steps": 1, "hidden_channels": 4, "growth": 2, "blocks": 4, "stacked_blocks": (0, 1, 2, 3)}
+    model = sr_models.create(name, **overrides, **({"noise_steps": (0, 0, 1)} if name == "ncsr" else {})).to(dtype)
+    save_model(model, tmp_path / "model.safetensors")
+    write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+    state_dict = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert {tensor.dtype for tensor in state_dict.values()} == {dtype}
+    if name == "srflow-da":
+        convert_published(tmp_path / "model.pth", tmp_path / "back.safetensors", blocks=(0, 1, 2, 3))
+        restored = load_model(tmp_path / "back.safetensors").state_dict()
+    else:  # the file does not say which steps see the noise
+        restored = to_own(model, state_dict)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(restored[key], tensor), key
+
+
+def test_a_model_of_two_dtypes_is_not_published(tmp_path: Path) -> None:
+    overrides = {"steps": 1, "hidden_channels": 4, "growth": 2, "blocks": 4, "stacked_blocks": (0, 1, 2, 3)}
+    model = sr_models.create("srflow-da", **overrides)
+    model.encoder.double()
+    save_model(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"its tensors have several dtypes: torch.float32, torch.float64"):
+        write_published(tmp_path / "model.safetensors", tmp_path / "model.pth")
+    assert not (tmp_path / "model.pth").exists()

@@ -113,3 +113,26 @@ def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, f
         read = list(csv.DictReader(file))
     assert float(read[1]["diversity_mse"]) == rows[1].diversity
     assert all(math.isfinite(float(row["nll"])) for row in read)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("size", [(5, 7), (4, 9), (8, 3)])
+def test_a_folder_of_low_resolution_images_of_any_size(tmp_path: Path, scale: int, size: tuple[int, int]) -> None:
+    """The truth is cropped to multiples of 8 at the right and the bottom, and the given image to the same part."""
+    rng = np.random.default_rng(0)
+    lr = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    hr = rng.integers(0, 256, (scale * size[0], scale * size[1], 3), dtype=np.uint8)
+    for name, image in (("lr", lr), ("hr", hr)):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "x.png", image)
+    if min(hr.shape[:2]) < 8:
+        with pytest.raises(ValueError, match="must be at least 8 x 8 pixels"):
+            load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr")
+        return
+    height, width = (scale * side // 8 * 8 for side in size)
+    found_lr, found_hr = load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr")
+    assert np.array_equal(found_hr, hr[:height, :width])
+    assert np.array_equal(found_lr, lr[: height // scale, : width // scale])
+    made_lr, made_hr = load_pair(tmp_path / "hr" / "x.png", scale)
+    assert np.array_equal(made_hr, found_hr)
+    assert np.array_equal(made_lr, imresize(found_hr, 1 / scale))

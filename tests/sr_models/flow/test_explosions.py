@@ -83,3 +83,49 @@ def test_what_is_within_the_limit_stays_as_it_is() -> None:
 def test_unknown_ways(model: SuperResolutionFlow) -> None:
     with pytest.raises(ValueError, match="on_explode must be one of 'error', 'resample', 'clamp', got 'ignore'"):
         model.sample(LR, on_explode="ignore")
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1.5e5, -1.5e5])
+def test_clamping_in_every_dtype(dtype: torch.dtype, value: float) -> None:
+    state = torch.full((2, 3, 2, 2), 0.5, dtype=dtype)
+    state[1, 2, 0, 1] = value
+    watch = Watch(clamp=True)
+    limited = watch(state, 0, 1, 0)
+    assert limited.dtype == dtype
+    assert list(watch.found) == [1]
+    # float16 cannot hold the limit: its own largest number is the limit then
+    limit = min(LIMIT, torch.finfo(dtype).max)
+    expected = 0.0 if math.isnan(value) else math.copysign(limit, value)
+    assert limited[1, 2, 0, 1].item() == pytest.approx(expected, rel=0.002)
+    assert limited.double().abs().max() <= LIMIT
+    limited[1, 2, 0, 1] = 0.5
+    assert torch.equal(limited, torch.full_like(limited, 0.5))
+    watch = Watch(clamp=True)
+    watch(limited, 0, 1, 0)
+    assert not watch.found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_state_within_the_limit_in_every_dtype(dtype: torch.dtype) -> None:
+    state = torch.full((1, 3, 2, 2), 6.5e4, dtype=dtype)
+    state[0, 1] = -6.5e4
+    watch = Watch()
+    assert watch(state, 0, 1, 0) is state
+    assert not watch.found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [math.inf, -math.inf, math.nan])
+def test_every_way_in_every_dtype(dtype: torch.dtype, bias: float) -> None:
+    model = randomised("srflow-da").to(dtype)
+    damage(model, 1, 3, bias)
+    lr = LR.to(dtype)
+    with pytest.raises(ExplosionError, match=r"sample 0 exploded at level 1, layer 3: largest activation (inf|nan)"):
+        model.sample(lr, 1, on_explode="error")
+    with pytest.raises(ExplosionError, match="sample 0 exploded in 6 draws at level 1, layer 3"):
+        model.sample(lr, 1, on_explode="resample")
+    assert model.sample(lr, 2, on_explode="clamp").isfinite().all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import NAMES, randomised
 from torch import Tensor
 
@@ -70,3 +72,103 @@ def test_close_and_deterministic(name: str) -> None:
 def test_a_tile_too_small() -> None:
     with pytest.raises(ValueError, match="tile must be at least 16, got 8"):
         randomised("srflow").sample(torch.rand(1, 3, 32, 32, dtype=torch.float64), tile=8)
+
+
+def enlarged(x: Tensor, lr: Tensor, scale: int) -> Tensor:
+    return torch.nn.functional.interpolate(x, (scale * lr.shape[2], scale * lr.shape[3]))
+
+
+@given(
+    tile=st.integers(1, 40),
+    multiple=st.sampled_from([1, 2, 3, 4, 8, 16, 32]),
+    scale=st.sampled_from([1, 2, 4, 8]),
+    counts=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    coarse=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_any_combination_covers_every_pixel(
+    tile: int, multiple: int, scale: int, counts: tuple[int, int], coarse: bool, seed: int
+) -> None:
+    """A decoder that looks at one pixel at a time cannot see tiles, and no tile is larger than announced."""
+    height, width = (min(count, 96 // multiple + 1) * multiple for count in counts)
+    lr = torch.rand(1, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    size = (height // multiple, width // multiple) if coarse else (scale * height, scale * width)
+    latents = [torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))]
+    seen = []
+
+    def decode(parts: list[Tensor], lr: Tensor) -> Tensor:
+        seen.append(tuple(lr.shape[2:]))
+        return enlarged(parts[0], lr, scale) - 2 * enlarged(lr, lr, scale)
+
+    tiled = decode_tiles(decode, latents, lr, tile=tile, multiple=multiple, scale=scale)
+    side = max(-(-tile // multiple), 2) * multiple
+    assert set(seen) == {(min(side, height), min(side, width))}
+    torch.testing.assert_close(tiled, decode(latents, lr), rtol=1e-12, atol=1e-12)
+
+
+def test_tiles_overlap_by_a_quarter() -> None:
+    places = []
+
+    def decode(parts: list[Tensor], lr: Tensor) -> Tensor:
+        places.append((int(lr[0, 0, 0, 0]), int(lr[0, 1, 0, 0])))
+        return lr
+
+    rows, columns = torch.meshgrid(torch.arange(70.0), torch.arange(32.0), indexing="ij")
+    lr = torch.stack([rows, columns, rows])[None]
+    decode_tiles(decode, [lr], lr, tile=31, multiple=2, scale=1)
+    # a side of 32, and an overlap of 8; the last tile ends at the border
+    assert places == [(0, 0), (24, 0), (38, 0)]
+
+
+def test_a_decoder_may_return_what_it_was_given() -> None:
+    image = torch.rand(1, 3, 40, 40)
+    copy = image.clone()
+    tiled = decode_tiles(lambda latents, _: latents[0], [image], image, tile=16, multiple=2, scale=1)
+    assert torch.equal(image, copy)
+    torch.testing.assert_close(tiled, image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tiles_fade_in_every_dtype(dtype: torch.dtype) -> None:
+    image = torch.rand(1, 3, 48, 64).to(dtype)
+    tiled = decode_tiles(lambda latents, _: latents[0], [image], image, tile=16, multiple=2, scale=1)
+    assert tiled.dtype == dtype
+    # each weight, product, sum and quotient is rounded
+    torch.testing.assert_close(tiled, image, rtol=8 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tile": 0}, "tile must be at least 1, got 0"),
+        ({"tile": -16}, "tile must be at least 1, got -16"),
+        ({"multiple": 0}, "multiple must be at least 1, got 0"),
+        ({"scale": 0}, "scale must be at least 1, got 0"),
+        ({"multiple": 5}, r"lr must have height and width divisible by 5, got \(32, 30\)"),
+        ({"latents": []}, "latents must hold at least one tensor, got none"),
+        (
+            {"latents": [torch.zeros(1, 3, 16, 7)]},
+            r"whole number of pixels for every 2 of .*, got size \(16",
+        ),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+    given = {"tile": 16, "multiple": 2, "scale": 1, "latents": [torch.zeros(1, 3, 32, 30)], **change}
+    with pytest.raises(ValueError, match=message):
+        decode_tiles(lambda latents, _: latents[0], given.pop("latents"), torch.zeros(1, 3, 32, 30), **given)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_tiles_fade_linearly(across: bool) -> None:
+    """Two tiles, one black and one white, share four low-resolution pixels: eight pixels, each an eighth brighter."""
+    size = (16, 28) if across else (28, 16)
+    lr = torch.zeros(1, 3, *size, dtype=torch.float64)
+    shades = iter((0.0, 1.0))
+
+    def decode(parts: list[Tensor], lr: Tensor) -> Tensor:
+        return torch.full((1, 3, 2 * lr.shape[2], 2 * lr.shape[3]), next(shades), dtype=torch.float64)
+
+    tiled = decode_tiles(decode, [lr], lr, tile=16, multiple=4, scale=2)
+    ramp = ((torch.arange(56, dtype=torch.float64) - 24 + 0.5) / 8).clamp(0, 1)
+    expected = ramp if across else ramp[:, None]
+    torch.testing.assert_close(tiled, expected.expand(1, 3, 2 * size[0], 2 * size[1]), rtol=0, atol=1e-14)

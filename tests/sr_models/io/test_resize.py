@@ -146,3 +146,56 @@ def test_leaves_input_and_cached_weights_alone():
 def test_rejects_bad_arguments(image, arguments, error, message):
     with pytest.raises(error, match=message):
         imresize(image, **arguments)
+
+
+def kernel(distance: float) -> float:
+    d = abs(distance)
+    if d <= 1:
+        return 1.5 * d**3 - 2.5 * d**2 + 1
+    return -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
+
+
+def resized_row(row: np.ndarray, length: int, scale: float) -> np.ndarray:
+    """One row after MATLAB's documentation, pixel by pixel, with the mirror written out as far as it is needed."""
+    stretch = min(scale, 1.0)
+    reach = int(np.ceil(2 / stretch)) + 2
+    mirrored = row
+    while len(mirrored) < len(row) + 2 * reach + 2 * len(row):
+        mirrored = np.concatenate([mirrored, row[:: -1 if len(mirrored) // len(row) % 2 else 1]])
+    before = row[::-1]
+    while len(before) < reach + len(row):
+        before = np.concatenate([row[:: -1 if len(before) // len(row) % 2 == 0 else 1], before])
+
+    def pixel(index: int) -> float:
+        return float(mirrored[index] if index >= 0 else before[index])
+
+    result = []
+    for j in range(length):
+        u = (j + 0.5) / scale - 0.5
+        taps = range(int(np.floor(u)) - reach, int(np.floor(u)) + reach + 1)
+        weights = [kernel(stretch * (u - i)) for i in taps]
+        result.append(sum(w * pixel(i) for w, i in zip(weights, taps, strict=True)) / sum(weights))
+    return np.array(result)
+
+
+@given(
+    seeds,
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from([1 / 8, 1 / 4, 1 / 3, 1 / 2, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0]),
+)
+def test_images_smaller_than_the_kernel(seed: int, height: int, width: int, scale: float) -> None:
+    """The kernel reaches over 16 pixels and more of an eighth: the image is mirrored several times."""
+    image = np.random.default_rng(seed).standard_normal((height, width))
+    rows, columns = int(np.ceil(scale * height)), int(np.ceil(scale * width))
+    expected = np.apply_along_axis(resized_row, 0, image, rows, scale)
+    expected = np.apply_along_axis(resized_row, 1, expected, columns, scale)
+    np.testing.assert_allclose(imresize(image, scale), expected, rtol=0, atol=1e-12)
+
+
+@given(seeds, st.integers(1, 9), st.integers(1, 24), st.integers(1, 9), st.integers(1, 24))
+def test_sizes_of_small_images(seed: int, height: int, rows: int, width: int, columns: int) -> None:
+    image = np.random.default_rng(seed).standard_normal((height, width))
+    expected = np.apply_along_axis(resized_row, 0, image, rows, rows / height)
+    expected = np.apply_along_axis(resized_row, 1, expected, columns, columns / width)
+    np.testing.assert_allclose(imresize(image, size=(rows, columns)), expected, rtol=0, atol=1e-12)

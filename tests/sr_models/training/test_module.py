@@ -79,3 +79,100 @@ def test_noise_conditional_training(config: MakeConfig, tmp_path: Path) -> None:
     # noise networks have moved away from their initial zeros
     model = load_model(path)
     assert model.levels[1].layers[-1].noise.net.layers[-1].weight.any()
+
+
+def advice(config: MakeConfig, hr: Tensor, step: int, **changes: object) -> str:
+    """The message for a likelihood that is not finite at a step, after two of pretraining."""
+    run = config(**changes)
+    model = sr_models.create(run.model, **run.overrides)
+    module = FlowTraining(model, run)
+    module._step = step
+    with torch.no_grad():
+        model.levels[0][1].actnorm.initialize(torch.rand(2, 12, 8, 8))
+        model.levels[0][1].actnorm.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError) as caught:
+        module.training_step({"hr": hr, "lr": hr[..., ::4, ::4]}, 0)
+    return str(caught.value)
+
+
+class TestAdvice:
+    @pytest.fixture(autouse=True)
+    def at_a_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FlowTraining, "global_step", property(lambda module: module._step))
+
+    def test_a_rate_too_large(self, config: MakeConfig) -> None:
+        hr = torch.rand(2, 3, 16, 16)
+        assert advice(config, hr, 5).endswith("at step 5; lower lr (0.001) or set gradient_clip")
+        message = advice(config, hr, 5, gradient_clip=10.0)
+        assert message.endswith("at step 5; lower lr (0.001) or lower gradient_clip (10.0)")
+
+    def test_before_the_first_update(self, config: MakeConfig) -> None:
+        message = advice(config, torch.rand(2, 3, 16, 16), 2)
+        assert message.endswith("at step 2; the flow has learned nothing yet, so lr is not the reason; "
+                                "choose other images or another seed")  # fmt: skip
+
+    def test_a_blank_crop_without_noise(self, config: MakeConfig) -> None:
+        hr = torch.rand(2, 3, 16, 16)
+        hr[1] = 1 - 1e-3 * hr[1]
+        expected = "the batch has a blank crop, whose likelihood has no bound without noise; set noise_std"
+        assert advice(config, hr, 5, noise_std=0.0).endswith(f"at step 5; {expected}")
+        assert "blank" not in advice(config, hr, 5, noise_std=0.01)
+
+
+def test_a_pretraining_that_diverges_is_reported(config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"L1 loss is not finite at step \d; lower encoder_lr \(1e\+30\)"):
+        train_model(config(encoder_lr=1e30, encoder_steps=6), tmp_path, accelerator="cpu")
+
+
+@pytest.mark.parametrize(("encoder_steps", "steps"), [(0, 1000), (200, 1200)])
+def test_the_encoder_learns_at_the_flows_rate_after_its_pretraining(encoder_steps: int, steps: int) -> None:
+    run = TrainingConfig(
+        model="srflow-da", images=".", steps=steps, lr=3e-4, encoder_steps=encoder_steps, encoder_lr=7e-3
+    )
+    parts = {"encoder": torch.nn.Linear(1, 1), "levels": torch.nn.Linear(1, 1)}
+    found = FlowTraining(torch.nn.ModuleDict(parts), run).configure_optimizers()
+    optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
+    assert found["lr_scheduler"]["interval"] == "step"
+    assert [group["params"] for group in optimizer.param_groups] == [list(p.parameters()) for p in parts.values()]
+    rates = []
+    for _ in range(steps):
+        rates.append(tuple(group["lr"] for group in optimizer.param_groups))
+        optimizer.step()
+        schedule.step()
+    for step, (encoder, levels) in enumerate(rates):
+        done = step - encoder_steps
+        halvings = sum(done >= milestone for milestone in (500, 750, 900, 950))
+        assert levels == pytest.approx(3e-4 / 2**halvings), step
+        assert encoder == pytest.approx(7e-3 if done < 0 else 3e-4 / 2**halvings), step
+
+
+def test_the_noise_is_a_function_of_seed_and_step(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sr_models.create("srflow-da", **config().overrides)
+    hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    monkeypatch.setattr(FlowTraining, "global_step", property(lambda module: module._step))
+
+    def noise(seed: int, step: int) -> Tensor:
+        module = FlowTraining(model, config(seed=seed))
+        module._step = step
+        return module._noisy(hr, lr).hr - hr
+
+    drawn = [noise(seed, step) for seed in (0, 1, 2**31 - 1) for step in (0, 1, 2, 1000)]
+    assert len({tuple(z.flatten().tolist()) for z in drawn}) == len(drawn)
+    assert torch.equal(noise(1, 2), noise(1, 2))
+
+
+def test_the_pretraining_is_by_mean_absolute_error(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = config()
+    module = FlowTraining(sr_models.create(run.model, **run.overrides), run)
+    monkeypatch.setattr(module, "_record", lambda *_: None)
+    monkeypatch.setattr(FlowTraining, "global_step", property(lambda _: 0))
+    hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    loss = module.training_step({"hr": hr, "lr": lr}, 0)
+    assert loss.item() == pytest.approx((module.model.encoder.image(lr) - hr).abs().mean().item())
+
+
+def test_every_tenth_step_is_logged(config: MakeConfig, tmp_path: Path) -> None:
+    train_model(config(steps=35, encoder_steps=12, val_every=9), tmp_path, accelerator="cpu")
+    curve = training_curve(tmp_path / "logs")
+    assert [step for step, _ in curve.l1] == [0, 10]
+    assert [step for step, _ in curve.nll] == [20, 30]
