@@ -7,6 +7,8 @@
 # make cuda   the CUDA kernels on the CPU: their source, their PTX and machine code for one architecture, their traffic
 # make verify-cuda  the same in several orders, for all architectures, under sanitizers, and with errors made on purpose
 # make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
+# make mutants  break the Python sources on purpose and see whether the tests notice: a day, but it goes on where it was;
+#             make mutants ONLY='invflow.ops.*' takes some functions, SAMPLE=10 ten mutants of a module
 # make help   what these are as plain commands
 
 PYTHON ?= python3
@@ -18,7 +20,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -
 # Processes that share the tests, each with one thread: as many as there are cores, but at most four, for their memory.
 PYTEST_SHARED := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize clean help
+.PHONY: test test-slow demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize mutants clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -90,6 +92,12 @@ sanitize: $(VENV)/.installed-test
 		INVFLOW_CPU_ISA=$$isa $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider $(KERNEL_TESTS) || exit; \
 	done
 
+# See "Find untested code" in CONTRIBUTING.md. ONLY is not quoted: it may be several patterns, which sh must not expand.
+JOBS ?= 1
+mutants: $(VENV)/.installed-mutants
+	set -f; OMP_NUM_THREADS=1 $(BIN)/python -m tests.gates.python_mutants --jobs $(JOBS) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(ONLY)
+
 clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
@@ -103,12 +111,14 @@ help:
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
+	@echo "make mutants: $(BIN)/pip install -e '.[mutants]' && $(BIN)/python -m tests.gates.python_mutants --help"
 	@echo "make clean:  remove what the build left behind"
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.
 $(VENV)/.installed-demo: EXTRAS := demo
 $(VENV)/.installed-test: EXTRAS := demo,test,dev,docs
-$(VENV)/.installed-demo $(VENV)/.installed-test: $(SOURCES)
+$(VENV)/.installed-mutants: EXTRAS := mutants
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants: $(SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.10 or newer, or set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: install python3-venv"; exit 1; }

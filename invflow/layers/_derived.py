@@ -8,64 +8,73 @@ takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invflow.ops._transforms import is_watched, reference_backward
 
-__all__ = ["ChannelMap", "UnusableWeightError", "ValueCache", "can_remember", "compose", "derive"]
+__all__ = ["ChannelMap", "LayerError", "Snapshot", "UnusableWeightError", "ValueCache", "compose", "derive", "is_plain"]
 
 T = TypeVar("T")
 
+_PLAIN_TYPES = (Tensor, nn.Parameter)
 
-class UnusableWeightError(ValueError):
+
+class LayerError(ValueError):
+    """A weight or batch that a layer cannot use. A sequence adds the layer's position to the message."""
+
+
+class UnusableWeightError(LayerError):
     """A weight that has no inverse."""
 
 
-def can_remember(tensors: Sequence[Tensor]) -> bool:
-    """Return whether values computed from these tensors may be kept: nothing looks on, and they have data."""
-    return not is_watched() and not any(tensor.is_meta or tensor.is_inference() for tensor in tensors)
-
-
-@dataclass(frozen=True)
-class _Entry(Generic[T]):
-    versions: list[tuple[int, int]]
-    copies: list[Tensor]
-    value: T
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    return tensor._version, tensor.data_ptr()
-
-
-def _same(tensor: Tensor, kept: Tensor) -> bool:
-    if tensor.dtype is not kept.dtype:
-        return False
-    # An edit through .data leaves the version as it was. Looking would wait for a device other than the CPU.
-    return kept.is_cpu and torch.equal(tensor, kept) if tensor.is_cpu else tensor.device == kept.device
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether these are ordinary tensors that have data, and no transform, compiler or mode looks on."""
+    return not is_watched() and all(
+        type(tensor) in _PLAIN_TYPES and not tensor.is_meta and not tensor.is_inference() for tensor in tensors
+    )
 
 
 class ValueCache(Generic[T]):
-    """Cache of the value computed from the last contents of some tensors. A copied or unpickled cache is empty."""
+    """Cache of the value computed from the last contents of some tensors. A copied or unpickled cache is empty.
+
+    It serves by comparing all contents: fused optimizers, edits through ``.data`` and replayed graphs change a tensor
+    without a sign. Comparing would wait for a device other than the CPU, so nothing is kept for tensors there.
+    """
 
     def __init__(self) -> None:
-        self._entry: _Entry[T] | None = None
+        # one attribute, since other threads may exchange it at any time
+        self._entry: tuple[list[Tensor], T] | None = None
 
     def __reduce__(self) -> tuple[type[ValueCache[T]], tuple[()]]:
         return ValueCache, ()
 
     def __call__(self, tensors: Sequence[Tensor], compute: Callable[[], T]) -> T:
-        """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values."""
-        entry, versions = self._entry, [_version(tensor) for tensor in tensors]
-        if entry is None or entry.versions != versions or not all(map(_same, tensors, entry.copies)):
-            # what is remembered may be saved for a backward pass later
-            with torch.inference_mode(False), torch.no_grad():
-                copies = [tensor.detach().clone() for tensor in tensors]
-                entry = self._entry = _Entry(versions, copies, compute())
-        return entry.value
+        """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values.
+
+        Args:
+            tensors: plain tensors, always as many.
+            compute: depends on nothing else.
+        """
+        entry = self._entry
+        if entry is not None and all(map(_same, tensors, entry[0])):
+            return entry[1]
+        # what is remembered may be saved for a backward pass later
+        with torch.inference_mode(False), torch.no_grad():
+            if not all(tensor.is_cpu for tensor in tensors):
+                return compute()
+            copies = [tensor.detach().clone() for tensor in tensors]
+            value = compute()
+        # unless another thread has changed them meanwhile
+        if all(map(_same, tensors, copies)):
+            self._entry = copies, value
+        return value
+
+
+def _same(tensor: Tensor, kept: Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype is kept.dtype and torch.equal(tensor, kept)
 
 
 class ChannelMap:
@@ -83,11 +92,33 @@ class ChannelMap:
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant for one sample, in the dtype of the matrix; cached per image size."""
-        pixels = x.shape[2] * x.shape[3]
-        if self._last is None or self._last[0] != pixels:
+        pixels, last = x.shape[2] * x.shape[3], self._last
+        if last is None or last[0] != pixels:
             with torch.inference_mode(False):
-                self._last = pixels, (pixels * self.log_abs_det).to(self.matrix.dtype)
-        return self._last[1]
+                last = self._last = pixels, (pixels * self.log_abs_det).to(self.matrix.dtype)
+        return last[1]
+
+
+class Snapshot:
+    """A channel map as it is now, without a graph, for states of any dtype.
+
+    Args:
+        compute: returns the map with matrix and shift of a dtype.
+    """
+
+    def __init__(self, compute: Callable[[torch.dtype], ChannelMap]) -> None:
+        with torch.no_grad():
+            self._exact = compute(torch.float64)
+        self._found: dict[torch.dtype, ChannelMap] = {torch.float64: self._exact}
+
+    def __call__(self, dtype: torch.dtype) -> ChannelMap:
+        """Return the map with matrix and shift of this dtype."""
+        found = self._found.get(dtype)
+        if found is None:
+            exact = self._exact
+            found = ChannelMap(exact.matrix.to(dtype), exact.shift.to(dtype), exact.log_abs_det)
+            self._found[dtype] = found
+        return found
 
 
 def derive(
@@ -108,14 +139,14 @@ def derive(
         log_scale: s (C,), likewise.
         dtype: dtype of the resulting matrix and shift.
         inverse: return the inverse map.
-        cache: holds the weight's inverse and determinant.
+        cache: holds the weight's inverse and determinant, on the CPU.
         owner: the layer that an error names.
 
     Raises:
         UnusableWeightError: a weight that is singular or not finite.
     """
     tensors = [tensor for tensor in (weight, bias, log_scale) if tensor is not None]
-    if not can_remember(tensors):
+    if not is_plain(tensors):
         exact = weight.double()
         used = torch.linalg.inv(exact) if inverse else exact
         return compose(used, torch.linalg.slogdet(exact).logabsdet, bias, log_scale, dtype, inverse=inverse)
@@ -142,8 +173,9 @@ def compose(
         log_abs_det: log |det W|, float64.
         bias, log_scale, dtype, inverse: as in :func:`derive`.
     """
-    matrix, shift, log_abs_det = _compose(weight, log_abs_det, bias, log_scale, dtype, inverse)
-    return ChannelMap(matrix.to(dtype), shift, log_abs_det)
+    matrix, shift, composed = _compose(weight, log_abs_det, bias, log_scale, dtype, inverse)
+    # without an actnorm the arguments come back, which a cache may hold and the caller may change
+    return ChannelMap(matrix.to(dtype, copy=matrix is weight), shift, composed.clone() if bias is None else composed)
 
 
 def _compose(

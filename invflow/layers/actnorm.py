@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,10 +10,20 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers._current import current
+from invflow.layers._first_batch import (
+    KnownSet,
+    data_parallel_group,
+    first_batch,
+    first_values,
+    is_sharded,
+    total_over,
+)
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
+from invflow.ops._transforms import has_values, needs_reference, unwrapped
 
 __all__ = ["ActNorm"]
 
@@ -23,14 +34,24 @@ class ActNorm(nn.Module):
 
     The first non-empty batch that it sees in training mode sets :math:`b = -\operatorname{mean}(x)` and
     :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})`, with the biased standard deviation over batch and pixels.
-    The output then has zero mean and unit variance; a constant channel stays finite. In evaluation mode and in the
-    inverse it never initialises: a fresh layer is the identity. The state_dict contains the flag ``initialized``.
+    The output then has zero mean and unit variance. A constant channel gets :math:`s = 0`: one whose standard deviation
+    is at most 1e-6, or no more than the rounding of its mean. In evaluation mode and in the inverse it never
+    initialises: a fresh layer is the identity.
 
-    Pass one batch through before wrapping the layer in DistributedDataParallel. Otherwise every process initialises
-    from its own batch.
+    The buffer ``initialized`` (uint8, in the state_dict) decides. A layer is fresh if it is 0 and all of bias and scale
+    are zero. If it is 0 beside other values, which were loaded, averaged or trained through the inverse, the first
+    training batch keeps them, sets ``initialized`` and gives a warning.
+
+    Inside DistributedDataParallel the first batch is that of all processes together. Before ``fully_shard`` pass one
+    batch through, since it drops what is written to parameters. In any other way of parallel training each process
+    initialises from its own batch: initialise one and copy its state.
 
     Args:
         channels: number C of channels.
+
+    Raises:
+        ValueError: a first batch that is not finite. The layer then stays as it was.
+        RuntimeError: a first batch under ``torch.func``, ``fully_shard``, or with parameters that are computed.
 
     Shape:
         x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
@@ -46,36 +67,135 @@ class ActNorm(nn.Module):
         self.channels = check_channels(self, channels)
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("initialized", torch.tensor(False))
-        # The flag's copy on the host: reading the buffer in every call would wait for the device.
-        self._needs_initialization = True
+        self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
+        self._own_flag = self.initialized
+        self._known_set = KnownSet()
+        # What compiled code is guarded by. It may say "not set" of a flag that is, never the reverse.
+        self._known_to_compiler = False
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set bias and scale from ``x`` (B, C, H, W), in any mode.
 
         Raises:
-            ValueError: an empty batch, or a wrong shape.
+            ValueError: an empty batch, one that is not finite, or a wrong shape.
             TypeError: a dtype that is not floating-point.
+            RuntimeError: parameters that are sharded or computed from others.
         """
         check_input(self, x, self.channels)
-        if x.numel() == 0:
+        if torch.compiler.is_compiling():
+            self._look()
+            if not self._known_to_compiler:
+                self._write(*first_batch(x, self.bias, self.log_scale, self.initialized))
+                return
+        group = None if torch.compiler.is_compiling() else data_parallel_group(self)
+        if group is None and x.numel() == 0:
             raise ValueError(f"ActNorm: cannot be initialised from an empty batch, got shape {tuple(x.shape)}")
-        x = x.to(compute_dtype(x.dtype))
-        mean = x.mean((0, 2, 3))
-        std = (x - mean[:, None, None]).square().mean((0, 2, 3)).sqrt()
-        self.bias.copy_(-mean)
-        self.log_scale.copy_(-torch.log(std + 1e-6))
-        self.mark_initialized()
+        if not torch.compiler.is_compiling():
+            self._check_writable()
+        self._write(*first_values(x, group))
 
     def mark_initialized(self) -> None:
         """Declare the present bias and scale to be final, so that no batch replaces them."""
-        self.initialized.fill_(True)
-        self._needs_initialization = False
+        self.initialized.fill_(1)
+        self._known_to_compiler = True
 
     def initializes_from(self, x: Tensor) -> bool:
-        """Return whether ``forward(x)`` initialises: in training mode, the first time, unless the batch is empty."""
-        return self._needs_initialization and self.training and x.numel() > 0
+        """Return whether ``forward(x)`` initialises: in training mode, the first time, unless the batch is empty.
+
+        Raises:
+            RuntimeError: a fresh layer under a ``torch.func`` transform.
+        """
+        if not self.training:
+            return False
+        if torch.compiler.is_compiling():
+            self._look()
+            return not self._known_to_compiler and x.numel() > 0
+        flag = self._buffers["initialized"]
+        assert flag is not None
+        if flag.is_cpu:
+            try:
+                if flag.item():
+                    return False
+            except RuntimeError:
+                pass  # a transform or a fake mode looks on
+        elif self._known_set.holds(flag):
+            return False
+        return self._finds_itself_fresh(flag, x)
+
+    def _finds_itself_fresh(self, flag: Tensor, x: Tensor) -> bool:
+        """The rare part of :meth:`initializes_from`: the flag was not seen to be set."""
+        if needs_reference():
+            if x.numel() and not bool(unwrapped(flag).all()):
+                raise RuntimeError(
+                    "ActNorm: a first training batch under a torch.func transform or forward-mode differentiation "
+                    "cannot initialise; run one batch without it before, or call mark_initialized()"
+                )
+            return False
+        if not (has_values(flag) and has_values(x)):
+            return False
+        if bool(flag):
+            self._known_set.note(flag)
+            return False
+        if self._keeps_its_values():
+            return False
+        group = data_parallel_group(self)
+        if group is None:
+            return x.numel() > 0
+        return bool(total_over(group, torch.tensor([x.numel()], device=x.device)))
+
+    def _keeps_its_values(self) -> bool:
+        """Declare values that no first batch gave to be final, with a warning; return whether there are any."""
+        if not (bool(current(self, "bias").any()) or bool(current(self, "log_scale").any())):
+            return False
+        if self._lends_its_flag():
+            return True
+        warnings.warn(
+            "ActNorm: bias and log_scale are not zero, but `initialized` is not set: they were loaded without it, "
+            "averaged, or trained through the inverse. They are kept; mark_initialized() says so beforehand.",
+            stacklevel=2,
+        )
+        self.mark_initialized()
+        return True
+
+    @torch.compiler.assume_constant_result
+    def _look(self) -> bool:
+        """Read the flag while a call is being compiled, so that a guard can stand for it."""
+        flag = self.initialized
+        if flag.is_meta:
+            return False
+        if has_values(flag):
+            self._known_to_compiler = bool(flag) or self._keeps_its_values()
+            if not self._known_to_compiler:
+                self._check_writable()
+        elif not self._known_to_compiler:
+            raise RuntimeError(
+                "ActNorm: cannot be exported in training mode, not known to be initialised; call eval(), or run one "
+                "batch and call mark_initialized()"
+            )
+        return False
+
+    def _check_writable(self) -> None:
+        for name in ("bias", "log_scale"):
+            if name not in self._parameters:
+                raise RuntimeError(
+                    f"ActNorm: {name} is computed by a parametrization, hook or replica, so no batch can set it; run "
+                    "one batch without it before, or call mark_initialized()"
+                )
+        if is_sharded(self):
+            raise RuntimeError(
+                "ActNorm: fully_shard drops what a first batch writes; run one batch before fully_shard is applied"
+            )
+
+    def _write(self, bias: Tensor, log_scale: Tensor) -> None:
+        self.bias.copy_(bias)
+        self.log_scale.copy_(log_scale)
+        if not self._lends_its_flag():
+            self.mark_initialized()
+
+    def _lends_its_flag(self) -> bool:
+        """Return whether ``functional_call`` has put values, but no flag, in the place of the layer's own."""
+        return self._buffers["initialized"] is self._own_flag and not isinstance(self.bias, nn.Parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
@@ -107,16 +227,25 @@ class ActNorm(nn.Module):
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
-        return (pixels * self.log_scale.double().sum()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
+        return (pixels * current(self, "log_scale").double().sum()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
     def _parameters_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return self.bias.to(dtype), self.log_scale.to(dtype)
+        return current(self, "bias").to(dtype), current(self, "log_scale").to(dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        name = f"{prefix}initialized"
+        flag = state_dict.get(name)
+        if flag is not None and flag.dtype is torch.bool:
+            # as files of version 0.1 have it; load_state_dict passes a dict of its own
+            state_dict[name] = flag.to(torch.uint8)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        flag = state_dict.get(f"{prefix}initialized")
-        if flag is not None:
-            self._needs_initialization = not bool(flag)
+        self._own_flag = self.initialized
+        self._known_to_compiler = has_values(self.initialized) and bool(self.initialized)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ActNorm:
+        super()._apply(*args, **kwargs)
+        self._own_flag = self.initialized
+        return self
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input, check_shape
-from invflow.layers._derived import ChannelMap, ValueCache, compose, derive
+from invflow.layers._current import current
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, compose, derive
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import folding
@@ -20,6 +23,12 @@ __all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU"]
 def _random_rotation(channels: int) -> Tensor:
     """Draw an orthogonal matrix, in float64."""
     return torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
+
+
+def _derives_from_matrix(kind: type[InvertibleConv1x1]) -> bool:
+    """Return whether a class leaves inverse and determinant to be derived from its matrix."""
+    base = InvertibleConv1x1
+    return kind.inverse_matrix is base.inverse_matrix and kind.log_abs_det is base.log_abs_det
 
 
 class InvertibleConv1x1(nn.Module):
@@ -44,15 +53,15 @@ class InvertibleConv1x1(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
-        self.weight = nn.Parameter(_random_rotation(channels).float())
+        self.weight = nn.Parameter(_random_rotation(channels).float().contiguous())
         self._factorization: ValueCache[tuple[Tensor, Tensor]] = ValueCache()
 
     def matrix(self) -> Tensor:
-        """Return W (C, C) in float64."""
-        return self.weight.double()
+        """Return W (C, C) in float64. A subclass that makes its matrix of something else overrides this method."""
+        return current(self, "weight").to(torch.float64, copy=True)
 
     def inverse_matrix(self) -> Tensor:
-        """Return the inverse of W (C, C) in float64."""
+        """Return the inverse of W (C, C) in float64, a new tensor."""
         return self._map_of_weight(None, None, torch.float64, inverse=True).matrix
 
     def log_abs_det(self) -> Tensor:
@@ -71,7 +80,16 @@ class InvertibleConv1x1(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
-        return without_context(self)
+        if torch.is_grad_enabled():
+            return without_context(self)
+        found = Snapshot(partial(self.channel_map, None, None, inverse=True))
+
+        def inverse(z: Tensor, part: slice) -> Tensor:
+            check_input(self, z, self.channels, "z")
+            affine = found(compute_dtype(z.dtype))
+            return channel_affine(z, affine.matrix, affine.shift)
+
+        return inverse
 
     @folding
     def folded(self) -> FoldedMap:
@@ -82,6 +100,21 @@ class InvertibleConv1x1(nn.Module):
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         pixels = x.shape[2] * x.shape[3]
         return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
+
+    def sources(self) -> list[Tensor]:
+        """Return the tensors whose values alone decide the map; an empty list if those are not known.
+
+        They are known of this class and of :class:`InvertibleConv1x1LU`, unless a hook or a parametrization computes
+        one.
+        """
+        parameters, buffers = self._parameters, self._buffers
+        found: list[Tensor] = []
+        for name in _SOURCES.get(type(self), ()):
+            tensor: Tensor | None = parameters.get(name)
+            if tensor is None and (tensor := buffers.get(name)) is None:
+                return []
+            found.append(tensor)
+        return found
 
     def channel_map(
         self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
@@ -94,17 +127,19 @@ class InvertibleConv1x1(nn.Module):
             dtype: dtype of matrix and shift.
             inverse: return the inverse map.
         """
-        # a subclass may make its matrix of something else than a weight
-        if type(self) is InvertibleConv1x1:
+        if _derives_from_matrix(type(self)):
             return self._map_of_weight(bias, log_scale, dtype, inverse=inverse)
+        # a subclass that has an inverse and a determinant of its own
         matrix = self.inverse_matrix() if inverse else self.matrix()
         return compose(matrix, self.log_abs_det(), bias, log_scale, dtype, inverse=inverse)
 
     def _map_of_weight(
         self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
     ) -> ChannelMap:
-        cache = self._factorization
-        return derive(self.weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
+        # read once: a parametrization may change its state whenever it computes the weight
+        own = type(self).matrix is not InvertibleConv1x1.matrix
+        weight, cache = self.matrix() if own else current(self, "weight"), self._factorization
+        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
 
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x.dtype)
@@ -136,17 +171,17 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
         self.channels = check_channels(self, channels)
         permutation, lower, upper = torch.linalg.lu(_random_rotation(channels))
         diagonal = upper.diagonal()
-        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("permutation", permutation.float().contiguous())
         self.register_buffer("sign", diagonal.sign().float())
-        self.lower = nn.Parameter(lower.tril(-1).float())
-        self.upper = nn.Parameter(upper.triu(1).float())
+        self.lower = nn.Parameter(lower.tril(-1).float().contiguous())
+        self.upper = nn.Parameter(upper.triu(1).float().contiguous())
         self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        lower = self.lower.double().tril(-1)
+        lower = current(self, "lower").double().tril(-1)
         lower = lower + torch.eye(self.channels, dtype=lower.dtype, device=lower.device)
-        diagonal = self.sign.double() * self.log_diagonal.double().exp()
-        return self.permutation.double(), lower, self.upper.double().triu(1) + diagonal.diag()
+        diagonal = self.sign.double() * current(self, "log_diagonal").double().exp()
+        return self.permutation.double(), lower, current(self, "upper").double().triu(1) + diagonal.diag()
 
     def matrix(self) -> Tensor:
         """Return W (C, C) in float64."""
@@ -161,4 +196,10 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
 
     def log_abs_det(self) -> Tensor:
         """Return ``log |det W|``, a float64 scalar."""
-        return self.log_diagonal.double().sum()
+        return current(self, "log_diagonal").double().sum()
+
+
+_SOURCES: dict[type[InvertibleConv1x1], tuple[str, ...]] = {
+    InvertibleConv1x1: ("weight",),
+    InvertibleConv1x1LU: ("lower", "upper", "log_diagonal", "permutation", "sign"),
+}

@@ -98,7 +98,7 @@ class AffineCoupling(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()))]
+        return [Stage(self._rerun)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         output, form, start = self.shared_output(context), self.form, self.start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import cast
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers._derived import ChannelMap, ValueCache, can_remember
+from invflow.layers._current import current
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
+from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
@@ -30,7 +32,6 @@ from invflow.layers.protocol import (
     supports,
     watches_all,
 )
-from invflow.layers.reversible import stages_of
 from invflow.layers.sequential import FlowSequential
 from invflow.ops import flow_step
 
@@ -120,7 +121,9 @@ class FlowStep(nn.Module):
         h = None if coupling is None else coupling.pending(z, context).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
-    def inverse_given(self, z: Tensor, coupling: Tensor | None, injector: Tensor | None) -> tuple[Tensor, Tensor]:
+    def inverse_given(
+        self, z: Tensor, coupling: Tensor | None, injector: Tensor | None, affine: ChannelMap | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute ``inverse`` for networks that have already been evaluated.
 
         Args:
@@ -128,8 +131,10 @@ class FlowStep(nn.Module):
             coupling: output of the coupling's network; ``None`` leaves the coupling out.
             injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
                 divisor of B.
+            affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine, coupling_form, injector_form, start = self._channel_map(z.dtype, inverse=True), None, None, 0
+        affine = self._channel_map(z.dtype, inverse=True) if affine is None else affine
+        coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
             part = cast(AffineCoupling, self._modules["coupling"])
             coupling_form, start = part.form, part.start
@@ -152,13 +157,10 @@ class FlowStep(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        """Return two stages: everything up to the coupling, and the coupling."""
-        before = [part for part in (self.actnorm, self.conv1x1, self.injector) if part is not None]
-        parameters: list[Tensor] = [parameter for part in before for parameter in part.parameters()]
-        return [
-            Stage(self._rerun_before_coupling, parameters),
-            *([] if self.coupling is None else stages_of(self.coupling)),
-        ]
+        """Return two stages: everything up to the coupling, and the coupling. Parts of other kinds are stages each."""
+        if not self._fuses_parts(called=False):
+            return [stage for _, part in self._parts() for stage in stages_of(part)]
+        return [Stage(self._rerun_before_coupling), *([] if self.coupling is None else stages_of(self.coupling))]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         if not self._fuses_parts(called=False, methods=_FOR_SHARED_CONTEXT):
@@ -166,10 +168,13 @@ class FlowStep(nn.Module):
             return lambda z, samples: reduce(lambda x, inverse: inverse(x, samples), inverses, z)
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
+        # a graph of the parameters would serve one backward pass only
+        affine = None if torch.is_grad_enabled() else Snapshot(partial(self._channel_map, inverse=True))
 
         def inverse(z: Tensor, part: slice) -> Tensor:
             h = None if coupling is None else coupling(z, part)
-            return self.inverse_given(z, h, None if injector is None else injector[part])[0]
+            known = None if affine is None else affine(compute_dtype(z.dtype))
+            return self.inverse_given(z, h, None if injector is None else injector[part], known)[0]
 
         return inverse
 
@@ -269,14 +274,12 @@ class FlowStep(nn.Module):
 
     def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
-        dtype = compute_dtype(dtype)
-        actnorm, conv = self.actnorm, self.conv1x1
-        tensors = [actnorm.bias, actnorm.log_scale]
-        # not parameters(), which takes longer than the kernel for a small state
-        tensors += [value for value in (*conv._parameters.values(), *conv._buffers.values()) if value is not None]
+        dtype, parts = compute_dtype(dtype), self._modules
+        actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
+        bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
+        tensors = [bias, log_scale, *sources]
         trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        # modules inside the convolution parametrize its weight: what they hold is not among the tensors
-        if trained or conv._modules or not can_remember(tensors):
-            return conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse)
+        if trained or not sources or not is_plain(tensors):
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
         cache = self._caches.setdefault((dtype, inverse), ValueCache())
-        return cache(tensors, lambda: conv.channel_map(actnorm.bias, actnorm.log_scale, dtype, inverse=inverse))
+        return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

@@ -67,7 +67,7 @@ class AffineInjector(nn.Module):
         return [check_shape(self, shape, self.channels)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, list(self.parameters()))]
+        return [Stage(self._rerun)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         h = self.shared_output(context)

@@ -23,6 +23,7 @@ __all__ = [
     "Shape",
     "SharedContext",
     "Stage",
+    "checked_latents",
     "is_fusable",
     "is_watched",
     "num_latents_of",
@@ -78,12 +79,10 @@ class Stage(NamedTuple):
 
     Attributes:
         rerun: ``rerun(z, context)``.
-        parameters: all parameters that it uses.
         num_latents: number of tensors that its output consists of.
     """
 
     rerun: Callable[..., Rerun]
-    parameters: Sequence[Tensor]
     num_latents: int = 1
 
 
@@ -229,6 +228,21 @@ def is_watched(module: nn.Module) -> bool:
 def is_fusable(layer: nn.Module) -> bool:
     """Return whether the layer is :class:`~invflow.layers.Fusable` and nobody watches its call."""
     return not (is_watched(layer) or watches_all()) and supports(layer, "forward_fused")
+
+
+def checked_latents(z: Any, layer: nn.Module, name: str) -> list[Tensor]:
+    """Return the latents that a layer's ``forward`` returned, in a list.
+
+    Raises:
+        ValueError: not as many as the layer's ``num_latents``.
+    """
+    count = num_latents_of(layer)
+    if count == 1 and not isinstance(z, list):
+        return [z]
+    if isinstance(z, list) and len(z) == count:
+        return z
+    given = f"{len(z)}" if isinstance(z, list) else "a tensor" if isinstance(z, Tensor) else type(z).__name__
+    raise ValueError(f"{name}: {type(layer).__name__} must return a list of {count} latents, got {given}")
 
 
 def num_latents_of(layer: nn.Module) -> int:

@@ -1,225 +1,168 @@
-"""Backpropagation that reconstructs states instead of keeping them: ``FlowSequential(memory="invert")``."""
+"""Backpropagation that reconstructs states instead of keeping them: ``FlowSequential(memory="invert")``.
+
+The forward pass evaluates layer by layer and drops the graph of each. The backward pass goes from the last layer to the
+first: each reconstructs its input from its output and builds its graph again (:mod:`invflow.layers._inversion`).
+
+A layer whose second evaluation would differ from the first keeps its graph, as with ``memory="store"``.
+"""
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
-from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
+from invflow.layers._derived import LayerError
+from invflow.layers._inversion import Chain, LayerGraph, StoreDistance
+from invflow.layers._traces import SideEffects, next_node, sources
+from invflow.layers.protocol import checked_latents, watches_all
 from invflow.ops._transforms import needs_reference
 
-__all__ = ["KeptStates", "StoreDistance", "builds_graph", "encode_reversibly", "stages_of"]
-
-#: The largest difference between a reconstructed and the true state, relative to the largest element, that is accepted.
-DRIFT_TOLERANCE = 1e-3
+__all__ = ["builds_graph", "encode_reversibly"]
 
 
-def stages_of(layer: nn.Module) -> list[Stage]:
-    """Return a layer's own stages, or the layer as one stage, reconstructed by its inverse and forward pass."""
-    if supports(layer, "reverse_stages"):
-        return cast(Reversible, layer).reverse_stages()
-    return [Stage(partial(_rerun_any, layer), list(layer.parameters()), num_latents_of(layer))]
+def _has_hooks(layer: nn.Module) -> bool:
+    """Return whether somebody watches the calls of a layer, or of a layer inside it, by hooks."""
+    return watches_all() or any(
+        (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+        and callable(getattr(part, "inverse", None))
+        for part in layer.modules()
+    )
 
 
-def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Tensor | None) -> Rerun:
-    x = layer.inverse(z, context)[0].detach().requires_grad_()
-    with torch.enable_grad():
-        # not the leaf itself, which a layer may return as it is
-        return Rerun(x.detach(), [x], *layer(x.view_as(x), context))
-
-
-class StoreDistance:
-    """Number of layers between two stored states: all layers, until the reconstruction is found to drift.
-
-    Attributes:
-        layers: the present number.
-    """
-
-    def __init__(self, layers: int) -> None:
-        self.layers = layers
-
-    def note_drift(self, drift: float) -> None:
-        """Store more states, with a warning, if a reconstructed state differs too much from the one that was kept.
-
-        Args:
-            drift: largest difference, relative to the largest element.
-        """
-        if drift <= DRIFT_TOLERANCE or self.layers == 1:
-            return
-        self.layers = max(1, self.layers // 2)
-        warnings.warn(
-            f"FlowSequential(memory='invert'): a reconstructed state differed from the true one by {drift:.1e} of its "
-            f"largest element; from now on the state is stored after every {self.layers} layers",
-            stacklevel=2,
-        )
-
-
-class KeptStates:
-    """The states that one forward pass keeps besides its outputs, by the position of the layer that they enter.
-
-    They are one sample of the input, by which the drift is measured, and every n-th state.
-    """
-
-    def __init__(self, distance: int) -> None:
-        self.by_position: dict[int, Tensor] = {}
-        self._distance = distance
-
-    def wants(self, position: int) -> bool:
-        """Return whether the state that enters the layer of this position is to be kept."""
-        return position % self._distance == 0
-
-    def keep(self, position: int, x: Tensor) -> None:
-        """Keep the state ``x`` (B, C, H, W)."""
-        self.by_position[position] = x.detach() if position else x[:1].detach().clone()
-
-
-class Flow(Protocol):
-    """The flow that is encoded reversibly: a :class:`FlowSequential`."""
-
-    layers: nn.ModuleList
-    store_distance: StoreDistance
-
-    def encode(self, x: Tensor, context: Tensor | None, kept: KeptStates | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return all latents and log_det, and keep the states that ``kept`` wants."""
-
-
-def builds_graph(flow: nn.Module, x: Tensor, context: Tensor | None) -> bool:
+def builds_graph(flow: nn.Module, x: Tensor, context: Any) -> bool:
     """Return whether a call would build a graph, with neither a compiler nor a transform looking on."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
         return False
-    tensors = [x, *([] if context is None else [context]), *flow.parameters()]
-    return any(tensor.requires_grad for tensor in tensors)
+    # a tensor that a network holds besides its parameters is not looked for
+    return any(tensor.requires_grad for tensor in [x, *_tensors_in(context), *flow.parameters()])
 
 
-def encode_reversibly(flow: Flow, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], Tensor]:
+def encode_reversibly(
+    layers: Iterable[tuple[str, nn.Module]], distance: StoreDistance, x: Tensor, context: Any
+) -> tuple[list[Tensor], Any]:
     """Return all latents and log_det of a flow; the backward pass reconstructs the states in between.
 
+    Args:
+        layers: the layers in order, each with its name in messages.
+        distance: says which states are stored.
+        x: (B, C, H, W).
+        context: argument of every layer: a tensor, or a structure that holds tensors.
+
     Raises:
-        RuntimeError: parameters that have changed before the backward pass, or a second derivative.
+        RuntimeError: in the backward pass, if a parameter has changed, a state cannot be reconstructed, or a second
+            derivative is asked for.
     """
-    stages = [stages_of(layer) for layer in flow.layers]
-    first_stages = [0, *itertools.accumulate(map(len, stages))]
-    parameters = _trained(itertools.chain.from_iterable(stages))
-    *latents, log_det = _Inverted.apply(flow, first_stages, x, context, *parameters)
-    return latents, log_det
+    latents: list[Tensor] = []
+    total: Any = None
+    chain: Chain | None = None
+    inverted, stored = 0, []
+    layers = list(layers)
+    autocast = _autocast_of(x.device.type)
+    with autocast():
+        for position, (name, layer) in enumerate(layers):
+            effects, since = SideEffects(layer, x.device), next_node()
+            try:
+                z, log_det = layer(x, context)
+            except LayerError as error:
+                raise type(error)(f"{name}: {error}") from None
+            results = [*checked_latents(z, layer, name), log_det]
+            graph = _graph_of(results, x, context, since)
+            problem = None if graph is None else _problem_of(layer, effects, graph)
+            if graph is None or problem or graph.cuts:
+                if chain is not None:
+                    chain.end(x)
+                chain = None
+            else:
+                chain = chain or Chain(distance, context, autocast)
+                last = position == len(layers) - 1
+                results = chain.append(name, layer, effects.contents(), x, results, graph, last)
+                inverted += 1
+            if problem:
+                stored.append(f"{name}: {problem}")
+            *leaving, x, log_det = results
+            latents += leaving
+            total = log_det if total is None else total + log_det
+    if stored:
+        warnings.warn(
+            f"FlowSequential(memory='invert') stores what the backward pass needs of {len(stored)} of its "
+            f"{len(layers)} layers. {stored[0]}",
+            stacklevel=2,
+        )
+    if inverted and len(layers) > 1:
+        *latents, total = _after_last_layer(x, [*latents, total])
+    return [*latents, x], total
 
 
-def _trained(stages: Iterable[Stage]) -> list[Tensor]:
-    """List the parameters that need a gradient, each once."""
-    found = {id(parameter): parameter for stage in stages for parameter in stage.parameters if parameter.requires_grad}
-    return list(found.values())
+def _graph_of(results: Sequence[Any], x: Tensor, context: Any, since: int) -> LayerGraph | None:
+    """Return the graph of a layer's results, ``None`` if they have none."""
+    differentiable = _trained(results)
+    if not differentiable:
+        return None
+    contexts = _trained(_tensors_in(context))
+    found = sources(differentiable, [*contexts, *_trained([x])], since)
+    cuts = not results[-2].requires_grad or (x.requires_grad and len(contexts) not in found.reached)
+    used = sorted(position for position in found.reached if position < len(contexts))
+    return LayerGraph(list(found.leaves.values()), used, found.problem, cuts)
 
 
-class _Inverted(torch.autograd.Function):
-    """``flow(x, context)`` without a graph; its backward pass goes through the stages from the last to the first."""
+def _problem_of(layer: nn.Module, effects: SideEffects, graph: LayerGraph) -> str | None:
+    return "it has hooks" if _has_hooks(layer) else graph.problem or effects.problem()
+
+
+class _LastLayerFirst(torch.autograd.Function):
+    """Hands tensors on. Their backward pass goes through the last layer, with which all reconstruction begins."""
 
     @staticmethod
-    def forward(
-        ctx: Any, flow: Flow, first_stages: list[int], x: Tensor, context: Tensor | None, *parameters: Tensor
-    ) -> tuple[Tensor, ...]:
-        kept = KeptStates(flow.store_distance.layers)
-        latents, log_det = flow.encode(x, context, kept)
-        ctx.flow, ctx.kept_at = flow, [first_stages[position] for position in kept.by_position]
-        # parameters too: that they have not changed since is then checked as for every other operation
-        ctx.save_for_backward(context, *latents, *kept.by_position.values(), *parameters)
-        ctx.autocast = _autocast_of(x.device.type)
-        return *latents, log_det
+    def forward(ctx: Any, last: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        # log_det is few numbers, and often changed in place, which a view would forbid
+        return *(other.view_as(other) for other in others[:-1]), others[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("FlowSequential: memory='invert' has no second derivative; use memory='store'")
-        context, *saved = ctx.saved_tensors
-        latents, saved = saved[: len(grads) - 1], saved[len(grads) - 1 :]
-        kept = dict(zip(ctx.kept_at, saved, strict=False))
-        parameters = saved[len(kept) :]
-        stages = [stage for layer in ctx.flow.layers for stage in stages_of(layer)]
-        if list(map(id, _trained(stages))) != list(map(id, parameters)):
-            raise RuntimeError(
-                "FlowSequential: its parameters are not those of the forward pass, which memory='invert' needs"
-            )
-        sums: dict[int, Tensor] = {}
-        with ctx.autocast():
-            leaf_context = None if context is None else (context, ctx.needs_input_grad[3])
-            grad_x = _backward(
-                ctx.flow, stages, latents, list(grads[:-1]), grads[-1], leaf_context, kept, parameters, sums
-            )
-        return None, None, grad_x, sums.get(id(context)), *(sums.get(id(parameter)) for parameter in parameters)
+        return None, *grads
 
 
-def _backward(
-    flow: Flow,
-    stages: Sequence[Stage],
-    latents: list[Tensor],
-    grads: list[Tensor],
-    grad_log_det: Tensor,
-    context: tuple[Tensor, bool] | None,
-    kept: dict[int, Tensor],
-    parameters: Sequence[Tensor],
-    sums: dict[int, Tensor],
-) -> Tensor:
-    """Return the gradient of the flow's input; add those of parameters and context to ``sums`` under the tensor's id.
-
-    ``context`` comes with whether it needs a gradient.
-    """
-    z, grad = latents.pop(), grads.pop()
-    trained = set(map(id, parameters))
-    for position, stage in reversed(list(enumerate(stages))):
-        extra = stage.num_latents - 1
-        output: Any = z
-        output_grads = [grad]
-        if extra:
-            output, output_grads = [*latents[-extra:], z], [*grads[-extra:], grad]
-            del latents[-extra:], grads[-extra:]
-        inputs = {id(parameter): parameter for parameter in stage.parameters if id(parameter) in trained}
-        leaf: Tensor | None = None
-        if context is not None:
-            leaf = context[0].detach().requires_grad_(context[1])
-            if context[1]:
-                inputs[id(context[0])] = leaf
-        with torch.no_grad():
-            again = stage.rerun(output, leaf)
-        results = [*(again.z if isinstance(again.z, list) else [again.z]), again.log_det]
-        pairs = zip(results, [*output_grads, grad_log_det], strict=True)
-        # a log_det that is a constant has no graph
-        differentiable = [(result, result_grad) for result, result_grad in pairs if result.requires_grad]
-        found = torch.autograd.grad(
-            [result for result, _ in differentiable],
-            [*again.leaves, *inputs.values()],
-            [result_grad for _, result_grad in differentiable],
-            allow_unused=True,
-        )
-        pieces = [
-            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(again.leaves, found, strict=False)
-        ]
-        grad = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
-        for key, part in zip(inputs, found[len(pieces) :], strict=True):
-            if part is not None:
-                sums[key] = sums[key] + part if key in sums else part
-        z = again.x
-        if position in kept:
-            flow.store_distance.note_drift(_relative_difference(z[: len(kept[position])], kept[position]))
-            z = kept[position] if len(kept[position]) == len(z) else z
-    return grad
+def _after_last_layer(last: Tensor, others: list[Any]) -> list[Any]:
+    """Return latents and log_det whose backward pass goes through the layer that made ``last``."""
+    if not last.requires_grad:
+        return others
+    *latents, log_det = others
+    trained = _trained(latents)
+    if isinstance(log_det, Tensor) and log_det.requires_grad:
+        *found, log_det = _LastLayerFirst.apply(last, *trained, log_det)
+    elif trained:
+        *found, _ = _LastLayerFirst.apply(last, *trained, last.new_zeros(()))
+    replaced = dict(zip(map(id, trained), found, strict=True)) if trained else {}
+    return [*(replaced.get(id(latent), latent) for latent in latents), log_det]
 
 
-def _relative_difference(actual: Tensor, expected: Tensor) -> float:
-    if not expected.numel():
-        return 0.0
-    largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-    return float((actual - expected).abs().max() / largest)
+def _tensors_in(context: Any) -> list[Tensor]:
+    return [leaf for leaf in _pytree.tree_leaves(context) if isinstance(leaf, Tensor)]
+
+
+def _trained(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor) and value.requires_grad]
 
 
 def _autocast_of(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """Return the present autocast state of a device type, to be entered again."""
+    """Return the present autocast state of a device type, to be entered again.
+
+    It caches no weights. A cached one belongs to the graph in which it was cast first, which is dropped.
+    """
     if not torch.amp.is_autocast_available(device):
         return nullcontext
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
+
+    def enter() -> AbstractContextManager[Any]:
+        if not enabled and not torch.is_autocast_enabled(device):
+            return nullcontext()
+        return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    return enter

@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from invflow.layers._derived import UnusableWeightError
+from invflow.layers._derived import LayerError
+from invflow.layers._inversion import StoreDistance, stages_of
 from invflow.layers.conditioning import condition
 from invflow.layers.folded import merge_maps
 from invflow.layers.folding import fold, folding, naming
@@ -19,11 +20,15 @@ from invflow.layers.protocol import (
     Shape,
     SharedContext,
     Stage,
+    checked_latents,
     is_fusable,
+    is_watched,
     num_latents_of,
     output_shapes_of,
+    supports,
+    watches_all,
 )
-from invflow.layers.reversible import KeptStates, StoreDistance, builds_graph, encode_reversibly, stages_of
+from invflow.layers.reversible import builds_graph, encode_reversibly
 
 __all__ = ["FlowSequential", "InverseStep"]
 
@@ -65,11 +70,17 @@ class FlowSequential(nn.Module):
 
     The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
-    ``memory="invert"`` keeps the outputs only. The backward pass reconstructs every layer's input from its output. The
-    memory for activations then does not grow with the number of layers, at the cost of one more evaluation of every
-    network. A network must compute the same in both evaluations (no dropout). Every backward pass measures the drift of
-    the reconstruction on one sample. If it exceeds 1e-3 of the largest element, a warning is given and every n-th state
-    is stored afterwards. Under ``torch.compile`` and ``torch.func`` transforms all states are stored.
+    ``memory="invert"`` keeps the input and the outputs only. The backward pass reconstructs every layer's input from
+    its output. The memory for activations then does not grow with the number of layers, at the cost of one more
+    evaluation of every network. Values and gradients are those of ``"store"``.
+
+    A layer that cannot be evaluated again keeps its activations, and a warning names it. Its network draws random
+    numbers, changes a buffer, or uses a tensor that was computed outside; or the layer has hooks. Under
+    ``torch.compile`` and ``torch.func`` transforms all activations are kept.
+
+    Every backward pass compares the reconstruction with the true state. If they differ by more than 1e-3 of a sample's
+    largest element, a warning is given and every n-th state is stored afterwards. A reconstruction that is not finite
+    raises ``RuntimeError``.
 
     Args:
         layers: the layers in the order of ``forward``.
@@ -90,7 +101,7 @@ class FlowSequential(nn.Module):
             if not callable(getattr(layer, "inverse", None)):
                 raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
         self.memory = memory
-        self.store_distance = StoreDistance(len(self.layers))
+        self.store_distance = StoreDistance()
 
     @property
     def num_latents(self) -> int:
@@ -99,17 +110,16 @@ class FlowSequential(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Tensor]:
         if self.memory == "invert" and builds_graph(self, x, context):
-            latents, log_det = encode_reversibly(self, x, context)
+            latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
         else:
             latents, log_det = self.encode(x, context)
         return latents if len(latents) > 1 else latents[0], log_det
 
-    def encode(self, x: Tensor, context: Tensor | None, kept: KeptStates | None = None) -> tuple[list[Tensor], Tensor]:
+    def encode(self, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """Apply the layers in order and return all latents, in a list, and log_det.
 
         Args:
             x, context: as in ``forward``.
-            kept: keeps states on the way.
         """
         latents: list[Tensor] = []
         total: Tensor | None = None
@@ -117,24 +127,20 @@ class FlowSequential(nn.Module):
         position = 0
         try:
             for position, layer in enumerate(self.layers):
-                keep = kept is not None and kept.wants(position)
                 fusable = is_fusable(layer)
-                if pending is not None and (keep or not fusable):
+                if pending is not None and not fusable:
                     x, log_det = pending.apply(x)
                     total, pending = log_det if total is None else total + log_det, None
-                if keep:
-                    assert kept is not None
-                    kept.keep(position, x)
                 if fusable:
                     x, log_det, pending = cast(Fusable, layer).forward_fused(x, context, pending)
                 else:
                     x, log_det = layer(x, context)
                     if isinstance(x, list) or num_latents_of(layer) > 1:
-                        *leaving, x = _checked_latents(x, layer, position)
+                        *leaving, x = checked_latents(x, layer, f"layer {position}")
                         latents += leaving
                 total = log_det if total is None else total + log_det
-        except UnusableWeightError as error:
-            raise UnusableWeightError(f"layer {position}: {error}") from None
+        except LayerError as error:
+            raise type(error)(f"layer {position}: {error}") from None
         if pending is not None:
             x, log_det = pending.apply(x)
             total = log_det if total is None else total + log_det
@@ -150,8 +156,8 @@ class FlowSequential(nn.Module):
                 position = step.position
                 x, log_det = step.layer.inverse(step.input(x), context)
                 total = log_det if total is None else total + log_det
-        except UnusableWeightError as error:
-            raise UnusableWeightError(f"layer {position}: {error}") from None
+        except LayerError as error:
+            raise type(error)(f"layer {position}: {error}") from None
         assert total is not None
         return x, total
 
@@ -220,6 +226,16 @@ class FlowSequential(nn.Module):
 
         return inverse
 
+    def _single_layers(self, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+        """Yield the layers of this flow and of those nested in it, each with its name in messages."""
+        for position, layer in enumerate(self.layers):
+            name = f"{prefix}layer {position}"
+            watched = is_watched(layer) or watches_all()
+            if isinstance(layer, FlowSequential) and supports(layer, "reverse_stages") and not watched:
+                yield from layer._single_layers(f"{name}: ")
+            else:
+                yield name, layer
+
     @folding
     def folded(self) -> FlowSequential:
         """Return a copy for inference and export, in plain PyTorch operations with constants.
@@ -251,11 +267,3 @@ class FlowSequential(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
-
-
-def _checked_latents(z: Any, layer: nn.Module, position: int) -> list[Tensor]:
-    count = num_latents_of(layer)
-    if isinstance(z, list) and len(z) == count:
-        return z
-    given = f"{len(z)}" if isinstance(z, list) else "a tensor" if isinstance(z, Tensor) else type(z).__name__
-    raise ValueError(f"layer {position}: {type(layer).__name__} must return a list of {count} latents, got {given}")

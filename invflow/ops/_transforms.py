@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 
 _functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -27,6 +28,19 @@ def is_watched() -> bool:
 def is_intercepted() -> bool:
     """Return whether a compiler, tracer, functorch transform or dispatch mode would see a call of an operator."""
     return bool(torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing())
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return the tensor inside the wrappers of functorch transforms; of all samples that ``vmap`` runs over."""
+    functorch: Any = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Return whether the tensor's elements can be read: it is neither on the meta device nor fake."""
+    return not (tensor.is_meta or is_fake(tensor))
 
 
 def reference_backward(

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from layer_cases import coupling
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invflow import ActNorm, FlowSequential, FlowStep, Squeeze
+from invflow.layers._first_batch import KnownSet
 
 
 def batch(*shape, dtype=torch.float32):
@@ -119,3 +122,243 @@ def test_under_autocast_and_no_grad_it_initialises_as_well_as_without():
         layers[0](x)
     layers[1](x)
     torch.testing.assert_close(dict(layers[0].state_dict()), dict(layers[1].state_dict()), rtol=0, atol=0)
+
+
+def test_values_that_no_batch_gave_are_kept_with_a_warning():
+    layer = ActNorm(3)
+    torch.nn.init.constant_(layer.log_scale, 0.5)
+    layer.eval()(batch())
+    assert not layer.initialized
+    with pytest.warns(UserWarning, match="bias and log_scale are not zero, but `initialized` is not set"):
+        layer.train()(batch())
+    assert layer.initialized
+    assert not layer.bias.any()
+    assert (layer.log_scale == 0.5).all()
+
+
+@pytest.mark.parametrize("layer", [ActNorm(3), FlowStep(3)], ids=["alone", "in a step"])
+def test_training_through_the_inverse_is_not_undone(layer):
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        x, log_det = layer.inverse(torch.randn(4, 3, 5, 6))
+        (x.square().mean() - log_det.mean()).backward()
+        optimizer.step()
+    x, _ = layer.inverse(z := torch.randn(4, 3, 5, 6))
+    with pytest.warns(UserWarning, match="trained through the inverse"):
+        back, _ = layer(x)
+    torch.testing.assert_close(back, z)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_batch_that_is_not_finite_is_refused_and_changes_nothing(value, dtype):
+    flow = FlowSequential([Squeeze(), ActNorm(12)])
+    x = batch(2, 3, 4, 4, dtype=dtype)
+    x[1, 2, 3, 3] = value
+    with pytest.raises(ValueError, match=r"layer 1: ActNorm with 12 channels: .* not finite: channel 11 has mean"):
+        flow(x)
+    assert is_fresh(flow[1])
+    flow(batch(2, 3, 4, 4, dtype=dtype))
+    assert flow[1].bias.isfinite().all()
+    assert flow[1].initialized
+
+
+def test_statistics_that_overflow_are_refused():
+    layer = ActNorm(3)
+    with pytest.raises(ValueError, match="standard deviation inf"):
+        layer(1e25 * batch())
+    assert is_fresh(layer)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 255.0, -1e6, 3e-7])
+@pytest.mark.parametrize("shape", [(4, 2, 33, 7), (1, 2, 1, 1)], ids=["constant", "one pixel"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_constant_channel_keeps_its_scale(value, shape, dtype):
+    layer = ActNorm(2).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.full(shape, value).clamp(-6e4, 6e4).to(dtype)
+    noise = torch.randn(shape[0], *shape[2:], dtype=torch.float64)
+    x[:, 1] = noise.to(dtype)
+    layer(x)
+    assert layer.log_scale[0] == 0
+    torch.testing.assert_close(layer.bias[0].double(), -x[0, 0, 0, 0].double(), rtol=1e-6, atol=1e-12)
+    if noise.numel() > 1:
+        expected = -torch.log(x[:, 1].double().std(correction=0) + 1e-6)
+        torch.testing.assert_close(layer.log_scale[1].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-5), (1.0, 1e-5), (1000.0, 0.01), (255.0, 1 / 255)])
+def test_a_narrow_channel_is_not_taken_for_a_constant(mean, std):
+    layer, x = ActNorm(1), (mean + std * torch.randn(4, 1, 16, 16, dtype=torch.float64)).float()
+    layer(x)
+    expected = -torch.log(x.double().std(correction=0) + 1e-6)
+    torch.testing.assert_close(layer.log_scale[0].double(), expected, rtol=2e-3, atol=0)
+
+
+def test_a_blank_first_batch_leaves_a_flow_usable():
+    flow = FlowSequential([Squeeze(), *(FlowStep(12, coupling=coupling(12)) for _ in range(4))])
+    flow(torch.ones(2, 3, 16, 16))
+    assert all(part.actnorm.log_scale.abs().max() < 5 for part in list(flow)[1:])
+    z, _ = flow(torch.rand(2, 3, 16, 16))
+    assert z.abs().max() < 1e3
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_under_a_transform_a_fresh_layer_is_refused_and_an_initialised_one_works(fresh):
+    layer, x = ActNorm(3), batch()
+    if not fresh:
+        layer(x)
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    several = {name: torch.stack([tensor, tensor]) for name, tensor in state.items()}
+
+    def call(state, x):
+        return torch.func.functional_call(layer, state, (x,))[0]
+
+    transformed = [
+        lambda: torch.vmap(lambda sample: layer(sample[None])[0][0])(x),
+        lambda: torch.vmap(call, in_dims=(0, None))(several, x)[1],
+        lambda: torch.func.vjp(lambda bias: call({**state, "bias": bias}, x), state["bias"])[0],
+        lambda: torch.func.jvp(lambda x: layer(x)[0], (x,), (x,))[0],
+    ]
+    for function in transformed:
+        if fresh:
+            with pytest.raises(RuntimeError, match=r"run one batch without it before, or call mark_initialized\(\)"):
+                function()
+            assert is_fresh(layer)
+        else:
+            torch.testing.assert_close(function(), call(state, x))
+
+
+def doubled(layer):
+    class Double(torch.nn.Module):
+        def forward(self, value):
+            return 2 * value
+
+    torch.nn.utils.parametrize.register_parametrization(layer, "bias", Double())
+
+
+def pruned(layer):
+    torch.nn.utils.prune.random_unstructured(layer, "bias", amount=1)
+
+
+def normed(layer):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(layer, "log_scale")
+
+
+@pytest.mark.parametrize("compute", [doubled, pruned])
+def test_a_fresh_layer_whose_parameters_are_computed_is_refused(compute):
+    layer = ActNorm(3)
+    compute(layer)
+    with pytest.raises(RuntimeError, match="ActNorm: bias is computed by a parametrization, hook or replica"):
+        layer(batch())
+    assert not layer.initialized
+
+
+@pytest.mark.parametrize("compute", [doubled, pruned, normed])
+@pytest.mark.parametrize("in_step", [False, True])
+def test_computed_parameters_are_followed_in_both_directions(compute, in_step):
+    layer = FlowStep(3) if in_step else ActNorm(3)
+    norm, x = layer.actnorm if in_step else layer, batch()
+    layer(x)
+    compute(norm)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        z, log_det = layer(x)
+        (z.square().mean() - log_det.mean() / 90).backward()
+        assert all(parameter.grad is not None for parameter in norm.parameters())
+        optimizer.step()
+    with torch.no_grad():
+        latent = torch.randn(4, 3, 5, 6)
+        x, inverse_log_det = layer.inverse(latent)  # before any forward pass refreshes what a hook computes
+        z, log_det = layer(x)
+    torch.testing.assert_close(z, latent, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_det, -inverse_log_det)
+
+
+def test_operator_of_a_compiled_first_batch():
+    x = batch()
+    for flag in (0, 1):
+        arguments = (x, torch.zeros(3), torch.zeros(3), torch.tensor(flag, dtype=torch.uint8))
+        torch.library.opcheck(torch.ops.invflow.actnorm_first_batch.default, arguments)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_first_batch(backend):
+    """All copies share compiled code: what is compiled for a fresh one must not initialise an average of its values."""
+    torch.compiler.reset()
+    flow = FlowSequential([ActNorm(3), ActNorm(3)])
+    eager, other, average = (copy.deepcopy(flow) for _ in range(3))
+    for part in average:
+        torch.nn.init.constant_(part.bias, 2.0)
+        part.initialized.fill_(1)
+    x = batch()
+    with pytest.raises(ValueError, match="not finite"):
+        torch.compile(flow, fullgraph=True, backend=backend)(x * float("nan"))
+    assert is_fresh(flow[0])
+    for model in (flow, other, average):
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(2):
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            z, log_det = compiled(x)
+            if model is average:
+                assert list(map(torch.equal, before, model.parameters())) == [True] * 4
+            else:
+                torch.testing.assert_close((z, log_det), eager(x))
+        (z.sum() - log_det.mean()).backward()
+        optimizer.step()
+    assert not torch.equal(flow[0].log_scale, eager[0].log_scale)
+    torch.testing.assert_close(dict(flow.state_dict()), dict(other.state_dict()))
+
+
+def test_compiled_code_follows_a_fresh_state_that_is_loaded():
+    torch.compiler.reset()
+    layer, fresh = ActNorm(3), ActNorm(3).state_dict()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for scale in (1, 5):
+        compiled(scale * batch())
+        before = layer.bias.clone()
+        compiled(batch())
+        assert torch.equal(before, layer.bias)
+        layer.load_state_dict(fresh)
+    compiled(7 * batch())
+    assert layer.bias.abs().max() > 150
+
+
+def test_without_values_nothing_initialises():
+    layer = ActNorm(3).to("meta")
+    assert layer(batch().to("meta"))[0].shape == (4, 3, 5, 6)
+    layer = ActNorm(3)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        layer(mode.from_tensor(batch()))
+    assert is_fresh(layer)
+
+
+def test_a_fresh_layer_is_not_exported_in_training_mode():
+    layer = ActNorm(3)
+    with pytest.raises(RuntimeError, match="cannot be exported in training mode"):
+        torch.export.export(layer, (batch(),), strict=False)
+    layer(batch())
+    program = torch.export.export(layer, (batch(),), strict=False)
+    x = batch()
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_what_is_known_of_a_flag_ends_with_any_sign_of_a_change():
+    flag, known = torch.tensor(1, dtype=torch.uint8), KnownSet()
+    assert not known.holds(flag)
+    known.note(flag)
+    assert known.holds(flag)
+    assert not known.holds(flag.clone())
+    assert not copy.deepcopy(known).holds(flag)
+    flag.zero_()
+    assert not known.holds(flag)
+    known.note(flag)
+    flag.data = torch.tensor(0, dtype=torch.uint8)
+    assert not known.holds(flag)
+    with torch.inference_mode():
+        flag = torch.tensor(1, dtype=torch.uint8)
+    known.note(flag)
+    assert not known.holds(flag)

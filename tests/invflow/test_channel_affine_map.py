@@ -30,7 +30,7 @@ def test_gradients_are_those_of_the_parts(channels: int, inverse: bool, monkeypa
     found = []
     for fused in (True, False):
         if not fused:
-            monkeypatch.setattr(_derived, "can_remember", lambda tensors: False)
+            monkeypatch.setattr(_derived, "is_plain", lambda tensors: False)
         outputs = results(actnorm, conv, inverse)
         torch.manual_seed(1)
         grads = [torch.randn_like(output) for output in outputs]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,3 +118,16 @@ def test_errors() -> None:
         transfer(first, first, torch.full((1, 1, 16, 24), 2.0))
     with pytest.raises(ValueError, match=r"mask must be a multiple of every latent's size, got \(12, 24\) for \(2, 6"):
         transfer(first, first, torch.ones(1, 1, 12, 24))
+
+
+@pytest.mark.parametrize("angle", [2e-4, 1e-3, 0.05, 1.0, 3.0, 3.141])
+def test_interpolation_on_the_sphere_at_every_angle(angle: float) -> None:
+    """Along the arc between two vectors of norm 2, at a share of their angle."""
+    first = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64).reshape(1, 4, 1, 1)
+
+    def at(turn: float) -> Tensor:
+        return torch.tensor([2 * math.cos(turn), 2 * math.sin(turn), 0, 0], dtype=torch.float64).reshape(1, 4, 1, 1)
+
+    for weight in (0.25, 0.6):
+        (between,) = interpolate([first], [at(angle)], weight)
+        torch.testing.assert_close(between, at(weight * angle), rtol=0, atol=1e-9)

@@ -51,3 +51,26 @@ def test_samples_do_not_depend_on_the_split(model: SuperResolutionFlow, split: i
     together = model.sample(lr, 4, seed=7)
     parts = torch.cat([model.sample(part, 4, seed=7) for part in lr.split(split)])
     torch.testing.assert_close(parts, together, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (3, 6), (7, 4)])
+def test_other_sizes_are_continued_by_reflection(size: tuple[int, int]) -> None:
+    """At the right and the bottom, without the border's pixel; by that pixel where there are too few to reflect."""
+    model = randomised("srflow", scale=8)
+    multiple = model.lr_multiple
+    lr = torch.rand(1, 3, *size, dtype=torch.float64)
+    whole = lr
+    for dim in (2, 3):
+        side = whole.shape[dim]
+        missing = -side % multiple
+        order = [2 * side - 2 - i if missing < side else side - 1 for i in range(side, side + missing)]
+        whole = torch.cat([whole, whole.index_select(dim, torch.tensor(order, dtype=torch.long))], dim)
+    expected = model.sample(whole, 2)[..., : 8 * size[0], : 8 * size[1]]
+    assert torch.equal(model.sample(lr, 2), expected)
+
+
+def test_tiles_where_one_side_is_small() -> None:
+    model = randomised("srflow-da")
+    lr = torch.rand(1, 3, 16, 40, dtype=torch.float64)
+    assert not torch.equal(model.sample(lr, tile=20), model.sample(lr))
+    assert torch.equal(model.sample(lr, tile=40), model.sample(lr))

@@ -156,3 +156,19 @@ def test_tiles_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     given = {"tile": 16, "multiple": 2, "scale": 1, "latents": [torch.zeros(1, 3, 32, 30)], **change}
     with pytest.raises(ValueError, match=message):
         decode_tiles(lambda latents, _: latents[0], given.pop("latents"), torch.zeros(1, 3, 32, 30), **given)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_tiles_fade_linearly(across: bool) -> None:
+    """Two tiles, one black and one white, share four low-resolution pixels: eight pixels, each an eighth brighter."""
+    size = (16, 28) if across else (28, 16)
+    lr = torch.zeros(1, 3, *size, dtype=torch.float64)
+    shades = iter((0.0, 1.0))
+
+    def decode(parts: list[Tensor], lr: Tensor) -> Tensor:
+        return torch.full((1, 3, 2 * lr.shape[2], 2 * lr.shape[3]), next(shades), dtype=torch.float64)
+
+    tiled = decode_tiles(decode, [lr], lr, tile=16, multiple=4, scale=2)
+    ramp = ((torch.arange(56, dtype=torch.float64) - 24 + 0.5) / 8).clamp(0, 1)
+    expected = ramp if across else ramp[:, None]
+    torch.testing.assert_close(tiled, expected.expand(1, 3, 2 * size[0], 2 * size[1]), rtol=0, atol=1e-14)

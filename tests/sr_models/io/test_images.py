@@ -1,6 +1,7 @@
 """Image reading, writing and conversion."""
 
 import os
+import re
 import warnings
 
 import numpy as np
@@ -235,6 +236,9 @@ def test_to_uint8_errors():
         to_uint8(torch.zeros(3, 2, 2, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"image must be \(3, H, W\), got shape \(1, 3, 2, 2\)"):
         to_uint8(torch.zeros(1, 3, 2, 2))
+    for shape in ((4, 2, 2), (3, 2)):
+        with pytest.raises(ValueError, match=rf"image must be \(3, H, W\), got shape {re.escape(str(shape))}"):
+            to_uint8(torch.zeros(shape))
     with pytest.raises(ValueError, match="image contains 1 NaN among 12 values"):
         to_uint8(
             torch.zeros(3, 2, 2).index_fill(0, torch.tensor([0]), 0).put_(torch.tensor([5]), torch.tensor([torch.nan]))

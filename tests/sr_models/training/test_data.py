@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_flips_and_every_photograph_occur(folder: Path) -> None:
     assert len(seen) > 40
 
 
+def test_every_place_and_both_orientations_are_equally_likely(tmp_path: Path) -> None:
+    side, count = 35, 3000
+    image = np.zeros((side, side + 1, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(side)[:, None], np.arange(side + 1)  # a pixel says where it is from
+    write_image(tmp_path / "places.png", image)
+    data = crops(tmp_path, crop=32, length=count)
+    corners = [to_uint8(item["hr"])[0, [0, -1], :2].astype(int) for item in (data[index] for index in range(count))]
+    found = Counter((top, min(left, right), left > right) for (top, left), (_, right) in corners)
+    assert set(found) == {(top, left, flipped) for top in range(4) for left in range(5) for flipped in (False, True)}
+    assert max(found.values()) < 2 * min(found.values())
+    flipped = sum(number for (_, _, flipped), number in found.items() if flipped)
+    assert abs(flipped - count / 2) < 4 * (count / 4) ** 0.5
+
+
 def test_fixed_crops_are_the_quarters(folder: Path) -> None:
     fixed = FixedCrops(folder, scale=4, crop=32)
     # 40 x 50 has room for two crops each way, 64 x 32 for one across
@@ -68,6 +83,15 @@ def test_a_large_folder_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPa
     data = crops(folder)
     assert torch.equal(data[7]["hr"], expected)
     assert not data._cache
+
+
+def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 3 * (40 * 50 + 64 * 32))
+    data = crops(folder)
+    items = [data[index] for index in range(20)]
+    assert sorted(data._cache) == [0, 1]
+    monkeypatch.setattr("sr_models.training.data.read_image", None)  # none is read again
+    assert all(torch.equal(data[index]["hr"], item["hr"]) for index, item in enumerate(items))
 
 
 def test_sampler_begins_at_the_present_step() -> None:
@@ -146,3 +170,18 @@ def test_fixed_crops_begin_at_the_quarters(tmp_path: Path) -> None:
     fixed = FixedCrops(tmp_path, scale=4, crop=32)
     places = [tuple(to_uint8(item["hr"])[0, 0, :2].tolist()) for item in (fixed[index] for index in range(len(fixed)))]
     assert places == [(2, 7), (2, 22), (6, 7), (6, 22)]
+
+
+def test_the_memory_of_photographs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 40 * 50 * 3)
+    for order in ((0, 1), (1, 0)):
+        data = crops(folder)
+        for index in order:
+            data._image(index)
+        # 40 x 50 fits alone; 64 x 32 is larger than the limit
+        assert list(data._cache) == [0]
+    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 64 * 32 * 3 + 40 * 50 * 3 - 1)
+    data = crops(folder)
+    for index in (1, 0, 1):
+        data._image(index)
+    assert list(data._cache) == [1]

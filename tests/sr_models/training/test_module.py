@@ -159,3 +159,20 @@ def test_the_noise_is_a_function_of_seed_and_step(config: MakeConfig, monkeypatc
     drawn = [noise(seed, step) for seed in (0, 1, 2**31 - 1) for step in (0, 1, 2, 1000)]
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == len(drawn)
     assert torch.equal(noise(1, 2), noise(1, 2))
+
+
+def test_the_pretraining_is_by_mean_absolute_error(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = config()
+    module = FlowTraining(sr_models.create(run.model, **run.overrides), run)
+    monkeypatch.setattr(module, "_record", lambda *_: None)
+    monkeypatch.setattr(FlowTraining, "global_step", property(lambda _: 0))
+    hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    loss = module.training_step({"hr": hr, "lr": lr}, 0)
+    assert loss.item() == pytest.approx((module.model.encoder.image(lr) - hr).abs().mean().item())
+
+
+def test_every_tenth_step_is_logged(config: MakeConfig, tmp_path: Path) -> None:
+    train_model(config(steps=35, encoder_steps=12, val_every=9), tmp_path, accelerator="cpu")
+    curve = training_curve(tmp_path / "logs")
+    assert [step for step, _ in curve.l1] == [0, 10]
+    assert [step for step, _ in curve.nll] == [20, 30]

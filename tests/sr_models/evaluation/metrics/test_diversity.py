@@ -97,6 +97,19 @@ def test_diversity_with_the_truth_among_the_samples_is_zero(seed):
     assert result.mean_distance > 0
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_diversity_is_computed_in_float64_whatever_the_distance_returns(dtype):
+    hr, *samples = (random_images(seed, 9, 8) for seed in range(4))
+
+    def distance(sr, hr):
+        return mse_distance(sr, hr).astype(dtype)
+
+    maps = [distance(sample, hr).astype(np.float64) for sample in samples]
+    result = diversity_score(samples, hr, distance)
+    assert result.global_best == min(map_.mean() for map_ in maps)
+    assert result.mean_distance == np.mean([map_.mean() for map_ in maps])
+
+
 def test_diversity_result_is_frozen():
     hr = random_images(0, 9, 8)
     with pytest.raises(FrozenInstanceError):

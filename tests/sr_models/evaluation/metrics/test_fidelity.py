@@ -82,3 +82,9 @@ def test_fidelity_errors():
         ssim(image, image)
     with pytest.raises(ValueError, match="scale must be positive, got 0"):
         lr_psnr(image, image, 0)
+
+
+def test_the_smallest_image_of_ssim_is_one_window():
+    image = random_images(0, 7, 7)
+    assert ssim(image, image) == 1
+    assert ssim(image, 255 - image) < 0

@@ -1,0 +1,86 @@
+"""The comparison of mutants with their record; ``make mutants`` runs the mutants themselves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from tests.gates.python_mutants import (
+    RECORD,
+    Mutant,
+    Survivor,
+    chosen,
+    complaints,
+    function_of,
+    read_record,
+    table,
+)
+
+needs_tomllib = pytest.mark.skipif(sys.version_info < (3, 11), reason="reads TOML with the standard library")
+
+
+def mutant(number: int, status: str, module: str = "package.first") -> Mutant:
+    return Mutant(f"{module}.x_f__mutmut_{number}", module, f"{module}.f", status)
+
+
+def test_names_of_functions_and_methods() -> None:
+    assert function_of("invflow.ops._kernel.x__reference__mutmut_12") == "invflow.ops._kernel._reference"
+    assert function_of("invflow.layers.split.xǁSplitǁforward__mutmut_3") == "invflow.layers.split.Split.forward"
+
+
+def test_a_survivor_is_listed_or_complained_about() -> None:
+    tested = [mutant(1, "killed"), mutant(2, "survived"), mutant(3, "no tests"), mutant(4, "survived")]
+    changes = {each.name: f"+ {number}" for number, each in enumerate(tested, 1)}
+    record = {Survivor("package.first.f", "+ 2"): "equivalent", Survivor("package.first.g", "+ 9"): "not tested now"}
+    first, second = complaints(tested, changes, record)
+    assert first == "not listed: package.first.x_f__mutmut_3\n+ 3"
+    assert second == "not listed: package.first.x_f__mutmut_4\n+ 4"
+
+
+def test_a_listed_survivor_that_is_killed_is_complained_about() -> None:
+    record = {Survivor("package.first.f", "+ same"): "equivalent"}
+    killed, survived = mutant(1, "timeout"), mutant(2, "survived")
+    changes = {killed.name: "+ same", survived.name: "+ same"}
+    assert complaints([killed], changes, record) == ["listed, but killed: package.first.f\n+ same"]
+    assert complaints([killed, survived], changes, record) == []
+
+
+def test_the_sample_is_the_same_every_time_and_of_every_module() -> None:
+    mutants = [mutant(n, "not checked", module) for module in ("package.first", "package.other") for n in range(50)]
+    sample = chosen(mutants, (), 10, 0)
+    assert sample == chosen(mutants[::-1], (), 10, 0) != chosen(mutants, (), 10, 1)
+    assert [sum(each.module == module for each in sample) for module in ("package.first", "package.other")] == [10, 10]
+    assert {each.module for each in chosen(mutants, ["*.other.*"], None, 0)} == {"package.other"}
+
+
+def test_the_table_counts_what_was_tested() -> None:
+    statuses = ["killed", "timeout", "survived", "no tests", "not checked", "check was interrupted by user"]
+    lines = table([mutant(n, status) for n, status in enumerate(statuses)]).splitlines()
+    assert lines[2:] == ["| package.first | 6 | 4 | 1 | 2 | 50% |", "| all | 6 | 4 | 1 | 2 | 50% |"]
+
+
+@needs_tomllib
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[['a.f']]\nchange='+ 1'\nreason=' '", "a.f: no reason for [+] 1"),
+        ("[['a.f']]\nchange='+ 1'\nreason='x'\n[['a.f']]\nchange='+ 1'\nreason='y'", "a.f: listed twice: [+] 1"),
+    ],
+)
+def test_an_entry_has_a_reason_and_stands_once(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_record(text)
+
+
+@needs_tomllib
+def test_listed_functions_exist() -> None:
+    for survivor in read_record(RECORD.read_text()):
+        parts = survivor.function.split(".")
+        found = sys.modules
+        start = next(n for n in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(parts[:n])))
+        found = importlib.import_module(".".join(parts[:start]))
+        for part in parts[start:]:
+            found = getattr(found, part)
+        assert callable(found)
