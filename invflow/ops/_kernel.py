@@ -67,11 +67,10 @@ def _as_constants(settings: Settings) -> Settings:
         (known,) = {value}
         return known
 
-    def constant_form(form: Form) -> Form:
+    def fixed(form: Form) -> Form:
         return Form(form.scale, constant(form.parameter), form.order, form.packing)
 
-    coupling, injector, start, inverse = settings
-    return Settings(constant_form(coupling), constant_form(injector), constant(start), inverse)
+    return Settings(fixed(settings.coupling), fixed(settings.injector), constant(settings.start), settings.inverse)
 
 
 def _reference(call: Call) -> tuple[Tensor, Tensor]:
