@@ -317,3 +317,48 @@ def test_a_log_determinant_that_is_not_one_a_sample_is_named(log_det, given):
 def test_the_log_determinant_of_no_states():
     layer, x = LAYERS_BY_NAME["actnorm"].build(torch.float64), torch.randn(0, 3, 2, 2, dtype=torch.float64)
     assert assert_log_det(layer, x) == 0.0
+
+
+class Scaled(nn.Module):
+    """Factor e, with a log-determinant of one number for all samples; latents in a tuple, if there are several."""
+
+    def __init__(self, kind: str, split: bool = False) -> None:
+        super().__init__()
+        self.kind, self.num_latents = kind, 1 + split
+        self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def output_shapes(self, shape):
+        channels, *size = shape
+        return [shape] if self.num_latents == 1 else [(1, *size), (channels - 1, *size)]
+
+    def forward(self, x, context=None):
+        z = x * self.factor.exp()
+        log_det = {"int": x[0].numel(), "number": x[0].numel() * self.factor}[self.kind]
+        return (z if self.num_latents == 1 else (z[:, :1], z[:, 1:])), log_det
+
+    def inverse(self, z, context=None):
+        z = z if isinstance(z, Tensor) else torch.cat(tuple(z), 1)
+        return z * (-self.factor).exp(), {"int": -z[0].numel(), "number": -z[0].numel() * self.factor}[self.kind]
+
+
+@pytest.mark.parametrize("memory", ["store", "invert"])
+@pytest.mark.parametrize("kind", ["int", "number"])
+@pytest.mark.parametrize("others", ["none", "steps"])
+def test_log_determinants_of_one_number_and_tuples_of_latents(kind, memory, others):
+    steps = [] if others == "none" else [FlowStep(3), FlowStep(2)]
+    layers = [*steps[:1], Scaled(kind), Scaled(kind, split=True), *steps[1:]]
+    flow = FlowSequential(layers, memory=memory).double().eval()
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    assert_invertible(flow, x)
+    assert_log_det(flow, x)
+    z, log_det = flow(x)
+    assert log_det.shape == (4,)
+    (weighted_sum(latents_of(z)) + log_det.sum()).backward()
+    assert all(layer.factor.grad.isfinite() for layer in layers if isinstance(layer, Scaled))
+
+
+def test_a_tuple_of_a_layer_of_one_latent_is_named():
+    layer = Scaled("int")
+    layer.forward = lambda x, context=None: ((x, x), 0)
+    with pytest.raises(ValueError, match="layer 1: Scaled must return a list of 1 latents, got 2"):
+        FlowSequential([FlowStep(3), layer]).double()(torch.randn(2, 3, 2, 2, dtype=torch.float64))

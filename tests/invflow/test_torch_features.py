@@ -116,8 +116,13 @@ def test_compile_each_step():
     batch[0].requires_grad_()  # as the states between the steps do
     expected = gradients_of(flow, *batch)
     graphs = []
+
+    def backend(graph, examples):
+        graphs.append(graph)
+        return graph
+
     for step in flow:
-        step.compile(backend=lambda graph, _: graphs.append(graph) or graph)
+        step.compile(backend=backend)
     torch.testing.assert_close(gradients_of(flow, *batch), expected)
     assert len(graphs) == 1
 
@@ -365,6 +370,35 @@ def test_optimizers(make, options):
             z, _ = flow(*batch)
             torch.testing.assert_close(flow.inverse(z, batch[1])[0], batch[0], rtol=1e-4, atol=1e-4)
     assert loss_of(flow, *batch).item() < before
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_averaged_model_made_before_the_first_batch(use_buffers):
+    flow, batch = a_flow(2, initialized=False), inputs(8)
+    average = torch.optim.swa_utils.AveragedModel(
+        flow, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5), use_buffers=use_buffers
+    )
+    flow(*batch)
+    average.update_parameters(flow)
+    before = [parameter.clone() for parameter in average.parameters()]
+    average.train()(*inputs(8))
+    torch.testing.assert_close(list(average.parameters()), before, rtol=0, atol=0)
+
+
+def test_flat_parameters_and_lbfgs():
+    flow, batch = a_flow(2), inputs()
+    flat = torch.nn.utils.parameters_to_vector(flow.parameters())
+    torch.nn.utils.vector_to_parameters(flat, flow.parameters())
+    optimizer = torch.optim.LBFGS(flow.parameters(), max_iter=4)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(flow, *batch)
+        loss.backward()
+        return loss
+
+    before = optimizer.step(closure)
+    assert closure() < before
 
 
 def test_threads():
