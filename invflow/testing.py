@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,19 +45,18 @@ def assert_invertible(
         z, log_det = layer(x, context)
         back, inverse_log_det = cast(InvertibleLayer, layer).inverse(z, context)
     name = type(layer).__name__
-    latents = z if isinstance(z, list) else [z]
+    latents = _latents(z)
     if num_latents_of(layer) != len(latents):
         raise AssertionError(f"{name}: num_latents must be {len(latents)}, got {num_latents_of(layer)}")
     _, channels, height, width = x.shape
     shapes, stated = [tuple(latent.shape[1:]) for latent in latents], output_shapes_of(layer, (channels, height, width))
     if shapes != [tuple(shape) for shape in stated]:
-        given = channels, height, width
-        raise AssertionError(f"{name}: output_shapes({given}) must be {shapes}, got {stated}")
+        of = channels, height, width
+        raise AssertionError(f"{name}: output_shapes({of}) must be {shapes}, got {stated}")
     for what, value in (("forward", log_det), ("inverse", inverse_log_det)):
-        if value.shape != x.shape[:1]:
-            raise AssertionError(
-                f"{name}: log_det of {what} must have shape {tuple(x.shape[:1])}, got {tuple(value.shape)}"
-            )
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise AssertionError(f"{name}: log_det of {what} must have shape {tuple(x.shape[:1])}, got {given}")
     if back.shape != x.shape or back.dtype != x.dtype:
         raise AssertionError(
             f"{name}: inverse must return {x.dtype} of shape {tuple(x.shape)}, got {back.dtype} of {tuple(back.shape)}"
@@ -82,22 +81,36 @@ def log_det_by_autograd(layer: nn.Module, x: Tensor, context: Tensor | None = No
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
         x: (B, C, H, W).
-        context: the context that the layer needs, if any: one sample for each of ``x``.
+        context: the context that the layer needs, if any. Its batch is B or a divisor of it: each of its samples then
+            serves successive states.
 
     Returns:
         (B,), natural logarithm of the absolute determinant.
+
+    Raises:
+        ValueError: a context whose batch does not divide B.
     """
 
     def flat(sample: Tensor, sample_context: Tensor | None) -> Tensor:
         z, _ = layer(sample, sample_context)
-        return torch.cat([latent.flatten() for latent in (z if isinstance(z, list) else [z])])
+        return torch.cat([latent.flatten() for latent in _latents(z)])
 
+    batch, shared = x.shape[0], x.shape[0] if context is None else context.shape[0]
+    if shared != batch and (shared == 0 or batch % shared):
+        raise ValueError(
+            f"context must have a batch of {batch} or a divisor for x of shape {tuple(x.shape)}, got {shared}"
+        )
     results = []
-    for b in range(x.shape[0]):
-        sample_context = None if context is None else context[b : b + 1]
+    for b in range(batch):
+        of_context = b * shared // batch
+        sample_context = None if context is None else context[of_context : of_context + 1]
         jacobian = torch.autograd.functional.jacobian(lambda s, c=sample_context: flat(s, c), x[b : b + 1])
         results.append(torch.linalg.slogdet(cast(Tensor, jacobian).flatten(1)).logabsdet)
-    return torch.stack(results)
+    return torch.stack(results) if results else x.new_zeros(0)
+
+
+def _latents(z: Any) -> list[Tensor]:
+    return list(z) if isinstance(z, list | tuple) else [z]
 
 
 def assert_log_det(layer: nn.Module, x: Tensor, context: Tensor | None = None, *, atol: float = 1e-8) -> float:
@@ -106,18 +119,24 @@ def assert_log_det(layer: nn.Module, x: Tensor, context: Tensor | None = None, *
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
         x: (B, C, H, W).
-        context: the context that the layer needs, if any: one sample for each of ``x``.
+        context: the context that the layer needs, if any, as for :func:`log_det_by_autograd`.
         atol: largest error relative to max(1, largest absolute log-determinant).
 
     Returns:
         The largest absolute difference.
 
     Raises:
-        AssertionError: a larger difference than ``atol`` allows.
+        AssertionError: a larger difference than ``atol`` allows, or a log-determinant that is not (B,).
+        ValueError: a context whose batch does not divide B.
     """
     with torch.no_grad():
         _, log_det = layer(x, context)
     expected = log_det_by_autograd(layer, x, context)
+    if not isinstance(log_det, Tensor) or log_det.shape != expected.shape:
+        given = tuple(log_det.shape) if isinstance(log_det, Tensor) else type(log_det).__name__
+        raise AssertionError(f"{type(layer).__name__}: log_det must have shape {tuple(expected.shape)}, got {given}")
+    if not len(expected):
+        return 0.0
     error = (log_det - expected).abs().max().item()
     if not error <= atol * max(1.0, expected.abs().max().item()):
         raise AssertionError(f"{type(layer).__name__}: log_det differs from the Jacobian's by {error:.3g}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from invflow.layers.protocol import Shape
@@ -49,3 +51,19 @@ def check_shape(layer: object, shape: Shape, channels: int) -> Shape:
     if shape[0] != channels:
         raise ValueError(f"{type(layer).__name__}: x must have {channels} channels, got shape {tuple(shape)}")
     return shape
+
+
+def check_split_latents(z: Sequence[Tensor], kept: int, factored: int) -> tuple[Tensor, Tensor]:
+    """Return epsilon and z, if they are the latents of a split with so many channels."""
+    if isinstance(z, Tensor) or len(z) != 2:
+        given = "a tensor" if isinstance(z, Tensor) else f"{len(z)}"
+        raise ValueError(f"Split: the inverse takes the 2 latents [epsilon, z], got {given}")
+    epsilon, rest = z
+    check_state(rest, "z")
+    check_state(epsilon, "epsilon")
+    if rest.shape[1] != kept:
+        raise ValueError(f"Split: z must have {kept} channels, got shape {tuple(rest.shape)}")
+    expected = (rest.shape[0], factored, *rest.shape[2:])
+    if epsilon.shape != expected:
+        raise ValueError(f"Split: epsilon must have shape {expected}, got {tuple(epsilon.shape)}")
+    return epsilon, rest

@@ -263,11 +263,17 @@ class _Inverted(torch.autograd.Function):
         gradients = _Gradients(link, context, leaves)
         with chain.autocast():
             if x is None:
-                before, grad_x = _reconstruct(gradients, [*leaving, state.z], output_grads)
+                latents, bound = [*leaving, state.z], state.bound
+                del leaving, z, state  # _reconstruct frees each when it has been used
+                before, grad_x = _reconstruct(gradients, latents, output_grads)
             else:
-                before, grad_x = x, _evaluate_again(gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads)
+                bound, grad_x = (
+                    state.bound,
+                    _evaluate_again(gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads),
+                )
+                before = x
         if link.position:
-            chain.hand_on(_State(before.detach(), x is not None, state.bound))
+            chain.hand_on(_State(before.detach(), x is not None, bound))
         return None, grad_x, *gradients.found()
 
 
@@ -338,10 +344,11 @@ def _reconstruct(
 
     Args:
         gradients: sums up all other gradients.
-        latents: what the layer returned.
+        latents: what the layer returned. They are taken off the list.
         grads: gradients of latents and log_det.
     """
-    *leaving, z = latents
+    z = latents.pop()
+    leaving = latents
     *leaving_grads, grad, grad_log_det = grads
     for stage in reversed(stages_of(gradients.link.layer)):
         extra = stage.num_latents - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,13 +46,13 @@ def sources(results: Iterable[Tensor], known: Sequence[Tensor], since: int) -> S
     # an edge keeps its node's Python object alive, by whose identity nodes are told apart
     ends: dict[_Edge, list[int]] = {}
     for position, tensor in enumerate(known):
-        edge = get_gradient_edge(tensor)
-        ends.setdefault((edge.node, edge.output_nr), []).append(position)
+        end = get_gradient_edge(tensor)
+        ends.setdefault((end.node, end.output_nr), []).append(position)
     leaves: dict[int, Tensor] = {}
     reached: set[int] = set()
     problem: str | None = None
     seen: set[Any] = set()
-    stack: list[_Edge] = [(edge.node, edge.output_nr) for edge in map(get_gradient_edge, results)]
+    stack: list[_Edge] = [(start.node, start.output_nr) for start in map(get_gradient_edge, results)]
     while stack:
         edge = stack.pop()
         node = edge[0]
@@ -62,7 +62,8 @@ def sources(results: Iterable[Tensor], known: Sequence[Tensor], since: int) -> S
             continue
         elif type(node) is _Leaf:
             seen.add(node)
-            leaves[id(node.variable)] = node.variable
+            variable: Tensor = node.variable  # type: ignore[attr-defined]
+            leaves[id(variable)] = variable
         elif node._sequence_nr() < since:
             seen.add(node)
             problem = f"it uses a tensor that was computed before, by {node.name()}"
@@ -115,7 +116,7 @@ def differentiate(
 
 
 class _Content(NamedTuple):
-    owner: dict[str, Tensor | None]
+    owner: Mapping[str, Tensor | None]
     key: str
     tensor: Tensor
     version: tuple[int, int]

@@ -68,6 +68,7 @@ class ActNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
+        self._own_flag = self.initialized
         self._known_set = KnownSet()
         # What compiled code is guarded by. It may say "not set" of a flag that is, never the reverse.
         self._known_to_compiler = False
@@ -147,6 +148,8 @@ class ActNorm(nn.Module):
         """Declare values that no first batch gave to be final, with a warning; return whether there are any."""
         if not (bool(current(self, "bias").any()) or bool(current(self, "log_scale").any())):
             return False
+        if self._lends_its_flag():
+            return True
         warnings.warn(
             "ActNorm: bias and log_scale are not zero, but `initialized` is not set: they were loaded without it, "
             "averaged, or trained through the inverse. They are kept; mark_initialized() says so beforehand.",
@@ -187,7 +190,12 @@ class ActNorm(nn.Module):
     def _write(self, bias: Tensor, log_scale: Tensor) -> None:
         self.bias.copy_(bias)
         self.log_scale.copy_(log_scale)
-        self.mark_initialized()
+        if not self._lends_its_flag():
+            self.mark_initialized()
+
+    def _lends_its_flag(self) -> bool:
+        """Return whether ``functional_call`` has put values, but no flag, in the place of the layer's own."""
+        return self._buffers["initialized"] is self._own_flag and not isinstance(self.bias, nn.Parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
@@ -231,7 +239,13 @@ class ActNorm(nn.Module):
             # as files of version 0.1 have it; load_state_dict passes a dict of its own
             state_dict[name] = flag.to(torch.uint8)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._own_flag = self.initialized
         self._known_to_compiler = has_values(self.initialized) and bool(self.initialized)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ActNorm:
+        super()._apply(*args, **kwargs)
+        self._own_flag = self.initialized
+        return self
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

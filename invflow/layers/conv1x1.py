@@ -107,9 +107,10 @@ class InvertibleConv1x1(nn.Module):
         They are known of this class and of :class:`InvertibleConv1x1LU`, unless a hook or a parametrization computes
         one.
         """
-        parameters, buffers, found = self._parameters, self._buffers, []
+        parameters, buffers = self._parameters, self._buffers
+        found: list[Tensor] = []
         for name in _SOURCES.get(type(self), ()):
-            tensor = parameters.get(name)
+            tensor: Tensor | None = parameters.get(name)
             if tensor is None and (tensor := buffers.get(name)) is None:
                 return []
             found.append(tensor)

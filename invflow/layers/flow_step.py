@@ -219,9 +219,9 @@ class FlowStep(nn.Module):
             if part is None:
                 continue
             own = part.__dict__
-            if type(part) not in _STANDARD or "forward" in own or "inverse" in own:
-                if not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
-                    return False
+            is_standard = type(part) in _STANDARD and "forward" not in own and "inverse" not in own
+            if not is_standard and not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
+                return False
             if called and is_watched(part):
                 return False
         return True

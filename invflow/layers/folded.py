@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
-from invflow.layers._checks import check_context, check_input, check_shape
+from invflow.layers._checks import check_context, check_input, check_shape, check_split_latents
 from invflow.layers._derived import ChannelMap, compose
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.folding import check_initialized, fold
@@ -209,10 +209,7 @@ class FoldedSplit(nn.Module):
         return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        epsilon, kept = z
-        if not torch.jit.is_tracing():
-            check_input(self, kept, self.kept, "z")
-            check_input(self, epsilon, self.factored, "epsilon")
+        epsilon, kept = z if torch.jit.is_tracing() else check_split_latents(z, self.kept, self.factored)
         factored, log_det = _elementwise(epsilon, self.net(kept), self.form, inverse=False)
         return torch.cat([kept, factored], 1), log_det
 

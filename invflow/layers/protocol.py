@@ -231,17 +231,17 @@ def is_fusable(layer: nn.Module) -> bool:
 
 
 def checked_latents(z: Any, layer: nn.Module, name: str) -> list[Tensor]:
-    """Return the latents that a layer's ``forward`` returned, in a list.
+    """Return the latents that a layer's ``forward`` returned, as a list or a tuple, in a list.
 
     Raises:
         ValueError: not as many as the layer's ``num_latents``.
     """
-    count = num_latents_of(layer)
-    if count == 1 and not isinstance(z, list):
+    count, several = num_latents_of(layer), isinstance(z, list | tuple)
+    if count == 1 and not several:
         return [z]
-    if isinstance(z, list) and len(z) == count:
-        return z
-    given = f"{len(z)}" if isinstance(z, list) else "a tensor" if isinstance(z, Tensor) else type(z).__name__
+    if several and len(z) == count:
+        return list(z)
+    given = f"{len(z)}" if several else "a tensor" if isinstance(z, Tensor) else type(z).__name__
     raise ValueError(f"{name}: {type(layer).__name__} must return a list of {count} latents, got {given}")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
+from invflow._numerics import compute_dtype
 from invflow.layers._derived import LayerError
 from invflow.layers._inversion import StoreDistance, stages_of
 from invflow.layers.conditioning import condition
@@ -70,11 +72,17 @@ class FlowSequential(nn.Module):
 
     The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
-    ``memory="invert"`` keeps the outputs only. The backward pass reconstructs every layer's input from its output. The
-    memory for activations then does not grow with the number of layers, at the cost of one more evaluation of every
-    network. A network must compute the same in both evaluations (no dropout). Every backward pass measures the drift of
-    the reconstruction on one sample. If it exceeds 1e-3 of the largest element, a warning is given and every n-th state
-    is stored afterwards. Under ``torch.compile`` and ``torch.func`` transforms all states are stored.
+    ``memory="invert"`` keeps the input and the outputs only. The backward pass reconstructs every layer's input from
+    its output. The memory for activations then does not grow with the number of layers, at the cost of one more
+    evaluation of every network. Values and gradients are those of ``"store"``.
+
+    A layer that cannot be evaluated again keeps its activations, and a warning names it. Its network draws random
+    numbers, changes a buffer, or uses a tensor that was computed outside; or the layer has hooks. Under
+    ``torch.compile`` and ``torch.func`` transforms all activations are kept.
+
+    Every backward pass compares the reconstruction with the true state. If they differ by more than 1e-3 of a sample's
+    largest element, a warning is given and every n-th state is stored afterwards. A reconstruction that is not finite
+    raises ``RuntimeError``.
 
     Args:
         layers: the layers in the order of ``forward``.
@@ -107,7 +115,7 @@ class FlowSequential(nn.Module):
             latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
         else:
             latents, log_det = self.encode(x, context)
-        return latents if len(latents) > 1 else latents[0], log_det
+        return latents if len(latents) > 1 else latents[0], _one_a_sample(log_det, latents[-1])
 
     def encode(self, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """Apply the layers in order and return all latents, in a list, and log_det.
@@ -129,7 +137,7 @@ class FlowSequential(nn.Module):
                     x, log_det, pending = cast(Fusable, layer).forward_fused(x, context, pending)
                 else:
                     x, log_det = layer(x, context)
-                    if isinstance(x, list) or num_latents_of(layer) > 1:
+                    if isinstance(x, list | tuple) or num_latents_of(layer) > 1:
                         *leaving, x = checked_latents(x, layer, f"layer {position}")
                         latents += leaving
                 total = log_det if total is None else total + log_det
@@ -153,7 +161,7 @@ class FlowSequential(nn.Module):
         except LayerError as error:
             raise type(error)(f"layer {position}: {error}") from None
         assert total is not None
-        return x, total
+        return x, _one_a_sample(total, x)
 
     def walk_inverse(self, latents: list[Tensor]) -> Iterator[InverseStep]:
         """Yield the layers from the last to the first, each with the latents that it factored out.
@@ -261,3 +269,10 @@ class FlowSequential(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
+
+
+def _one_a_sample(log_det: Any, x: Tensor) -> Tensor:
+    """Return log_det (B,), which layers of others may return as one number for all samples."""
+    if isinstance(log_det, Tensor) and log_det.dim():
+        return log_det
+    return torch.as_tensor(log_det, dtype=compute_dtype(x.dtype), device=x.device).repeat(x.shape[0])

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow.layers._checks import check_channels, check_input, check_shape, check_split_latents
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedSplit
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
-from invflow.ops._checks import check_state
 
 __all__ = ["Split"]
 
@@ -54,15 +53,7 @@ class Split(nn.Module):
         return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if isinstance(z, Tensor) or len(z) != 2:
-            given = "a tensor" if isinstance(z, Tensor) else f"{len(z)}"
-            raise ValueError(f"Split: the inverse takes the 2 latents [epsilon, z], got {given}")
-        epsilon, kept = z
-        check_input(self, kept, self.kept, "z")
-        check_state(epsilon, "epsilon")
-        expected = (kept.shape[0], self.factored, *kept.shape[2:])
-        if epsilon.shape != expected:
-            raise ValueError(f"Split: epsilon must have shape {expected}, got {tuple(epsilon.shape)}")
+        epsilon, kept = check_split_latents(z, self.kept, self.factored)
         factored, log_det = gaussian_split(epsilon, self._prior(kept), inverse=True)
         return torch.cat([kept, factored], 1), log_det
 

@@ -67,9 +67,10 @@ def _as_constants(settings: Settings) -> Settings:
         (known,) = {value}
         return known
 
-    coupling, injector, start, inverse = settings
-    forms = [Form(form.scale, constant(form.parameter), form.order, form.packing) for form in (coupling, injector)]
-    return Settings(*forms, constant(start), inverse)
+    def fixed(form: Form) -> Form:
+        return Form(form.scale, constant(form.parameter), form.order, form.packing)
+
+    return Settings(fixed(settings.coupling), fixed(settings.injector), constant(settings.start), settings.inverse)
 
 
 def _reference(call: Call) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         inner = x.to(matrix.dtype)
-        # a convolution refuses a state without pixels
-        by_product = x.is_cuda or not x.numel()
+        # a convolution refuses a state without pixels; a trace would warn of the question
+        by_product = x.is_cuda or not (torch.jit.is_tracing() or x.numel())
         y = _product(inner, matrix, shift) if by_product else F.conv2d(inner, matrix[:, :, None, None], shift)
     return y.to(x.dtype)
 

@@ -10,12 +10,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import Tensor
 
+from invflow import AffineForm, affine_coupling
 from tests.emulator.drivers import cuda as cuda_driver
 from tests.support.accuracy import assert_as_accurate
 
@@ -83,9 +85,40 @@ def nothing_is_reported() -> None:
     first.run("cuda", [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape), *others])
     for call in rest:
         call.run("cuda")
+    for gaps in ((1, 0), (0, 1)):
+        tensors = [apart(torch.cat([t] * 2), *gaps) if t.dim() == 4 else t for t in (x, *others)]
+        replace(first, batch=2).run("cuda", tensors)
 
 
-PROPERTIES = (results_are_right, contexts_are_shared, every_order_gives_the_same_bits)
+def apart(tensor: Tensor, after_samples: int, after_channels: int) -> Tensor:
+    """A copy (B, C, H, W) in memory with unused numbers after every sample and channel: few begin at 16 bytes."""
+    _, channels, height, width = tensor.shape
+    channel_stride = height * width + after_channels
+    sample_stride = channels * channel_stride + after_samples
+    memory = tensor.new_zeros(len(tensor) * sample_stride)
+    return memory.as_strided(tensor.shape, (sample_stride, channel_stride, width, 1)).copy_(tensor)
+
+
+def quotients_are_finite_where_factors_are_not() -> None:
+    """Also where the scale is subnormal, or underflows."""
+    x = torch.tensor([0.0, 1e-5, 1e-30]).view(1, 1, 1, 3)
+    for raw in (-95.0, -120.0):
+        h = torch.cat([torch.zeros_like(x), torch.full_like(x, raw)], 1).requires_grad_()
+        for form in (AffineForm("exp"), AffineForm(eps=0.0)):
+            y, _ = affine_coupling(x, h, form, inverse=True, backend="cuda")
+            exact, _ = affine_coupling(x.double(), h.double(), form, inverse=True, backend="reference")
+            expected = torch.where(exact < 3e38, exact, torch.inf)
+            torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=0)
+            (grad,) = torch.autograd.grad(y, h, torch.tensor([1.0, 0.0, 1e-30]).view(x.shape))
+            assert grad.isfinite().all() or not y.isfinite().all(), "a gradient is not finite"
+
+
+PROPERTIES = (
+    results_are_right,
+    contexts_are_shared,
+    every_order_gives_the_same_bits,
+    quotients_are_finite_where_factors_are_not,
+)
 
 
 def _check(call: Call, tensors: Sequence[Tensor]) -> None:

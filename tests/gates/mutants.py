@@ -160,6 +160,32 @@ MUTANTS = [
         "address",
     ),
     Mutant(
+        "vectors of samples that are not aligned",
+        "storage.h",
+        "view.sample_stride * size % bytes == 0 && ",
+        "",
+        "address",
+    ),
+    Mutant(
+        "vectors of channels that are not aligned",
+        "storage.h",
+        " && view.channel_stride * size % bytes == 0;",
+        ";",
+        "address",
+    ),
+    Mutant(
+        "what a scale has beyond the normal numbers forgotten",
+        "elementwise.h",
+        "return excess == T(0) ? y : with_excess(y, map.inverse ? -excess : excess);",
+        "return y;",
+    ),
+    Mutant(
+        "a scale that leaves the normal numbers",
+        "elementwise.h",
+        "if (kind == Scale::kExp) return {exp_of(clamp(raw, kLogLimit<T>)), T(1)};",
+        "if (kind == Scale::kExp) return {exp_of(raw), T(1)};",
+    ),
+    Mutant(
         "the packing of h swapped",
         "elementwise.h",
         "return map.packing == Packing::kCross ? 2 * c : c;",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -206,3 +207,116 @@ def test_a_step_first_called_in_inference_mode_or_under_a_fake_mode_can_be_train
     trained = step.requires_grad_(True)(x)
     (trained[0].sum() + trained[1].sum()).backward()
     torch.testing.assert_close(trained, frozen)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_only_values_that_can_be_compared_are_kept(device: str) -> None:
+    cache, tensor, calls = _derived.ValueCache(), torch.ones(2, device=device), []
+    for _ in range(2):
+        cache([tensor], lambda: calls.append(1))
+    assert len(calls) == (1 if device == "cpu" else 2)
+
+
+def test_values_that_change_while_they_are_read_are_not_kept() -> None:
+    cache, tensor = _derived.ValueCache(), torch.ones(2)
+
+    def other_thread_writes() -> Tensor:
+        tensor.data.mul_(2)
+        return tensor.clone()
+
+    cache([tensor], other_thread_writes)
+    tensor.data.fill_(1)
+    assert torch.equal(cache([tensor], tensor.clone), tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("conv", [InvertibleConv1x1, InvertibleConv1x1LU])
+def test_nobody_is_given_what_a_cache_holds(conv: type, dtype: torch.dtype) -> None:
+    layer, z = conv(3).to(dtype), torch.randn(2, 3, 2, 2, dtype=dtype)
+    with torch.no_grad():
+        expected, weights = layer.inverse(z), copy.deepcopy(layer.state_dict())
+        for inverse in (False, True):
+            found = layer.channel_map(None, None, torch.float64, inverse=inverse)
+            for tensor in (found.matrix, found.shift, found.log_abs_det):
+                tensor.add_(1)
+        for tensor in (layer.inverse_matrix(), layer.matrix()):
+            tensor.mul_(2)
+        if conv is InvertibleConv1x1:
+            layer.log_abs_det().add_(1)
+        torch.testing.assert_close(layer.inverse(z), expected, rtol=0, atol=0)
+    torch.testing.assert_close(dict(layer.state_dict()), dict(weights), rtol=0, atol=0)
+
+
+def weight_normed(conv: InvertibleConv1x1) -> None:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(conv, "weight")
+
+
+def spectral_normed(conv: InvertibleConv1x1) -> None:
+    torch.nn.utils.spectral_norm(conv, "weight")
+    conv(torch.randn(1, conv.channels, 1, 1))  # its first estimate of the norm is drawn at random
+
+
+def pruned(conv: InvertibleConv1x1) -> None:
+    torch.nn.utils.prune.custom_from_mask(
+        conv, "weight", mask=torch.eye(conv.channels) + torch.eye(conv.channels).roll(1, 0)
+    )
+
+
+def upper_pruned(conv: InvertibleConv1x1LU) -> None:
+    torch.nn.utils.prune.l1_unstructured(conv, "upper", amount=2)
+
+
+@pytest.mark.parametrize("compute", [weight_normed, spectral_normed, pruned, upper_pruned])
+@pytest.mark.parametrize("in_step", [False, True], ids=["alone", "in a step"])
+def test_a_weight_that_a_hook_computes_is_followed(compute: Callable, in_step: bool) -> None:
+    conv = (InvertibleConv1x1LU if compute is upper_pruned else InvertibleConv1x1)(5)
+    layer = FlowStep(5, conv1x1=conv) if in_step else conv
+    x = torch.randn(3, 5, 4, 4)
+    layer(x)
+    compute(conv)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+    for call in (layer, layer.inverse, layer):
+        optimizer.zero_grad()
+        z, log_det = call(x)
+        (z.square().mean() - log_det.mean() / 80).backward()
+        assert all(parameter.grad.any() for parameter in conv.parameters())
+        optimizer.step()
+        with torch.no_grad():
+            back, inverse_log_det = layer.inverse(x)  # before any forward pass runs the hook
+            layer.eval()
+            z, log_det = layer(back)
+            layer.train()
+        torch.testing.assert_close(z, x, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(log_det, -inverse_log_det, rtol=1e-4, atol=1e-4)
+
+
+def test_a_subclass_that_makes_its_own_matrix_is_consistent() -> None:
+    class Scaled(InvertibleConv1x1):
+        factor = 2.0
+
+        def matrix(self) -> Tensor:
+            return self.factor * self.weight.double()
+
+    step, x = FlowStep(4, conv1x1=Scaled(4)).eval(), torch.randn(2, 4, 3, 3)
+    with torch.no_grad():
+        for factor in (2.0, 3.0):
+            step.conv1x1.factor = factor
+            z, log_det = step(x)
+            torch.testing.assert_close(log_det, torch.full((2,), 9 * 4.0 * torch.tensor(factor).log().item()))
+            torch.testing.assert_close(step.inverse(z)[0], x)
+
+
+def test_a_state_of_another_size_meanwhile_does_not_change_a_log_determinant() -> None:
+    class Scalar:
+        """Lets another thread ask for another size while the first multiplies."""
+
+        def __rmul__(self, pixels: int) -> Tensor:
+            result = torch.tensor(float(pixels))
+            if pixels == 4:
+                found.log_det(torch.empty(1, 1, 3, 3))
+            return result
+
+    found = _derived.ChannelMap(torch.eye(1), torch.zeros(1), Scalar())  # type: ignore[arg-type]
+    assert found.log_det(torch.empty(1, 1, 2, 2)).item() == 4
+    assert found.log_det(torch.empty(1, 1, 3, 3)).item() == 9

@@ -261,7 +261,19 @@ def test_layers_that_are_inverted(build):
         (with_net(lambda: Reentrant(True)), "layer 1: it uses torch.utils.checkpoint with use_reentrant=True"),
         (hypernetwork, "layer 1: it uses a tensor that was computed before, by UnsqueezeBackward0"),
     ],
-    ids=str,
+    ids=[
+        "batch_norm",
+        "instance_norm",
+        "spectral_norm",
+        "parametrized_spectral_norm",
+        "codebook",
+        "replaced_buffer",
+        "power_iteration",
+        "dropout",
+        "stochastic_depth",
+        "reentrant_checkpoint",
+        "hypernetwork",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
 def test_layers_that_are_stored_and_named(build, says):

@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from foreign_layers import Cut, Doubling, Shift, Unshuffle
-from layer_cases import CONTEXT_CHANNELS, LAYERS, coupling, injector, latents_of, weighted_sum
+from layer_cases import CONTEXT_CHANNELS, LAYERS, LAYERS_BY_NAME, coupling, injector, latents_of, weighted_sum
 from torch import Tensor, nn
 
 from invflow import ActNorm, AffineCoupling, FlowSequential, FlowStep, Split, Squeeze
 from invflow.layers import Conditionable, Fusable, Reversible, condition
-from invflow.testing import assert_invertible, assert_log_det
+from invflow.testing import assert_invertible, assert_log_det, log_det_by_autograd
 
 
 def foreign_flow() -> FlowSequential:
@@ -275,3 +275,90 @@ def test_capabilities_are_what_the_protocols_say() -> None:
     assert isinstance(step, Reversible)
     assert isinstance(step, Conditionable)
     assert not isinstance(Doubling(), Fusable | Reversible | Conditionable)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_the_log_determinant_of_states_that_share_a_context(samples):
+    layer = LAYERS_BY_NAME["injector-exp-shift_then_scale-cross"].build(torch.float64)
+    x, context = torch.randn(4, 2, 2, 3, dtype=torch.float64), torch.randn(samples, 3, 2, 3, dtype=torch.float64)
+    assert_log_det(layer, x, context)
+    assert_invertible(layer, x, context)
+    torch.testing.assert_close(log_det_by_autograd(layer, x, context), layer(x, context)[1])
+
+
+def test_a_context_whose_batch_does_not_divide_is_named():
+    layer = LAYERS_BY_NAME["injector-exp-shift_then_scale-cross"].build(torch.float64)
+    x, context = torch.randn(4, 2, 2, 3, dtype=torch.float64), torch.randn(3, 3, 2, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="context must have a batch of 4 or a divisor"):
+        log_det_by_autograd(layer, x, context)
+
+
+class LogDetOf(torch.nn.Module):
+    """The identity with a log-determinant of the wrong kind."""
+
+    def __init__(self, log_det):
+        super().__init__()
+        self.log_det = log_det
+
+    def forward(self, x, context=None):
+        return x, self.log_det
+
+    inverse = forward
+
+
+@pytest.mark.parametrize(("log_det", "given"), [(0, "int"), (torch.zeros(()), r"\(\)"), (torch.zeros(1), r"\(1,\)")])
+def test_a_log_determinant_that_is_not_one_a_sample_is_named(log_det, given):
+    x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
+    for check in (assert_log_det, assert_invertible):
+        with pytest.raises(AssertionError, match=rf"log_det .*must have shape \(2,\), got {given}"):
+            check(LogDetOf(log_det), x)
+
+
+def test_the_log_determinant_of_no_states():
+    layer, x = LAYERS_BY_NAME["actnorm"].build(torch.float64), torch.randn(0, 3, 2, 2, dtype=torch.float64)
+    assert assert_log_det(layer, x) == 0.0
+
+
+class Scaled(nn.Module):
+    """Factor e, with a log-determinant of one number for all samples; latents in a tuple, if there are several."""
+
+    def __init__(self, kind: str, split: bool = False) -> None:
+        super().__init__()
+        self.kind, self.num_latents = kind, 1 + split
+        self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def output_shapes(self, shape):
+        channels, *size = shape
+        return [shape] if self.num_latents == 1 else [(1, *size), (channels - 1, *size)]
+
+    def forward(self, x, context=None):
+        z = x * self.factor.exp()
+        log_det = {"int": x[0].numel(), "number": x[0].numel() * self.factor}[self.kind]
+        return (z if self.num_latents == 1 else (z[:, :1], z[:, 1:])), log_det
+
+    def inverse(self, z, context=None):
+        z = z if isinstance(z, Tensor) else torch.cat(tuple(z), 1)
+        return z * (-self.factor).exp(), {"int": -z[0].numel(), "number": -z[0].numel() * self.factor}[self.kind]
+
+
+@pytest.mark.parametrize("memory", ["store", "invert"])
+@pytest.mark.parametrize("kind", ["int", "number"])
+@pytest.mark.parametrize("others", ["none", "steps"])
+def test_log_determinants_of_one_number_and_tuples_of_latents(kind, memory, others):
+    steps = [] if others == "none" else [FlowStep(3), FlowStep(2)]
+    layers = [*steps[:1], Scaled(kind), Scaled(kind, split=True), *steps[1:]]
+    flow = FlowSequential(layers, memory=memory).double().eval()
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    assert_invertible(flow, x)
+    assert_log_det(flow, x)
+    z, log_det = flow(x)
+    assert log_det.shape == (4,)
+    (weighted_sum(latents_of(z)) + log_det.sum()).backward()
+    assert all(layer.factor.grad.isfinite() for layer in layers if isinstance(layer, Scaled))
+
+
+def test_a_tuple_of_a_layer_of_one_latent_is_named():
+    layer = Scaled("int")
+    layer.forward = lambda x, context=None: ((x, x), 0)
+    with pytest.raises(ValueError, match="layer 1: Scaled must return a list of 1 latents, got 2"):
+        FlowSequential([FlowStep(3), layer]).double()(torch.randn(2, 3, 2, 2, dtype=torch.float64))

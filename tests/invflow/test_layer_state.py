@@ -7,6 +7,9 @@ import pickle
 import pytest
 import torch
 from layer_cases import LAYERS, actnorms, latents_of
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from invflow import FlowStep
 
 
 def unpickled(layer):
@@ -114,3 +117,138 @@ def test_repr_names_every_layer(case):
     assert repr(layer).startswith(type(layer).__name__)
     for part in actnorms(layer):
         assert f"channels={part.channels}" in repr(layer)
+
+
+@each_layer
+def test_every_parameter_and_buffer_is_contiguous(case):
+    layer = case.construct()
+    assert all(tensor.is_contiguous() for tensor in (*layer.parameters(), *layer.buffers()))
+    vector = torch.nn.utils.parameters_to_vector(layer.parameters()) if list(layer.parameters()) else None
+    if vector is not None:
+        torch.nn.utils.vector_to_parameters(2 * vector, layer.parameters())
+
+
+def test_lbfgs_trains_a_step():
+    step, x = FlowStep(4), torch.randn(2, 4, 3, 3)
+    optimizer, losses = torch.optim.LBFGS(step.parameters(), lr=0.1, max_iter=3), []
+
+    def loss():
+        optimizer.zero_grad()
+        z, log_det = step(x)
+        value = z.square().mean() - 0.1 * log_det.mean()
+        value.backward()
+        losses.append(value.item())
+        return value
+
+    optimizer.step(loss)
+    assert losses[-1] < losses[0]
+
+
+def filled_in_place(layer, other):
+    for name, tensor in other.state_dict().items():
+        tensor.copy_(layer.state_dict()[name])
+
+
+def averaged(layer, other, **options):
+    average = AveragedModel(other, **options)
+    for _ in range(3):
+        average.update_parameters(layer)
+    other.load_state_dict(average.module.state_dict())
+
+
+def averaged_in_training(layer, other):
+    average = AveragedModel(other)
+    average.update_parameters(layer)
+    filled_in_place(average.module, other)
+
+
+def ema_with_buffers(layer, other):
+    averaged(layer, other, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
+
+
+def mean_with_buffers(layer, other):
+    averaged(layer, other, use_buffers=True)
+
+
+def swapped(layer, other):
+    for tensor, given in zip(other.state_dict(keep_vars=True).values(), layer.state_dict().values(), strict=True):
+        replacement = torch.nn.Parameter(given.clone()) if isinstance(tensor, torch.nn.Parameter) else given.clone()
+        torch.utils.swap_tensors(tensor, replacement)
+
+
+def loaded_by_swapping(layer, other):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        other.load_state_dict(layer.state_dict())
+        other.double().float()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def loaded_from_flags_of_booleans(layer, other, **options):
+    state = {
+        name: value.bool() if name.endswith("initialized") else value for name, value in layer.state_dict().items()
+    }
+    other.load_state_dict(state, **options)
+    assert {part.initialized.dtype for part in actnorms(other)} == {torch.uint8}
+
+
+def assigned_from_flags_of_booleans(layer, other):
+    loaded_from_flags_of_booleans(layer, other, assign=True)
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        filled_in_place,
+        averaged_in_training,
+        ema_with_buffers,
+        mean_with_buffers,
+        swapped,
+        loaded_by_swapping,
+        loaded_from_flags_of_booleans,
+        assigned_from_flags_of_booleans,
+    ],
+)
+@with_actnorm
+def test_state_is_that_of_the_tensors_however_they_got_their_values(case, transfer, recwarn):
+    layer, other = case.build(), fresh(case)
+    transfer(layer, other)
+    assert_same_map(layer.train(), other.train(), case)
+    assert not [warning for warning in recwarn if "actnorm" in str(warning.message).lower()]
+    # and the other way: what was fresh is fresh again
+    filled_in_place(fresh(case), other)
+    other(*case.inputs())
+    expected = fresh(case)
+    expected(*case.inputs())
+    assert_same_map(expected, other, case)
+
+
+@with_actnorm
+def test_without_flags_loaded_values_are_kept(case):
+    layer, other = case.build(), fresh(case)
+    weights = {name: value for name, value in layer.state_dict().items() if not name.endswith("initialized")}
+    other.load_state_dict(weights, strict=False)
+    with pytest.warns(UserWarning, match="They are kept"):
+        other.train()(*case.inputs())
+    assert_same_map(layer, other, case)
+
+
+@with_actnorm
+@pytest.mark.parametrize("buffers", [True, False])
+def test_functional_call_leaves_a_fresh_layer_fresh(case, buffers):
+    layer = fresh(case)
+    given = {name: tensor.detach().clone() for name, tensor in layer.named_parameters()}
+    given |= {name: tensor.clone() for name, tensor in layer.named_buffers()}
+    before = copy.deepcopy(layer.state_dict())
+    if not buffers:
+        given = {name: tensor for name, tensor in given.items() if not name.endswith("initialized")}
+    for _ in range(2):
+        torch.func.functional_call(layer, given, case.inputs())
+    assert all(tensor.all() for name, tensor in given.items() if name.endswith("initialized"))
+    assert all(tensor.any() for name, tensor in given.items() if name.endswith("bias") and "net" not in name)
+    torch.testing.assert_close(dict(layer.state_dict()), dict(before), rtol=0, atol=0)
+    layer.train()(*case.inputs())
+    expected = fresh(case)
+    expected(*case.inputs())
+    assert_same_map(expected, layer, case)

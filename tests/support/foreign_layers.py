@@ -72,7 +72,9 @@ class Shift(nn.Module):
     def __init__(self, channels: int, context_channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList([nn.Conv2d(context_channels, channels, 1)])
-        self.encode = self.rerun = self.reverse_stages = self.forward_fused = self.conditioned_inverse = "mine"
+        self.encode = self.rerun = self.reverse_stages = self.forward_fused = self.conditioned_inverse = self.folded = (
+            "mine"
+        )
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         return self._add(x, context, 1), x.new_zeros(len(x))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sr_models
-from sr_models.checkpoints.files import load_model, save_model
+from sr_models.checkpoints.files import load_encoder, load_model, save_model, write_file
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 
@@ -84,3 +84,18 @@ class TestErrors:
         path.with_suffix(".json").write_text(json.dumps(description))
         with pytest.raises(ValueError, match=r"cannot load model .*size mismatch"):
             load_model(path)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_values_that_are_not_finite_are_refused(saved, tmp_path: Path, value: float) -> None:
+    model, path = saved
+    with torch.no_grad():
+        model.encoder.conv_first.bias[1] = value
+    save_model(model, path)
+    with pytest.raises(ValueError, match=r"encoder.conv_first.bias holds values that are not finite"):
+        load_model(path)
+    alone = tmp_path / "encoder.safetensors"
+    write_file(alone, {"encoder": {}}, model.encoder.state_dict())
+    fresh = sr_models.create("srflow-da", scale=4, **TINY).encoder
+    with pytest.raises(ValueError, match=r"cannot load encoder .*: conv_first.bias holds values that are not finite"):
+        load_encoder(alone, fresh)

@@ -143,3 +143,16 @@ def test_unused_upsampling_stages_are_not_computed() -> None:
         conv.register_forward_hook(lambda *_, index=index: called.append(index))
     model.encode(*pair(model))
     assert called == [0]
+
+
+def test_noise_is_enlarged_and_reduced_by_a_bicubic_filter() -> None:
+    model = tiny_models.randomised("ncsr")
+    lr = torch.rand(2, 3, 4, 6, dtype=torch.float64)
+    noise = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    clean, noisy = model.contexts(lr), model.contexts(lr, noise)
+    assert torch.equal(noisy[0], clean[0])
+    for level in (1, 2):
+        count, size = clean[level].shape[1], clean[level].shape[2:]
+        assert torch.equal(noisy[level][:, :count], clean[level])
+        expected = torch.nn.functional.interpolate(noise, size=size, mode="bicubic")
+        torch.testing.assert_close(noisy[level][:, count:], expected)

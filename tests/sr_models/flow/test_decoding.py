@@ -1,0 +1,31 @@
+"""The parts in which states go through a layer: all of them, aligned with their images, and not too large."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from sr_models.flow.decoding import _CHUNK_PIXELS, _chunks
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7])
+@pytest.mark.parametrize("states", [1, 2, 5, 12])
+@pytest.mark.parametrize("pixels", [1, 64, 1000, 2**13, 5000, 2**14, 2**14 + 1, 2**20])
+def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> None:
+    covered = []
+    chunks = list(_chunks(images, states, pixels))
+    for own, part in chunks:
+        count = part.stop - part.start
+        # states of several images come with all of them, those of one image in any number
+        assert (own.start, own.stop - 1) == (part.start // states, (part.stop - 1) // states)
+        assert own.stop - own.start == 1 or count == states * (own.stop - own.start)
+        assert count == 1 or count * pixels <= _CHUNK_PIXELS
+        covered += range(part.start, part.stop)
+    assert covered == list(range(images * states))
+    # no smaller than they must be: what is joined with the next chunk is too large, or is of another image
+    for (own, part), (following, after) in itertools.pairwise(chunks):
+        least = states if own.stop == following.start else 1
+        assert (part.stop - part.start + min(least, after.stop - after.start)) * pixels > _CHUNK_PIXELS or (
+            own.stop == following.start and (part.stop - part.start) < states
+        )
