@@ -30,24 +30,6 @@ def test_tiles_of_a_pointwise_decoder_are_the_whole(size: tuple[int, int]) -> No
     torch.testing.assert_close(tiled, decode(latents, lr), rtol=1e-12, atol=1e-12)
 
 
-def test_a_tile_fades_linearly_into_the_next() -> None:
-    """Every tile is of one colour: its number."""
-    sizes: list[tuple[int, ...]] = []
-
-    def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
-        sizes.append(tuple(lr.shape[2:]))
-        assert latents[0].shape[2:] == (4 * lr.shape[2], 4 * lr.shape[3])
-        return torch.full_like(latents[0], len(sizes) - 1)
-
-    lr, latents = torch.zeros(1, 3, 16, 40, dtype=torch.float64), [torch.zeros(1, 3, 64, 160, dtype=torch.float64)]
-    tiled = decode_tiles(decode, latents, lr, tile=15, multiple=2, scale=4)
-    assert sizes == [(16, 16)] * 3  # rounded up, and they overlap by a quarter: columns 12 to 16 and 24 to 28
-    fade = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
-    plain = torch.ones(48, dtype=torch.float64)
-    line = torch.cat([0 * plain, fade, plain[:32], 1 + fade, 2 * plain])
-    torch.testing.assert_close(tiled, line.expand(1, 3, 64, 160), rtol=1e-15, atol=1e-15)
-
-
 def shallow() -> sr_models.SuperResolutionFlow:
     """A receptive field below 16 low-resolution pixels."""
     torch.manual_seed(0)
