@@ -27,7 +27,9 @@ def results_and_gradients(call: Callable[..., tuple[Tensor, ...]], inputs: list[
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     results = call(*leaves)
     grads = [torch.arange(result.numel()).view(result.shape).remainder(3).to(result) for result in results]
-    return [*results, *torch.autograd.grad(results, leaves, grads)]
+    with torch.no_grad():
+        without_gradients = call(*leaves)
+    return [*results, *torch.autograd.grad(results, leaves, grads), *without_gradients]
 
 
 @each_kernels
@@ -58,7 +60,7 @@ def test_operators_are_computed_as_without(case: OpCase, half: torch.dtype, stat
 
 
 def in_both_directions(case: LayerCase, layer: nn.Module, dtype: torch.dtype, hs: list[Tensor]) -> list[Tensor]:
-    """Results of both directions, and gradients by the state, by the parameters and by what ``hs`` holds by then."""
+    """Results of both directions with and without gradients, which are by state, parameters and raw outputs ``hs``."""
     x, context = case.inputs(dtype=dtype)
     x.requires_grad_()
     z, log_det = layer(x, context)
@@ -68,7 +70,9 @@ def in_both_directions(case: LayerCase, layer: nn.Module, dtype: torch.dtype, hs
     results = [*latents_of(z), log_det, back, inverse_log_det]
     leaves = [x, *layer.parameters(), *hs]
     gradients = torch.autograd.grad(weighted_sum(results), leaves, allow_unused=True, materialize_grads=True)
-    return [*results, *gradients]
+    with torch.no_grad():
+        without_gradients = layer(x, context), layer.inverse(z, context)
+    return [*results, *gradients, *(part for z, log_det in without_gradients for part in (*latents_of(z), log_det))]
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
@@ -87,9 +91,11 @@ def test_layers_are_computed_as_without(
         network = net.forward
 
         def forward(*inputs: Tensor) -> Tensor:
-            hs.append(network(*inputs).detach().to(half).requires_grad_())
-            said[net].append(hs[-1])
-            return hs[-1]
+            h = network(*inputs).detach().to(half).requires_grad_()
+            said[net].append(h)
+            if torch.is_grad_enabled():
+                hs.append(h)
+            return h
 
         return forward
 

@@ -25,6 +25,7 @@ PLACED = [
     ("second element of its storage", (5, 7)),
     ("gap after samples", (4, 8)),
     ("gap after channels", (4, 8)),
+    ("every second pixel", (4, 8)),
 ]
 
 
@@ -36,8 +37,13 @@ def placed(placement: str, tensor: Tensor) -> Tensor:
         return first.contiguous().expand_as(tensor)
     if placement == "second element of its storage":
         return torch.cat([tensor.new_full((1,), torch.nan), tensor.flatten()])[1:].view(tensor.shape)
-    whole = tensor.flatten(1) if placement == "gap after samples" else tensor.flatten(2)
-    return torch.nn.functional.pad(whole, (0, 1), value=torch.nan)[..., :-1].view(tensor.shape)
+    if placement == "every second pixel":
+        return torch.stack([tensor, torch.full_like(tensor, torch.nan)], 4).flatten(3)[..., ::2]
+    if placement == "gap after samples":
+        return torch.nn.functional.pad(tensor.flatten(1), (0, 1), value=torch.nan)[:, :-1].view(tensor.shape)
+    # half a vector, so that every second channel begins where a vector does, and so does a sample of two channels
+    gap = 8 // tensor.element_size()
+    return torch.nn.functional.pad(tensor.flatten(2), (0, gap), value=torch.nan)[..., :-gap].view(tensor.shape)
 
 
 def results_and_gradients(
