@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import given
-from op_cases import OPS, drawn_couplings, drawn_steps, step_of
+from op_cases import OPS, OPS_GIVEN_H, drawn_couplings, drawn_steps, step_of
 from under_test import INTERPRETED, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
@@ -11,10 +11,7 @@ from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 HALVES = [torch.float16, torch.bfloat16]
 each_half = pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
 each_op = pytest.mark.parametrize("case", OPS, ids=lambda case: case.name)
-# An h that is computed from x is rounded before the operator sees it.
-each_op_given_h = pytest.mark.parametrize(
-    "case", [case for case in OPS if case.name != "coupling-of-its-own-state"], ids=lambda case: case.name
-)
+each_op_given_h = pytest.mark.parametrize("case", OPS_GIVEN_H, ids=lambda case: case.name)
 
 
 def roundings(dtype):

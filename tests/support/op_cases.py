@@ -94,6 +94,9 @@ OPS = [
     ),
 ]
 
+# An h that is computed from x is rounded before the operator sees it.
+OPS_GIVEN_H = [case for case in OPS if case.name != "coupling-of-its-own-state"]
+
 FORMS = st.builds(
     AffineForm,
     scale=st.sampled_from(["sigmoid", "exp", "bounded_exp"]),
