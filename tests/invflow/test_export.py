@@ -215,7 +215,7 @@ def exported(case: Exported) -> onnx.ModelProto:
     return model
 
 
-@each_flow
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "multi-scale" else pytest.mark.slow) for n in FLOWS])
 @each_direction
 def test_onnx(name: str, inverse: bool) -> None:
     case = Exported(name, inverse)
@@ -225,6 +225,7 @@ def test_onnx(name: str, inverse: bool) -> None:
         case.check(run(model, arguments), arguments)
 
 
+@pytest.mark.slow
 @each_direction
 def test_onnx_of_the_exporter_that_traces(inverse: bool, tmp_path: Path) -> None:
     case = Exported("multi-scale", inverse)
