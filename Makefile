@@ -7,7 +7,7 @@
 # make cuda   the CUDA kernels on the CPU: their source, their PTX and machine code for one architecture, their traffic
 # make verify-cuda  the same in several orders, for all architectures, under sanitizers, and with errors made on purpose
 # make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
-# make mutants  break the Python sources on purpose and see whether the tests notice: a day, but it goes on where it was;
+# make mutants  break the Python sources on purpose and see whether the tests notice: days, but it goes on where it was;
 #             make mutants ONLY='invflow.ops.*' takes some functions, SAMPLE=10 ten mutants of a module
 # make help   what these are as plain commands
 

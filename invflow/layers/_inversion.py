@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,14 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from invflow.layers._traces import Contents, differentiate, next_node, sources
+from invflow.layers._drift import DRIFT_TOLERANCE, StoreDistance, relative_difference
+from invflow.layers._traces import Contents, check_version, differentiate, next_node, sources, version_of
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
 
-__all__ = ["Chain", "LayerGraph", "StoreDistance", "stages_of"]
-
-#: The largest difference between a reconstructed and the true state of a sample, relative to its largest element, that
-#: is accepted.
-DRIFT_TOLERANCE = 1e-3
+__all__ = ["Chain", "LayerGraph", "stages_of"]
 
 
 def stages_of(layer: nn.Module) -> list[Stage]:
@@ -35,35 +31,6 @@ def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Any) -> Rerun:
     with torch.enable_grad():
         # not the leaf itself, which a layer may return as it is
         return Rerun(x.detach(), [x], *layer(x.view_as(x), context))
-
-
-class StoreDistance:
-    """Number of layers between two stored states.
-
-    Attributes:
-        layers: the present number; ``None`` as long as only the input is stored.
-    """
-
-    def __init__(self) -> None:
-        self.layers: int | None = None
-
-    def store_more(self, length: int) -> None:
-        """Halve the distance, at most ``length`` layers."""
-        self.layers = max(1, min(self.layers or length, length) // 2)
-
-    def note_drift(self, drift: float, length: int) -> None:
-        """Store more states, with a warning, after a reconstructed state differed too much from the true one.
-
-        Args:
-            drift: largest difference, relative to the largest element.
-            length: number of layers in a row that were inverted.
-        """
-        self.store_more(length)
-        warnings.warn(
-            f"FlowSequential(memory='invert'): a reconstructed state differed from the true one by {drift:.1e} of its "
-            f"largest element; from now on the state is stored after every {self.layers} layers",
-            stacklevel=2,
-        )
 
 
 class LayerGraph(NamedTuple):
@@ -106,7 +73,7 @@ class Chain:
         # not the tensors themselves, whose graph would be kept after its backward pass
         self._context = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._trained = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
-        self._versions = [_version_of(leaf) for leaf in self._context]
+        self._versions = [version_of(leaf) for leaf in self._context]
         self._inputs = [leaf for leaf, trained in zip(leaves, self._trained, strict=True) if trained]
         self._output: tuple[Tensor, int] | None = None
         # by the number of the backward pass: several may go on at a time
@@ -145,7 +112,7 @@ class Chain:
 
     def end(self, z: Tensor) -> None:
         """Note the output of the last layer so far, after which a layer comes that is not inverted."""
-        self._output = z.detach(), _version_of(z)
+        self._output = z.detach(), version_of(z)
 
     def state_after(self, position: int, stored: Tensor | None) -> _State:
         """Return the output of the layer at a position.
@@ -157,7 +124,7 @@ class Chain:
         z = stored
         if z is None and position == self.length - 1 and self._output is not None:
             z, version = self._output
-            _check_version("a state", z, version)
+            check_version("a state", z, version)
         if z is not None:
             return _State(z, True, torch.linalg.vector_norm(z.detach(), math.inf) if z.numel() else z.new_zeros(()))
         task = torch._C._current_graph_task_id()
@@ -172,7 +139,7 @@ class Chain:
     def context(self) -> tuple[Any, list[Tensor]]:
         """Return the context with new leaves in the place of tensors that need a gradient, and these leaves."""
         for leaf, version in zip(self._context, self._versions, strict=True):
-            _check_version("the context", leaf, version)
+            check_version("the context", leaf, version)
         leaves = [
             leaf.detach().requires_grad_() if trained else leaf
             for leaf, trained in zip(self._context, self._trained, strict=True)
@@ -210,7 +177,7 @@ class _Link:
         self, chain: Chain, name: str, layer: nn.Module, contents: Contents, graph: LayerGraph, results: list[Any]
     ) -> None:
         self.chain, self.name, self.layer, self.contents, self.graph = chain, name, layer, contents, graph
-        self.versions = list(map(_version_of, graph.leaves))
+        self.versions = list(map(version_of, graph.leaves))
         self.position = chain.length
         stored = chain.distance.layers
         self.stores_input = self.position % stored == 0 if stored else self.position == 0
@@ -228,7 +195,7 @@ class _Link:
         if changed is not None:
             raise RuntimeError(f"FlowSequential: {self.name}: {changed}")
         for leaf, version in zip(self.graph.leaves, self.versions, strict=True):
-            _check_version(f"{self.name}: a tensor that it uses", leaf, version)
+            check_version(f"{self.name}: a tensor that it uses", leaf, version)
 
 
 class _Inverted(torch.autograd.Function):
@@ -409,11 +376,11 @@ def _check_reconstruction(link: _Link, state: _State, actual: list[Tensor], expe
     Raises:
         RuntimeError: a reconstruction that is not finite, or a layer that does not compute the same again.
     """
-    drift = _relative_difference(actual, expected)
+    drift = relative_difference(actual, expected)
     if drift <= DRIFT_TOLERANCE:
         return
     # a forward pass that is not finite somewhere has gradients as bad with memory="store"
-    drift = _relative_difference(actual, expected, only_finite=True)
+    drift = relative_difference(actual, expected, only_finite=True)
     if drift <= DRIFT_TOLERANCE or not (math.isfinite(drift) or bool(state.bound.isfinite())):
         return
     if state.exact:
@@ -430,35 +397,3 @@ def _check_reconstruction(link: _Link, state: _State, actual: list[Tensor], expe
         f"FlowSequential: {link.name}: its output could not be reconstructed from that of the layers after it, it is "
         "not finite. The gradients of this backward pass are wrong; use memory='store'"
     )
-
-
-def _relative_difference(actual: list[Tensor], expected: list[Tensor], *, only_finite: bool = False) -> float:
-    """Return the largest difference of a sample, relative to its largest element."""
-    found = []
-    for a, e in zip(actual, expected, strict=True):
-        if not e.numel():
-            continue
-        difference = a - e
-        if only_finite:
-            finite = e.isfinite()
-            difference, e = difference.where(finite, 0), e.where(finite, 0)
-        size = _largest(e).clamp(min=torch.finfo(torch.float32).tiny)
-        found.append((_largest(difference) / size).max())
-    return float(torch.stack(found).max()) if found else 0.0
-
-
-def _largest(x: Tensor) -> Tensor:
-    """Return the largest magnitude of each sample of ``x`` (B, ...); NaN if one element is NaN."""
-    return torch.linalg.vector_norm(x, math.inf, tuple(range(1, x.dim())))
-
-
-def _version_of(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
-
-
-def _check_version(name: str, value: Any, version: int) -> None:
-    if _version_of(value) != version:
-        raise RuntimeError(
-            f"FlowSequential: {name}, needed for gradient computation, has been modified by an inplace operation: it "
-            f"is at version {_version_of(value)}; expected version {version} instead"
-        )

@@ -12,7 +12,16 @@ from torch.autograd.graph import get_gradient_edge
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conv1x1 import InvertibleConv1x1
 
-__all__ = ["Contents", "SideEffects", "Sources", "differentiate", "sources"]
+__all__ = [
+    "Contents",
+    "SideEffects",
+    "Sources",
+    "check_version",
+    "differentiate",
+    "next_node",
+    "sources",
+    "version_of",
+]
 
 _Edge = tuple[Any, int]
 _Leaf = type(get_gradient_edge(torch.zeros((), requires_grad=True)).node)
@@ -204,3 +213,26 @@ def _random_states(device: torch.device) -> list[Tensor]:
     if device.type not in ("cpu", "meta"):
         states.append(torch.get_device_module(device).get_rng_state(device))
     return states
+
+
+def version_of(value: Any) -> int:
+    """Return how often a tensor was written in place; 0 for anything else."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def check_version(name: str, value: Any, version: int) -> None:
+    """Raise unless a value is still at the version at which a forward pass has seen it.
+
+    Args:
+        name: the value's name in the message.
+        value: a tensor; anything else passes.
+        version: what :func:`version_of` returned then.
+
+    Raises:
+        RuntimeError: it was written in place since.
+    """
+    if version_of(value) != version:
+        raise RuntimeError(
+            f"FlowSequential: {name}, needed for gradient computation, has been modified by an inplace operation: it "
+            f"is at version {version_of(value)}; expected version {version} instead"
+        )

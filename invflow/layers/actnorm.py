@@ -158,7 +158,6 @@ class ActNorm(nn.Module):
         self.mark_initialized()
         return True
 
-    @torch.compiler.assume_constant_result
     def _look(self) -> bool:
         """Read the flag while a call is being compiled, so that a guard can stand for it."""
         flag = self.initialized
@@ -174,6 +173,9 @@ class ActNorm(nn.Module):
                 "batch and call mark_initialized()"
             )
         return False
+
+    # torch.compiler.assume_constant_result sets this, but imports the compiler for it, which takes more than a second
+    _look._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _check_writable(self) -> None:
         for name in ("bias", "log_scale"):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from invflow.layers._derived import LayerError
-from invflow.layers._inversion import Chain, LayerGraph, StoreDistance
+from invflow.layers._drift import StoreDistance
+from invflow.layers._inversion import Chain, LayerGraph
 from invflow.layers._traces import SideEffects, next_node, sources
 from invflow.layers.protocol import checked_latents, watches_all
 from invflow.ops._transforms import needs_reference

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._derived import LayerError
-from invflow.layers._inversion import StoreDistance, stages_of
+from invflow.layers._drift import StoreDistance
+from invflow.layers._inversion import stages_of
 from invflow.layers.conditioning import condition
 from invflow.layers.folded import merge_maps
 from invflow.layers.folding import fold, folding, naming

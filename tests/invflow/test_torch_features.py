@@ -179,6 +179,14 @@ def test_export_of_the_reference_runs_anywhere(exported, direction, conv1x1):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_aot_inductor(tmp_path):
+    flow, batch = a_flow(2).eval(), inputs()
+    package = str(tmp_path / "flow.pt2")
+    torch._inductor.aoti_compile_and_package(torch.export.export(flow, batch), package_path=package)
+    torch.testing.assert_close(tuple(torch._inductor.aoti_load_package(package)(*batch)), flow(*batch))
+
+
 def test_functional_call_and_ensembles():
     flows, batch = [a_flow(2) for _ in range(3)], inputs()
     parameters, buffers = torch.func.stack_module_state(flows)
@@ -433,7 +441,9 @@ def test_shared_memory():
 
 
 def test_the_page_names_every_test():
-    named = re.findall(r"`(test_\w+)`", PAGE.read_text())
+    named = re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", PAGE.read_text())
     here = [name for name in vars(sys.modules[__name__]) if name.startswith("test_")]
     here.remove("test_the_page_names_every_test")
-    assert sorted(named) == sorted(here)
+    assert sorted(name for file, name in named if not file) == sorted(here)
+    for file, name in named:
+        assert not file or f"\ndef {name}(" in (Path(__file__).parent / file).read_text(), f"{file} has no {name}"

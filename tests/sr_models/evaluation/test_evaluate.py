@@ -111,6 +111,8 @@ def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, f
     write_scores(tmp_path / "scores.csv", rows, "mse")
     with (tmp_path / "scores.csv").open() as file:
         read = list(csv.DictReader(file))
+    named = ["diversity_mse" if field == "diversity" else field for field in vars(rows[0])]
+    assert list(read[0]) == ["distance_mse" if field == "distance" else field for field in named]
     assert float(read[1]["diversity_mse"]) == rows[1].diversity
     assert all(math.isfinite(float(row["nll"])) for row in read)
 
