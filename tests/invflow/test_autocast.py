@@ -59,6 +59,12 @@ def test_operators_are_computed_as_without(case: OpCase, half: torch.dtype, stat
             torch.testing.assert_close(actual.double(), truth, rtol=rounding, atol=1e-5)
 
 
+def built(case: LayerCase) -> tuple[nn.Module, list[nn.Module]]:
+    """The layer, always with the same parameters, and the networks whose output is the raw output of a map."""
+    layer = case.build()
+    return layer, [part.net for part in layer.modules() if isinstance(getattr(part, "net", None), nn.Module)]
+
+
 def in_both_directions(case: LayerCase, layer: nn.Module, dtype: torch.dtype, hs: list[Tensor]) -> list[Tensor]:
     """Results of both directions with and without gradients, which are by state, parameters and raw outputs ``hs``."""
     x, context = case.inputs(dtype=dtype)
@@ -83,30 +89,31 @@ def test_layers_are_computed_as_without(
     case: LayerCase, half: torch.dtype, state: object, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given the raw outputs that the networks had under autocast."""
-    dtype, layer = half if state == "half" else torch.float32, case.build()
-    said: dict[nn.Module, list[Tensor]] = defaultdict(list)
+    dtype = half if state == "half" else torch.float32
+    said: dict[int, list[Tensor]] = defaultdict(list)
     hs: list[Tensor] = []
 
-    def speaks(net: nn.Module) -> Callable[..., Tensor]:
+    def speaks(position: int, net: nn.Module) -> Callable[..., Tensor]:
         network = net.forward
 
         def forward(*inputs: Tensor) -> Tensor:
             h = network(*inputs).detach().to(half).requires_grad_()
-            said[net].append(h)
+            said[position].append(h)
             if torch.is_grad_enabled():
                 hs.append(h)
             return h
 
         return forward
 
-    nets = [part.net for part in layer.modules() if isinstance(getattr(part, "net", None), nn.Module)]
-    for net in nets:
-        monkeypatch.setattr(net, "forward", speaks(net))
+    layer, nets = built(case)
+    for position, net in enumerate(nets):
+        monkeypatch.setattr(net, "forward", speaks(position, net))
     with torch.autocast("cpu", half), invflow.use_backend(backend):
         found = in_both_directions(case, layer, dtype, hs)
     assert bool(hs) == bool(nets)
-    for net in nets:
-        monkeypatch.setattr(net, "forward", lambda *inputs, spoken=said[net]: spoken.pop(0))
+    layer, nets = built(case)  # one that remembers nothing of autocast
+    for position, net in enumerate(nets):
+        monkeypatch.setattr(net, "forward", lambda *inputs, spoken=said[position]: spoken.pop(0))
     with invflow.use_backend(backend):
         plain = in_both_directions(case, layer, dtype, hs)
     assert_identical(found, plain)

@@ -10,7 +10,10 @@ from op_cases import OPS_GIVEN_H, OpCase
 from torch import Tensor
 from under_test import Kernels, each_kernels
 
-from invflow import affine_coupling
+from invflow import affine_coupling, channel_affine
+
+# Of 12 channels, kernels may read the matrix in vectors too.
+TWELVE = OpCase("12 channels", lambda *t, **options: (channel_affine(*t, **options),), ((1, 12, 2, 2), (12, 12), (12,)))
 
 # Sides of which one is 1 let kernels use the expanded memory where it is. 32 pixels are whole vectors of any dtype, so
 # that only addresses and strides say whether vectors can be accessed; of 35 pixels and 3 channels, no second sample
@@ -57,7 +60,7 @@ def results_and_gradients(
 
 
 @each_kernels
-@pytest.mark.parametrize("case", OPS_GIVEN_H, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*OPS_GIVEN_H, TWELVE], ids=lambda case: case.name)
 @pytest.mark.parametrize(("placement", "size"), PLACED, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 def test_numbers_are_found_wherever_they_lie(
