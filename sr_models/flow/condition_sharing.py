@@ -11,14 +11,14 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow.layers.conditioning import repeat_context
-from invflow.layers.protocol import supports
+from invflow.layers.protocol import is_watched, supports, watches_all
 from sr_models.networks.coupling import ConvActNorm
 from sr_models.networks.rrdb import Features
 
@@ -68,12 +68,13 @@ class LevelContext:
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
 
-        A network that cannot be split, or that initialises itself from its next batch, is given the joined context.
+        A network that cannot be split, whose call or first convolution is watched or replaced, or that initialises
+        itself from its next batch, is given the joined context.
 
         Returns:
             ``output(passed, images)``, as in :class:`ConditionedNet`.
         """
-        if isinstance(net, SplitNet) and supports(net, "rest") and not _waits(net):
+        if isinstance(net, SplitNet) and supports(net, "rest") and _may_split(net) and not _waits(net):
             return ConditionedNet(net, self)
         joined = self.joined()
 
@@ -121,6 +122,20 @@ class ConditionedNet:
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
     conv = net.first_conv
     return conv.merged() if isinstance(conv, ConvActNorm) else (conv.weight, conv.bias)
+
+
+def _may_split(net: SplitNet) -> bool:
+    """Return whether the first convolution's weights are all that a call of the network does with its input."""
+    conv = net.first_conv
+    with_actnorm = isinstance(conv, ConvActNorm)
+    parts = [conv, conv.actnorm] if with_actnorm else [conv]
+    if watches_all() or any(is_watched(part) for part in (cast(nn.Module, net), *parts)):
+        return False
+    # an adapter in its place has weights too, but not all of what it adds
+    if not supports(conv, "merged" if with_actnorm else "_conv_forward", ("forward",)):
+        return False
+    settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _waits(net: nn.Module) -> bool:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers import ActNorm, ZeroConv2d
+from invflow.layers._current import current
 from invflow.layers.folding import check_initialized, folding, plain_conv
+from invflow.layers.protocol import is_watched
 
 __all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
 
@@ -37,6 +39,8 @@ class ConvActNorm(nn.Conv2d):
         nn.init.normal_(self.weight, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_watched(self.actnorm):
+            return self.actnorm(super().forward(x))[0]
         if self.actnorm.initializes_from(x):
             with torch.no_grad():
                 self.actnorm.initialize(super().forward(x))
@@ -48,8 +52,8 @@ class ConvActNorm(nn.Conv2d):
 
     def merged(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the one equal convolution. It scales the few weights, not the many results."""
-        scale = self.actnorm.log_scale.exp()
-        return self.weight * scale[:, None, None, None], self.actnorm.bias * scale
+        scale = current(self.actnorm, "log_scale").exp()
+        return current(self, "weight") * scale[:, None, None, None], current(self.actnorm, "bias") * scale
 
     @folding
     def folded(self) -> nn.Conv2d:

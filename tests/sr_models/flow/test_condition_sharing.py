@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.utils.prune
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import NAMES, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
+from invflow import ActNorm, AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
 from invflow.layers import condition
 from sr_models.flow import decoding
 from sr_models.flow.condition_sharing import LevelContext, features_conv
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.networks.coupling import ConvActNorm, ShallowNet
+from sr_models.networks.coupling import ConvActNorm, CouplingNet, ShallowNet
 from sr_models.networks.rrdb import Features
 
 SCALES = (4, 8)
@@ -194,3 +198,134 @@ def test_networks_see_the_whole_context_and_are_not_bypassed(net: type[nn.Module
 def test_an_empty_batch_decodes_to_an_empty_batch() -> None:
     model = randomised("srflow-da")
     assert model.decode(latents_of(model, 0), torch.rand(0, 3, 4, 6, dtype=torch.float64)).shape == (0, 3, 16, 24)
+
+
+class Adapted(nn.Module):
+    """A convolution and what an adapter adds to it, with the attributes of the convolution."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.base = base
+        self.added = nn.Conv2d(base.in_channels, base.out_channels, 3, padding=1)
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.added(x)
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        return self.base.merged()
+
+
+class Negated(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+def network_returns_double(net: CouplingNet) -> None:
+    net.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def network_sees_double(net: CouplingNet) -> None:
+    net.register_forward_pre_hook(lambda module, args, kwargs: ((2 * args[0], *args[1:]), kwargs), with_kwargs=True)
+
+
+def convolution_returns_double(net: CouplingNet) -> None:
+    net.first_conv.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def actnorm_returns_double(net: CouplingNet) -> None:
+    for part in net.modules():
+        if isinstance(part, ActNorm):
+            part.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+
+
+def convolution_is_adapted(net: CouplingNet) -> None:
+    net.layers[0] = Adapted(net.layers[0])
+
+
+def convolution_is_of_a_subclass(net: CouplingNet) -> None:
+    net.layers[0] = Negated(net.first_conv.in_channels, 8, 3, padding=1)
+
+
+def convolution_reflects(net: CouplingNet) -> None:
+    net.layers[0] = nn.Conv2d(net.first_conv.in_channels, 8, 3, padding=1, padding_mode="reflect")
+
+
+def forward_is_replaced(net: CouplingNet) -> None:
+    conv = net.first_conv
+    forward = conv.forward
+    conv.forward = lambda x: 2 * forward(x)
+
+
+def convolution_is_pruned(net: CouplingNet) -> None:
+    torch.nn.utils.prune.l1_unstructured(net.first_conv, "weight", amount=0.5)
+
+
+def actnorm_is_pruned(net: CouplingNet) -> None:
+    torch.nn.utils.prune.l1_unstructured(net.layers[0].actnorm, "log_scale", amount=0.5)
+
+
+def convolution_is_weight_normed(net: CouplingNet) -> None:
+    torch.nn.utils.parametrizations.weight_norm(net.first_conv)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        network_returns_double,
+        network_sees_double,
+        convolution_returns_double,
+        actnorm_returns_double,
+        convolution_is_adapted,
+        convolution_is_of_a_subclass,
+        convolution_reflects,
+        forward_is_replaced,
+        convolution_is_pruned,
+        actnorm_is_pruned,
+        convolution_is_weight_normed,
+    ],
+)
+def test_what_watches_or_replaces_the_first_convolution_counts(change: Callable[[CouplingNet], None]) -> None:
+    torch.manual_seed(0)
+    step = full_step(ShallowNet, 3)
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    before = copy.deepcopy(step)
+    for net in (step.injector.net, step.coupling.net):
+        change(net)
+    with torch.no_grad():  # an optimizer's step, which no forward pass of the networks has followed
+        for parameter in step.parameters():
+            parameter.mul_(1.1)
+        features = Features(torch.randn(2, 1, 4, 4), torch.randn(2, 2, 2, 2), 2)
+        context, z = LevelContext(features), torch.randn(4, 4, 4, 4)
+        actual = condition(step, context)(z, slice(0, 2))
+        expected, _ = step.inverse(z, context.joined())
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(step(actual, context.joined())[0], z, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(before.inverse(z, context.joined())[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_hooks_on_an_actnorm_inside_a_convolution_are_called() -> None:
+    torch.manual_seed(0)
+    conv, x = ConvActNorm(3, 4, 3), torch.randn(2, 3, 5, 5)
+    seen = []
+    conv.actnorm.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    y = conv(x)
+    assert seen[0] is y
+    torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)
+
+
+def test_a_pruned_actnorm_inside_a_convolution_follows_its_parameters() -> None:
+    torch.manual_seed(0)
+    conv, x = ConvActNorm(3, 4, 3), torch.randn(2, 3, 5, 5)
+    conv(x)
+    torch.nn.utils.prune.l1_unstructured(conv.actnorm, "log_scale", amount=1)
+    for _ in range(2):
+        with torch.no_grad():
+            conv.actnorm.log_scale_orig.add_(0.5)
+        scale = (conv.actnorm.log_scale_orig * conv.actnorm.log_scale_mask).exp()[:, None, None]
+        expected = (F.conv2d(x, conv.weight, padding=1) + conv.actnorm.bias[:, None, None]) * scale
+        torch.testing.assert_close(conv(x), expected)
