@@ -74,7 +74,9 @@ def total_over(group: Any, values: Tensor) -> Tensor:
 
 
 def is_sharded(layer: nn.Module) -> bool:
-    """Return whether ``fully_shard`` manages the layer's parameters: what is written to them in forward is lost."""
+    """Return whether FSDP, of either kind, manages the layer's parameters: what is written in forward is lost."""
+    if hasattr(layer, "_fsdp_use_orig_params"):
+        return True  # the mark of FullyShardedDataParallel
     # torch keeps its states of modules here; there is no public way from a parameter's module to the one that shards it
     composable = sys.modules.get("torch.distributed._composable_state")
     states = [] if composable is None else [state() for state in composable._module_state_mapping.values()]

@@ -42,9 +42,9 @@ class ActNorm(nn.Module):
     are zero. If it is 0 beside other values, which were loaded, averaged or trained through the inverse, the first
     training batch keeps them, sets ``initialized`` and gives a warning.
 
-    Inside DistributedDataParallel the first batch is that of all processes together. Before ``fully_shard`` pass one
-    batch through, since it drops what is written to parameters. In any other way of parallel training each process
-    initialises from its own batch: initialise one and copy its state.
+    Inside DistributedDataParallel the first batch is that of all processes together. Before ``fully_shard`` or
+    FullyShardedDataParallel pass one batch through, since they drop what is written to parameters. In any other way of
+    parallel training each process initialises from its own batch: initialise one and copy its state.
 
     Args:
         channels: number C of channels.
@@ -68,7 +68,7 @@ class ActNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
-        self._own_flag = self.initialized
+        self._remember_own()
         self._known_set = KnownSet()
         # What compiled code is guarded by. It may say "not set" of a flag that is, never the reverse.
         self._known_to_compiler = False
@@ -178,16 +178,17 @@ class ActNorm(nn.Module):
     _look._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _check_writable(self) -> None:
+        if is_sharded(self):
+            raise RuntimeError(
+                "ActNorm: FSDP drops what a first batch writes; run one batch before fully_shard is applied, or before "
+                "FullyShardedDataParallel wraps the layer"
+            )
         for name in ("bias", "log_scale"):
             if name not in self._parameters:
                 raise RuntimeError(
                     f"ActNorm: {name} is computed by a parametrization, hook or replica, so no batch can set it; run "
                     "one batch without it before, or call mark_initialized()"
                 )
-        if is_sharded(self):
-            raise RuntimeError(
-                "ActNorm: fully_shard drops what a first batch writes; run one batch before fully_shard is applied"
-            )
 
     def _write(self, bias: Tensor, log_scale: Tensor) -> None:
         self.bias.copy_(bias)
@@ -197,7 +198,15 @@ class ActNorm(nn.Module):
 
     def _lends_its_flag(self) -> bool:
         """Return whether ``functional_call`` has put values, but no flag, in the place of the layer's own."""
-        return self._buffers["initialized"] is self._own_flag and not isinstance(self.bias, nn.Parameter)
+        flag, bias = self._own
+        return self._buffers["initialized"] is flag and self.bias is not bias and not is_sharded(self)
+
+    def _remember_own(self) -> None:
+        self._own = self._buffers.get("initialized"), self._parameters.get("bias")
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        super().register_parameter(name, param)
+        self._remember_own()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
@@ -241,13 +250,20 @@ class ActNorm(nn.Module):
             # as files of version 0.1 have it; load_state_dict passes a dict of its own
             state_dict[name] = flag.to(torch.uint8)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._own_flag = self.initialized
+        self._remember_own()
         self._known_to_compiler = has_values(self.initialized) and bool(self.initialized)
 
     def _apply(self, *args: Any, **kwargs: Any) -> ActNorm:
         super()._apply(*args, **kwargs)
-        self._own_flag = self.initialized
+        self._remember_own()
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_own" not in state:  # a module that version 0.1 pickled
+            self.initialized = self.initialized.to(torch.uint8)
+            self._known_set, self._known_to_compiler = KnownSet(), False
+            self._remember_own()
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,13 @@ class InvertibleConv1x1(nn.Module):
         pixels = x.shape[2] * x.shape[3]
         log_det = (pixels * found.log_abs_det).to(dtype).repeat(x.shape[0])
         return channel_affine(x, found.matrix, found.shift), log_det
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        name = f"{prefix}weight"
+        if name in state_dict:
+            # files of version 0.1 hold it transposed, which assign=True would keep
+            state_dict[name] = state_dict[name].contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from layer_cases import coupling
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from invflow import FlowSequential, FlowStep, Squeeze
@@ -147,6 +147,25 @@ def sharded(rank: int, folder: Path) -> None:
                 torch.testing.assert_close(found, getattr(expected, direction)(x), rtol=1e-3, atol=1e-3)
 
 
+def wrapped_by_fully_sharded_data_parallel(rank: int, folder: Path) -> None:
+    for use_orig_params in (False, True):
+        for gradients in (False, True):
+            fresh = FullyShardedDataParallel(flow(), use_orig_params=use_orig_params, device_id=torch.device("cpu"))
+            with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="FullyShardedDataParallel wraps"):
+                fresh(samples())
+        for options in ({}, {"memory": "invert"}):
+            model, expected = flow(**options), flow()
+            for each in (model, expected):
+                each(samples())
+            wrapped = FullyShardedDataParallel(model, use_orig_params=use_orig_params, device_id=torch.device("cpu"))
+            for each, x in ((wrapped, own_part(rank)[:2]), (expected, torch.cat([samples()[:2], samples()[2:4]]))):
+                optimizer = torch.optim.SGD(each.parameters(), lr=0.01)
+                z, log_det = each(x)
+                (z.square().sum(1).mean() - log_det.mean() / 64).backward()
+                optimizer.step()
+            torch.testing.assert_close(wrapped(samples()), expected(samples()), rtol=1e-4, atol=1e-4)
+
+
 def checkpoint_in_place(rank: int, folder: Path) -> None:
     trained, fresh = flow(), flow()
     trained(samples())
@@ -170,6 +189,7 @@ CASES = [
     wrapped_after_one_was_initialised,
     a_layer_outside_is_left_alone,
     sharded,
+    wrapped_by_fully_sharded_data_parallel,
     checkpoint_in_place,
 ]
 

@@ -9,7 +9,7 @@ import torch
 from layer_cases import LAYERS, actnorms, latents_of
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from invflow import FlowStep
+from invflow import ActNorm, FlowStep, InvertibleConv1x1
 
 
 def unpickled(layer):
@@ -252,3 +252,64 @@ def test_functional_call_leaves_a_fresh_layer_fresh(case, buffers):
     expected = fresh(case)
     expected(*case.inputs())
     assert_same_map(expected, layer, case)
+
+
+@with_actnorm
+@pytest.mark.parametrize("given_values", ["fresh", "set"])
+def test_parameters_of_another_layer_leave_a_fresh_layer_fresh(case, given_values):
+    layer, other = fresh(case), case.build() if given_values == "set" else fresh(case)
+    parameters, before = dict(other.named_parameters()), copy.deepcopy(layer.state_dict())
+    for _ in range(2):
+        torch.func.functional_call(layer, parameters, case.inputs())
+    torch.testing.assert_close(dict(layer.state_dict()), dict(before), rtol=0, atol=0)
+    layer.train()(*case.inputs())
+    expected = fresh(case)
+    expected(*case.inputs())
+    assert_same_map(expected, layer, case)
+
+
+@pytest.mark.parametrize("replace", ["attribute", "parametrization removed", "assigned", "double"])
+def test_a_layer_with_new_parameters_of_its_own_initialises(replace):
+    layer, x = ActNorm(3), 2 + torch.randn(4, 3, 5, 5)
+    if replace == "attribute":
+        layer.bias = torch.nn.Parameter(torch.zeros(3))
+    elif replace == "assigned":
+        layer.load_state_dict(ActNorm(3).state_dict(), assign=True)
+    elif replace == "double":
+        layer.double()
+    else:
+        torch.nn.utils.parametrize.register_parametrization(layer, "bias", torch.nn.Identity())
+        torch.nn.utils.parametrize.remove_parametrizations(layer, "bias")
+    y, _ = layer(x.to(layer.bias.dtype))
+    assert layer.initialized
+    torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros_like(layer.bias), rtol=0, atol=1e-5)
+    # the flag says so, not the values alone
+    torch.testing.assert_close(unpickled(layer)._own, layer._own)
+    assert unpickled(layer).initialized
+
+
+@pytest.mark.parametrize("initialized", [False, True])
+def test_a_module_that_version_0_1_pickled(initialized):
+    layer, x = ActNorm(3), 2 + torch.randn(4, 3, 5, 5)
+    if initialized:
+        layer(x)
+    for name in ("_own", "_known_set", "_known_to_compiler"):
+        del layer.__dict__[name]
+    layer._buffers["initialized"] = layer.initialized.bool()
+    other = unpickled(layer)
+    other(x if not initialized else 2 * x + 1)
+    assert other.initialized.dtype == torch.uint8
+    assert other.initialized
+    expected = ActNorm(3)
+    expected(x)
+    torch.testing.assert_close(dict(other.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(torch.compile(other, backend="eager")(x), expected(x))
+
+
+def test_a_transposed_weight_of_a_file_becomes_contiguous():
+    layer, other = InvertibleConv1x1(4), InvertibleConv1x1(4)
+    state = {name: value.T.contiguous().T for name, value in layer.state_dict().items()}
+    other.load_state_dict(state, assign=True)
+    assert other.weight.is_contiguous()
+    assert isinstance(other.weight, torch.nn.Parameter)
+    torch.testing.assert_close(other.weight, layer.weight, rtol=0, atol=0)
