@@ -251,6 +251,7 @@ class ActNorm(nn.Module):
             state_dict[name] = flag.to(torch.uint8)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._remember_own()
+        self._known_set = KnownSet()
         self._known_to_compiler = has_values(self.initialized) and bool(self.initialized)
 
     def _apply(self, *args: Any, **kwargs: Any) -> ActNorm:

@@ -127,12 +127,11 @@ def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
 def _may_split(net: SplitNet) -> bool:
     """Return whether the first convolution's weights are all that a call of the network does with its input."""
     conv = net.first_conv
-    with_actnorm = isinstance(conv, ConvActNorm)
-    parts = [conv, conv.actnorm] if with_actnorm else [conv]
-    if watches_all() or any(is_watched(part) for part in (cast(nn.Module, net), *parts)):
+    if watches_all() or is_watched(cast(nn.Module, net)) or is_watched(conv):
         return False
     # an adapter in its place has weights too, but not all of what it adds
-    if not supports(conv, "merged" if with_actnorm else "_conv_forward", ("forward",)):
+    method = "merged" if isinstance(conv, ConvActNorm) else "_conv_forward"
+    if not supports(conv, method, ("forward",)) or (isinstance(conv, ConvActNorm) and not conv.merges()):
         return False
     settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
     return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")

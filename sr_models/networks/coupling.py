@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from invflow.layers import ActNorm, ZeroConv2d
 from invflow.layers._current import current
 from invflow.layers.folding import check_initialized, folding, plain_conv
-from invflow.layers.protocol import is_watched
+from invflow.layers.protocol import is_watched, supports
 
 __all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
 
@@ -39,12 +39,16 @@ class ConvActNorm(nn.Conv2d):
         nn.init.normal_(self.weight, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_watched(self.actnorm):
+        if not self.merges():
             return self.actnorm(super().forward(x))[0]
         if self.actnorm.initializes_from(x):
             with torch.no_grad():
                 self.actnorm.initialize(super().forward(x))
         return self._conv_forward(x, *self.merged())
+
+    def merges(self) -> bool:
+        """Tell whether a call of the actnorm does no more than its parameters say, so that it may be left out."""
+        return not is_watched(self.actnorm) and supports(self.actnorm, "_parameters_as", ("forward", "log_det"))
 
     def waits(self) -> bool:
         """Tell whether the next batch will initialise the actnorm."""

@@ -362,3 +362,13 @@ def test_what_is_known_of_a_flag_ends_with_any_sign_of_a_change():
         flag = torch.tensor(1, dtype=torch.uint8)
     known.note(flag)
     assert not known.holds(flag)
+
+
+def test_a_flag_that_was_loaded_is_read_again_where_versions_do_not_count(monkeypatch):
+    monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, "_active_ddp_module", object())
+    layer = ActNorm(3)
+    layer.mark_initialized()
+    layer._known_set.note(layer.initialized)
+    assert layer._known_set.holds(layer.initialized)
+    layer.load_state_dict(ActNorm(3).state_dict())
+    assert not layer._known_set.holds(layer.initialized)

@@ -241,6 +241,24 @@ def actnorm_returns_double(net: CouplingNet) -> None:
             part.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
 
 
+class ShrinkingActNorm(ActNorm):
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, log_det = super().forward(x)
+        return 0.5 * y, log_det
+
+
+def actnorm_is_of_a_subclass(net: CouplingNet) -> None:
+    shrinking = ShrinkingActNorm(8)
+    shrinking.load_state_dict(net.layers[0].actnorm.state_dict())
+    net.layers[0].actnorm = shrinking
+
+
+def forward_of_an_actnorm_is_replaced(net: CouplingNet) -> None:
+    actnorm = net.layers[0].actnorm
+    forward = actnorm.forward
+    actnorm.forward = lambda x: (2 * forward(x)[0], forward(x)[1])
+
+
 def convolution_is_adapted(net: CouplingNet) -> None:
     net.layers[0] = Adapted(net.layers[0])
 
@@ -269,6 +287,8 @@ def actnorm_is_pruned(net: CouplingNet) -> None:
 
 def convolution_is_weight_normed(net: CouplingNet) -> None:
     torch.nn.utils.parametrizations.weight_norm(net.first_conv)
+    with torch.no_grad():
+        net.first_conv.parametrizations.weight.original0.mul_(2)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +298,8 @@ def convolution_is_weight_normed(net: CouplingNet) -> None:
         network_sees_double,
         convolution_returns_double,
         actnorm_returns_double,
+        actnorm_is_of_a_subclass,
+        forward_of_an_actnorm_is_replaced,
         convolution_is_adapted,
         convolution_is_of_a_subclass,
         convolution_reflects,
@@ -297,7 +319,7 @@ def test_what_watches_or_replaces_the_first_convolution_counts(change: Callable[
     for net in (step.injector.net, step.coupling.net):
         change(net)
     with torch.no_grad():  # an optimizer's step, which no forward pass of the networks has followed
-        for parameter in step.parameters():
+        for parameter in (*step.parameters(), *before.parameters()):
             parameter.mul_(1.1)
         features = Features(torch.randn(2, 1, 4, 4), torch.randn(2, 2, 2, 2), 2)
         context, z = LevelContext(features), torch.randn(4, 4, 4, 4)
