@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_SEED", "Purpose", "check_seed", "random_stream"]
+from sr_models.seeds import check_seed
 
-#: The largest seed that users may give.
-MAX_SEED = 2**31 - 1
+__all__ = ["Purpose", "random_stream"]
 
 #: What random numbers are for. Streams of different purposes have nothing in common, whatever their seeds.
 Purpose = Literal["latents", "noise", "crops", "initialization", "check"]
@@ -49,21 +48,6 @@ def random_stream(seed: int, purpose: Purpose, *indices: int) -> torch.Generator
     generator = torch.Generator("cpu")
     generator.set_state(state)
     return generator
-
-
-def check_seed(seed: int) -> int:
-    """Return a seed as an ``int``; integers of NumPy are fine.
-
-    Raises:
-        TypeError: anything but an integer, ``bool`` included.
-        ValueError: a seed out of range.
-    """
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer in 0..2^31 - 1, got {seed!r}")
-    number = operator.index(seed)
-    if not 0 <= number <= MAX_SEED:
-        raise ValueError(f"seed must be in 0..2^31 - 1, got {number}")
-    return number
 
 
 # A generator's state as torch stores it: the seed, two counters, the 624 words of the Mersenne Twister, each in 64

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from sr_models.randomness import check_seed
 from sr_models.registry import recipe_of
+from sr_models.seeds import check_seed
 from sr_models.training.recipe import Recipe
 
 __all__ = ["TrainingConfig"]

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from sr_models.io.images import find_images, read_image, to_tensor
 from sr_models.io.resize import imresize
-from sr_models.randomness import check_seed, random_stream
+from sr_models.randomness import random_stream
+from sr_models.seeds import check_seed
 
 __all__ = ["FixedCrops", "RandomCrops", "StepSampler"]
 

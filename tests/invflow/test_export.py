@@ -6,6 +6,7 @@ Sizes and batches differ from those of the example. What was saved runs in a pro
 from __future__ import annotations
 
 import collections
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,10 @@ class Exported:
         with torch.no_grad():
             exact = flat((self.flow.inverse if self.inverse else self.flow)(*map(double, arguments)))
         self.flow.float()
+        # a log-determinant sums as many terms of order one as a sample has elements
+        terms = sum(tensor[0].numel() for tensor in flat(arguments))
         for actual, reference, wanted in zip(flat(found), plain, exact, strict=True):
-            assert_as_accurate(actual, reference, wanted)
+            assert_as_accurate(actual, reference, wanted, magnitude=math.sqrt(terms) if wanted.dim() == 1 else 0.0)
 
 
 def flat(values: Any) -> list[Tensor]:
@@ -212,7 +215,7 @@ def exported(case: Exported) -> onnx.ModelProto:
     return model
 
 
-@each_flow
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "multi-scale" else pytest.mark.slow) for n in FLOWS])
 @each_direction
 def test_onnx(name: str, inverse: bool) -> None:
     case = Exported(name, inverse)
@@ -222,6 +225,7 @@ def test_onnx(name: str, inverse: bool) -> None:
         case.check(run(model, arguments), arguments)
 
 
+@pytest.mark.slow
 @each_direction
 def test_onnx_of_the_exporter_that_traces(inverse: bool, tmp_path: Path) -> None:
     case = Exported("multi-scale", inverse)

@@ -412,6 +412,7 @@ def test_errors_name_what_is_wrong() -> None:
 # --- torch's transforms ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["step-full", "sequential-two-scales"])
 def test_it_compiles_whole_and_differentiates(name: str) -> None:
     case = LAYERS_BY_NAME[name]

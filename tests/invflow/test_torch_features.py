@@ -70,6 +70,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @both_memories
 def test_compile_a_training_step(memory):
     flow, batch = a_flow(memory=memory), inputs()
@@ -77,6 +78,7 @@ def test_compile_a_training_step(memory):
     torch.testing.assert_close(gradients_of(flow, *batch, compiled), gradients_of(flow, *batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", ["contexts", "nothing"])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_compile_with_dynamic_shapes(direction, shared):
@@ -171,6 +173,7 @@ def test_export_runs_where_invflow_is_imported(exported, direction):
     assert run_python(code).returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv1x1", [None, InvertibleConv1x1LU])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_export_of_the_reference_runs_anywhere(exported, direction, conv1x1):

@@ -17,7 +17,8 @@ import torch
 import sr_models
 from sr_models.flow.latents import draw_latents
 from sr_models.flow.noise import noisy_pair
-from sr_models.randomness import MAX_SEED, Purpose, check_seed, random_stream
+from sr_models.randomness import Purpose, random_stream
+from sr_models.seeds import MAX_SEED, check_seed
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 

@@ -63,6 +63,7 @@ def test_a_traced_decoder(name: str) -> None:
         assert_as_accurate(program(lr, latents), plain, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["srflow-da-s", "ncsr"])
 def test_a_decoder_in_onnxruntime(name: str) -> None:
     model = randomised(name, dtype=torch.float32, steps=1)
