@@ -70,7 +70,8 @@ class ActNorm(nn.Module):
         self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
         self._remember_own()
         self._known_set = KnownSet()
-        # What compiled code is guarded by. It may say "not set" of a flag that is, never the reverse.
+        # What compiled code is guarded by. It may say "not set" of a flag that is. The reverse happens only where a
+        # fresh state is written in place, past load_state_dict.
         self._known_to_compiler = False
 
     @torch.no_grad()

@@ -48,7 +48,8 @@ class ConvActNorm(nn.Conv2d):
 
     def merges(self) -> bool:
         """Tell whether a call of the actnorm does no more than its parameters say, so that it may be left out."""
-        return not is_watched(self.actnorm) and supports(self.actnorm, "_parameters_as", ("forward", "log_det"))
+        actnorm = self.actnorm
+        return not is_watched(actnorm) and supports(actnorm, "_parameters_as", ("forward", "log_det"))
 
     def waits(self) -> bool:
         """Tell whether the next batch will initialise the actnorm."""

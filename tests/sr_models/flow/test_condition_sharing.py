@@ -248,7 +248,7 @@ class ShrinkingActNorm(ActNorm):
 
 
 def actnorm_is_of_a_subclass(net: CouplingNet) -> None:
-    shrinking = ShrinkingActNorm(8)
+    shrinking = ShrinkingActNorm(8).eval()
     shrinking.load_state_dict(net.layers[0].actnorm.state_dict())
     net.layers[0].actnorm = shrinking
 
