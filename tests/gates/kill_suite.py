@@ -82,7 +82,10 @@ def nothing_is_reported() -> None:
     """Run under a sanitizer, which ends the process."""
     first, *rest = SANITIZED
     x, *others = first.tensors()
-    first.run("cuda", [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape), *others])
+    for moved in range(1 + len(others)):
+        tensors = [x, *others]
+        tensors[moved] = torch.cat([x.new_zeros(1), tensors[moved].flatten()])[1:].view(tensors[moved].shape)
+        first.run("cuda", tensors)
     for call in rest:
         call.run("cuda")
     for gaps in ((1, 0), (0, 1)):

@@ -174,6 +174,20 @@ MUTANTS = [
         "address",
     ),
     Mutant(
+        "a matrix at an address that is not aligned",
+        "storage.h",
+        "reinterpret_cast<intptr_t>(step.matrix) % 16 == 0 && ",
+        "",
+        "address",
+    ),
+    Mutant(
+        "a shift at an address that is not aligned",
+        "storage.h",
+        " && reinterpret_cast<intptr_t>(step.shift) % 16 == 0;",
+        ";",
+        "address",
+    ),
+    Mutant(
         "what a scale has beyond the normal numbers forgotten",
         "elementwise.h",
         "return excess == T(0) ? y : with_excess(y, map.inverse ? -excess : excess);",

@@ -161,3 +161,15 @@ def test_half_state_with_h_of_another_dtype(dtype, inverse, width, kernels):
         rounding = roundings(dtype) * torch.finfo(dtype).eps
         torch.testing.assert_close(y.double(), exact, rtol=rounding, atol=2e-5)
         torch.testing.assert_close(log_det.double(), exact_log_det, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_gradient_of_a_shared_output_in_half_precision_is_rounded_once(dtype):
+    x, shared, grad = torch.randn(64, 2, 3, 3), torch.randn(1, 4, 3, 3).to(dtype), torch.randn(64, 2, 3, 3)
+
+    def gradient(h):
+        h = h.clone().requires_grad_()
+        affine_coupling(x, h, backend="reference")[0].backward(grad)
+        return h.grad
+
+    assert torch.equal(gradient(shared), gradient(shared.float()).to(dtype))
