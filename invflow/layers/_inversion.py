@@ -159,7 +159,6 @@ class Chain:
             engine.queue_callback(lambda: self._states.pop(task, None))
         self._states[task] = state
 
-
     def release(self) -> None:
         """Let go of tensors that no further backward pass may use, as the graph does that a loss keeps alive."""
         self._context, self._inputs, self._output = [], [], None

@@ -722,7 +722,7 @@ def test_a_graph_that_was_released_is_refused():
 def test_a_loss_that_is_kept_keeps_no_context(trained):
     flow = conditional()
     flow.memory = "invert"
-    owner = np.random.rand(3, CONTEXT_CHANNELS, 4, 4)
+    owner = np.random.default_rng(0).random((3, CONTEXT_CHANNELS, 4, 4))
     # a tensor is the last to hold this array
     lives = weakref.ref(owner)
     context = torch.from_numpy(owner)
