@@ -153,7 +153,7 @@ class Contents:
         for module in layer.modules():
             self._modes.append((module, module.training))
             # an actnorm that initialises computes the same ever after
-            watched = module.training and not isinstance(module, ActNorm | InvertibleConv1x1)
+            watched = not isinstance(module, ActNorm | InvertibleConv1x1)
             for owner in (module._parameters, module._buffers):
                 for key, tensor in owner.items():
                     if tensor is not None:
@@ -186,7 +186,7 @@ class Contents:
         return None
 
     def changed_by_evaluation(self) -> str | None:
-        """Return the name of a parameter or buffer that a network in training mode has changed, if there is one."""
+        """Return the name of a parameter or buffer that a network has changed, if there is one."""
         for content in self._all:
             if content.watched and not (
                 content.is_as_it_was() and (content.copy is None or torch.equal(content.tensor, content.copy))

@@ -283,6 +283,10 @@ def test_layers_that_are_stored_and_named(build, says):
     assert_same(build, says=says)
 
 
+def test_a_network_that_changes_a_buffer_in_evaluation_mode_too_is_named():
+    assert_same(lambda: with_net(PowerIteration)().eval(), says="an evaluation changes its coupling.net.u")
+
+
 def test_a_network_with_statistics_in_a_nested_flow_is_named():
     def build():
         inner = FlowSequential([step(), step(nn.Sequential(nn.BatchNorm2d(HALF), conv()))])
