@@ -19,6 +19,9 @@ from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, su
 __all__ = ["Chain", "LayerGraph", "stages_of"]
 
 
+_keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
+
+
 def stages_of(layer: nn.Module) -> list[Stage]:
     """Return a layer's own stages, or the layer as one stage, reconstructed by its inverse and forward pass."""
     if supports(layer, "reverse_stages"):
@@ -156,6 +159,10 @@ class Chain:
             engine.queue_callback(lambda: self._states.pop(task, None))
         self._states[task] = state
 
+    def release(self) -> None:
+        """Let go of tensors that no further backward pass may use, as the graph does that a loss keeps alive."""
+        self._context, self._inputs, self._output = [], [], None
+
 
 class _Link:
     """One layer of a chain in one forward pass.
@@ -228,19 +235,19 @@ class _Inverted(torch.autograd.Function):
             output_grads[position] = grad
         context, leaves = chain.context()
         gradients = _Gradients(link, context, leaves)
-        with chain.autocast():
+        bound = state.bound
+        with link.contents.modes():
             if x is None:
-                latents, bound = [*leaving, state.z], state.bound
+                latents = [*leaving, state.z]
                 del leaving, z, state  # _reconstruct frees each when it has been used
                 before, grad_x = _reconstruct(gradients, latents, output_grads)
             else:
-                bound, grad_x = (
-                    state.bound,
-                    _evaluate_again(gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads),
-                )
+                grad_x = _evaluate_again(gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads)
                 before = x
         if link.position:
             chain.hand_on(_State(before.detach(), x is not None, bound))
+        elif not _keeps_graph():
+            chain.release()
         return None, grad_x, *gradients.found()
 
 
@@ -325,7 +332,8 @@ def _reconstruct(
             output, output_grads = [*leaving[-extra:], z], [*leaving_grads[-extra:], grad]
             del leaving[-extra:], leaving_grads[-extra:]
         since = next_node()
-        with torch.no_grad():
+        # autocast ends before the backward pass, which would else round the float32 parts of a network
+        with torch.no_grad(), gradients.link.chain.autocast():
             again = stage.rerun(output, gradients.context)
         results = [*(again.z if isinstance(again.z, list | tuple) else [again.z]), again.log_det]
         parts = gradients.add(results, [*output_grads, grad_log_det], again.leaves, since)
@@ -362,7 +370,7 @@ def _evaluate_again(
     link = gradients.link
     leaf = x.detach().requires_grad_(needs_x)
     since = next_node()
-    with torch.enable_grad():
+    with torch.enable_grad(), link.chain.autocast():
         # not the leaf itself, which a layer may return as it is
         z, log_det = link.layer(leaf.view_as(leaf), gradients.context)
     latents = list(z) if isinstance(z, list | tuple) else [z]

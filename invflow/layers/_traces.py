@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -143,20 +144,34 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 
 class Contents:
-    """Parameters and buffers of a layer at one time."""
+    """Parameters and buffers of a layer, and the mode of each of its modules, at one time."""
 
     def __init__(self, layer: nn.Module, *, copies: bool = False) -> None:
         self._layer = layer
         self._all: list[_Content] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
         for module in layer.modules():
+            self._modes.append((module, module.training))
             # an actnorm that initialises computes the same ever after
-            watched = module.training and not isinstance(module, ActNorm | InvertibleConv1x1)
+            watched = not isinstance(module, ActNorm | InvertibleConv1x1)
             for owner in (module._parameters, module._buffers):
                 for key, tensor in owner.items():
                     if tensor is not None:
                         copied = copies and watched and owner is module._buffers
                         copy = tensor.clone() if copied else None
                         self._all.append(_Content(owner, key, tensor, _version(tensor), copy, watched))
+
+    @contextmanager
+    def modes(self) -> Iterator[None]:
+        """Put every module into the mode, training or evaluation, in which it was, for as long as the block lasts."""
+        others = [(module, training) for module, training in self._modes if module.training is not training]
+        for module, training in others:
+            module.training = training
+        try:
+            yield
+        finally:
+            for module, training in others:
+                module.training = not training
 
     def changed(self) -> str | None:
         """Return what is another tensor now or has been written to, in a message, if anything is."""
@@ -171,7 +186,7 @@ class Contents:
         return None
 
     def changed_by_evaluation(self) -> str | None:
-        """Return the name of a parameter or buffer that a network in training mode has changed, if there is one."""
+        """Return the name of a parameter or buffer that a network has changed, if there is one."""
         for content in self._all:
             if content.watched and not (
                 content.is_as_it_was() and (content.copy is None or torch.equal(content.tensor, content.copy))

@@ -8,6 +8,7 @@ A layer whose second evaluation would differ from the first keeps its graph, as 
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -41,7 +42,7 @@ def builds_graph(flow: nn.Module, x: Tensor, context: Any) -> bool:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
         return False
     # a tensor that a network holds besides its parameters is not looked for
-    return any(tensor.requires_grad for tensor in [x, *_tensors_in(context), *flow.parameters()])
+    return any(tensor.requires_grad for tensor in itertools.chain([x], _tensors_in(context), flow.parameters()))
 
 
 def encode_reversibly(

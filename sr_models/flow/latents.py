@@ -8,6 +8,7 @@ decoded with the low-resolution image of another, give the latter the former's d
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,7 @@ def _temperatures_of(temperature: float | Sequence[float], latents: int) -> list
     Raises:
         ValueError: a temperature that is negative or not finite, or the wrong number of them.
     """
-    given = [float(temperature)] * latents if isinstance(temperature, int | float) else list(temperature)
+    given = [float(temperature)] * latents if isinstance(temperature, float | numbers.Real) else list(temperature)
     if len(given) != latents:
         raise ValueError(f"temperature must be a number or {latents} numbers, one a latent, got {len(given)}")
     for value in given:

@@ -1,9 +1,12 @@
 """FlowSequential(memory="invert") is memory="store" under whatever torch offers, or says that it cannot be."""
 
 import copy
+import gc
 import threading
 import warnings
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from foreign_layers import Cut, Doubling
@@ -280,6 +283,10 @@ def test_layers_that_are_stored_and_named(build, says):
     assert_same(build, says=says)
 
 
+def test_a_network_that_changes_a_buffer_in_evaluation_mode_too_is_named():
+    assert_same(lambda: with_net(PowerIteration)().eval(), says="an evaluation changes its coupling.net.u")
+
+
 def test_a_network_with_statistics_in_a_nested_flow_is_named():
     def build():
         inner = FlowSequential([step(), step(nn.Sequential(nn.BatchNorm2d(HALF), conv()))])
@@ -409,6 +416,60 @@ def test_autocast(build):
             return flow(x, context)
 
     assert_same(lambda: build().float(), use=use, tolerance=0.1)
+
+
+class Float32Part(nn.Module):
+    """A network that computes a part of itself in float32 under autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mix = conv(), nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        h = self.first(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.mix(h.float().movedim(1, 3)).movedim(3, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_backward_pass_is_not_rounded_by_autocast(dtype):
+    def use(flow, x, context):
+        with torch.autocast("cpu", dtype):
+            return flow(x, context)
+
+    # the output is stored, so that a single reconstruction is exact but for float32
+    assert_same(lambda: prepared([step(), step(Float32Part())]).float(), use=use, tolerance=2e-4)
+
+
+class OfTwoModes(nn.Module):
+    """A network that computes something else in evaluation mode, and draws nothing for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = conv()
+
+    def forward(self, x):
+        return self.net(x) * (1.0 if self.training else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("net", "training"),
+    [
+        (lambda: nn.Sequential(conv(HALF, 8), nn.BatchNorm2d(8), conv(8, CHANNELS)), False),
+        (dropout, False),
+        (OfTwoModes, False),
+        (OfTwoModes, True),
+    ],
+    ids=["batch_norm", "dropout", "in_evaluation", "in_training"],
+)
+def test_networks_are_evaluated_in_the_mode_of_the_forward_pass(net, training):
+    def use(flow, x, context):
+        z, log_det = flow.train(training)(x, context)
+        flow.train(not training)
+        return z, log_det
+
+    _, invert = assert_same(with_net(net), use=use)
+    assert all(part.training is not training for part in invert.flow.modules())
 
 
 def test_the_context_may_be_a_structure_of_tensors():
@@ -659,3 +720,23 @@ def test_a_graph_that_was_released_is_refused():
     log_det.sum().backward()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         log_det.sum().backward()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_loss_that_is_kept_keeps_no_context(trained):
+    flow = conditional()
+    flow.memory = "invert"
+    owner = np.random.default_rng(0).random((3, CONTEXT_CHANNELS, 4, 4))
+    # a tensor is the last to hold this array
+    lives = weakref.ref(owner)
+    context = torch.from_numpy(owner)
+    if trained:
+        context.mul_(torch.ones((), dtype=torch.float64, requires_grad=True))
+    z, log_det = flow(torch.randn(3, CHANNELS, 4, 4, dtype=torch.float64), context)
+    loss = weighted_sum([*latents_of(z), log_det])
+    del owner, context, z, log_det
+    loss.backward(retain_graph=True)
+    assert lives() is not None
+    loss.backward()
+    gc.collect()
+    assert lives() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -43,6 +44,12 @@ class TestDrawing:
         assert warm.std().item() == pytest.approx(0.8, abs=0.01)
         assert warm.mean().item() == pytest.approx(0, abs=0.01)
         assert not cold.any()
+
+    @pytest.mark.parametrize("number", [np.float32, np.float64, np.int64])
+    def test_the_temperature_may_be_a_number_of_numpy(self, number: type) -> None:
+        shapes = [(2, 4, 4), (1, 2, 2)]
+        given, expected = (draw_latents(shapes, [0, 1], value, seed=3) for value in (number(2), 2.0))
+        assert all(map(torch.equal, given, expected))
 
     @pytest.mark.parametrize("seed", [-1, 2**31])
     def test_seed_out_of_range(self, seed: int) -> None:
