@@ -18,7 +18,6 @@ from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, su
 
 __all__ = ["Chain", "LayerGraph", "stages_of"]
 
-
 _keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
 
 

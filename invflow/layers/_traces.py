@@ -140,7 +140,7 @@ class _Content(NamedTuple):
 
 def _version(tensor: Tensor) -> tuple[int, int]:
     plain = type(tensor) in (Tensor, nn.Parameter)
-    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr() if plain else 0
+    return version_of(tensor), tensor.data_ptr() if plain else 0
 
 
 class Contents:
@@ -179,10 +179,7 @@ class Contents:
             if content.owner.get(content.key) is not content.tensor:
                 return "its parameters are not those of the forward pass, which memory='invert' needs"
             if not content.is_as_it_was():
-                return (
-                    f"{self._name(content)}, needed for gradient computation, has been modified by an inplace "
-                    f"operation: it is at version {_version(content.tensor)[0]}; expected version {content.version[0]}"
-                )
+                return _modified(self._name(content), version_of(content.tensor), content.version[0])
         return None
 
     def changed_by_evaluation(self) -> str | None:
@@ -247,7 +244,11 @@ def check_version(name: str, value: Any, version: int) -> None:
         RuntimeError: it was written in place since.
     """
     if version_of(value) != version:
-        raise RuntimeError(
-            f"FlowSequential: {name}, needed for gradient computation, has been modified by an inplace operation: it "
-            f"is at version {version_of(value)}; expected version {version} instead"
-        )
+        raise RuntimeError(f"FlowSequential: {_modified(name, version_of(value), version)}")
+
+
+def _modified(name: str, found: int, expected: int) -> str:
+    return (
+        f"{name}, needed for gradient computation, has been modified by an inplace operation: it is at version "
+        f"{found}; expected version {expected} instead"
+    )

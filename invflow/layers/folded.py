@@ -16,6 +16,7 @@ from invflow.layers.conditioning import repeat_context
 from invflow.layers.folding import check_initialized, fold
 from invflow.layers.protocol import Shape
 from invflow.ops import AffineForm
+from invflow.ops._gaussian_split import PRIOR_FORM
 from invflow.ops._reference import channel_affine_reference
 
 if TYPE_CHECKING:
@@ -194,7 +195,6 @@ class FoldedSplit(nn.Module):
     """
 
     num_latents = 2
-    form = AffineForm("exp", order="scale_then_shift", packing="cross")
 
     def __init__(self, split: Split) -> None:
         super().__init__()
@@ -205,12 +205,12 @@ class FoldedSplit(nn.Module):
         if not torch.jit.is_tracing():
             check_input(self, x, self.channels)
         z = x[:, : self.kept]
-        epsilon, log_det = _elementwise(x[:, self.kept :], self.net(z), self.form, inverse=True)
+        epsilon, log_det = _elementwise(x[:, self.kept :], self.net(z), PRIOR_FORM, inverse=True)
         return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         epsilon, kept = z if torch.jit.is_tracing() else check_split_latents(z, self.kept, self.factored)
-        factored, log_det = _elementwise(epsilon, self.net(kept), self.form, inverse=False)
+        factored, log_det = _elementwise(epsilon, self.net(kept), PRIOR_FORM, inverse=False)
         return torch.cat([kept, factored], 1), log_det
 
     def output_shapes(self, shape: Shape) -> list[Shape]:

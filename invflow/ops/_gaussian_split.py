@@ -10,9 +10,11 @@ from invflow.ops._affine_form import AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_state
 from invflow.ops._kernel import NO_MAP, run
 
-__all__ = ["gaussian_split"]
+__all__ = ["PRIOR_FORM", "gaussian_split"]
 
-_FORM = AffineForm("exp", order="scale_then_shift", packing="cross").for_kernels()
+#: The form that makes x of epsilon; its inverse standardises.
+PRIOR_FORM = AffineForm("exp", order="scale_then_shift", packing="cross")
+_FOR_KERNELS = PRIOR_FORM.for_kernels()
 
 
 def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -43,5 +45,5 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
         raise ValueError(f"h must have {2 * x.shape[1]} channels for x with {x.shape[1]}, got {h.shape[1]}")
     check_raw_output(x, h)
     check_same_device(x, h=h)
-    settings = Settings(_FORM, NO_MAP, 0, not inverse)
+    settings = Settings(_FOR_KERNELS, NO_MAP, 0, not inverse)
     return run(Call(x, None, None, h, None, settings), select_backend(backend, "gaussian_split", x))

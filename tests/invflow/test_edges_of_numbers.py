@@ -121,7 +121,7 @@ def test_a_step_divides_by_scales_without_overflow_too(channels, kernels):
     ids=lambda form: f"{form.scale}-{form.parameter}",
 )
 def test_log_dets_at_the_limits_of_eps_and_bound(form, inverse, kernels):
-    """Of many scales: the kernels take the logarithm of products of them."""
+    """Sum over many scales: the kernels take the logarithm of products of them."""
     raw = torch.linspace(-100, 60, 3 * 7 * 33, device=kernels.device).view(1, 3, 7, 33)
     h = torch.stack([raw, raw], 2).flatten(1, 2)
     found = [
