@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-__all__ = ["write_bytes", "write_text"]
+__all__ = ["append_line", "write_bytes", "write_text"]
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -43,3 +43,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8 like :func:`write_bytes`; line endings stay as they are."""
     write_bytes(path, text.encode())
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append a line to a text file in UTF-8, which is created if needed; it has reached the disk afterwards."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
