@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar, cast
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sr_models.training.objective import Objective
+from sr_models.training.objective import Objective, Phase
 
 __all__ = ["Strategy", "distribute", "first_decides", "last_part_only", "largest", "mean", "start_processes"]
 
@@ -34,6 +36,8 @@ def start_processes(accelerator: str, devices: int | str, strategy: Strategy) ->
     """
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
+    for name in ("rank_zero", "distributed"):
+        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
     try:
         # torch shards the model, so that Fabric has only to start the processes and to connect them
         fabric = Fabric(accelerator=accelerator, devices=devices, strategy="auto" if strategy == "auto" else "ddp")
@@ -44,11 +48,12 @@ def start_processes(accelerator: str, devices: int | str, strategy: Strategy) ->
     return fabric
 
 
-def distribute(objective: Objective, fabric: Fabric, strategy: Strategy) -> nn.Module:
+def distribute(objective: Objective, phase: Phase, fabric: Fabric, strategy: Strategy) -> nn.Module:
     """Make an objective share its gradients with the other processes.
 
     Args:
-        objective: on the process's device, with the parameters of a phase set to learn.
+        objective: on the process's device, prepared for the phase.
+        phase: says which parameters learn.
         fabric: of :func:`start_processes`.
         strategy: as there.
 
@@ -64,9 +69,14 @@ def distribute(objective: Objective, fabric: Fabric, strategy: Strategy) -> nn.M
     if fabric.world_size == 1:
         return objective
     own = [fabric.device.index] if fabric.device.type == "cuda" else None
-    # The only buffers are flags and permutations, which no step changes. What is left out of a likelihood are the
-    # convolutions of the encoder that make an image of its features.
-    return DistributedDataParallel(objective, device_ids=own, broadcast_buffers=False, find_unused_parameters=True)
+    # a likelihood leaves out the convolutions of the encoder that make an image of its features
+    unused = phase.encoder and phase.flow
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its new name is of torch 2.14
+        # the only buffers are flags and permutations, which no step changes
+        return DistributedDataParallel(
+            objective, device_ids=own, broadcast_buffers=False, find_unused_parameters=unused
+        )
 
 
 @contextmanager

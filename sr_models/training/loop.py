@@ -124,7 +124,7 @@ class Loop:
         self.objective.prepare(phase)
         if self.config.compile:
             self.objective.compile()
-        self.module = distribute(self.objective, self.fabric, self.strategy)
+        self.module = distribute(self.objective, phase, self.fabric, self.strategy)
         self.optimizer = torch.optim.Adam(
             [{"params": list(model.encoder.parameters())}, {"params": list(model.levels.parameters())}]
         )
