@@ -31,7 +31,7 @@ from sr_models.training.initialization import initialize_flow
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective, Phase, advice, phases
 from sr_models.training.state import Content, gather, gather_optimizer, like, model_of, restore_optimizer
-from sr_models.training.stopping import Stopped, StopSignals
+from sr_models.training.stopping import Stopped, StopSignals, ignore_signals
 from sr_models.training.validation import Validation
 
 __all__ = ["Leader", "Loop", "better"]
@@ -83,6 +83,7 @@ class Loop:
         self.callbacks = callbacks
         self.leader = leader
         self.failing = 0
+        self.has_flow = config.encoder_steps < config.recipe.steps
 
     def run(self, content: Content) -> Content:
         """Train from a state on and return the last one.
@@ -168,7 +169,7 @@ class Loop:
             self.data,
             batch_sampler=sampler,
             num_workers=self.workers,
-            worker_init_fn=unbind,
+            worker_init_fn=_begin_worker,
             pin_memory=self.fabric.device.type == "cuda",
         )
         numbered = zip(sampler, loader, strict=True)
@@ -240,7 +241,7 @@ class Loop:
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
             rate = self.optimizer.param_groups[int(phase.flow)]["lr"]
-            self.leader.monitor.step(self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm)
+            self.leader.monitor.step(self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped)
         for callback in self.callbacks:
             callback(self.step, self.objective)
         if signal := largest(self.signals.received or 0, self.fabric):
@@ -267,7 +268,7 @@ class Loop:
     def _validate(self) -> None:
         """Score the weights if this step is one for it, and keep them if they are the best so far."""
         every = self.config.val_every
-        if self.step == self.config.encoder_steps or (self.step and self.step % every == 0):
+        if (self.has_flow and self.step == self.config.encoder_steps) or (self.step and self.step % every == 0):
             self.best = self.score(self._content())
 
     def score(self, content: Content) -> dict[str, Any] | None:
@@ -284,11 +285,11 @@ class Loop:
         """
         best = content["best"]
         if self.leader and self.leader.validation:
-            flow = content["step"] >= self.config.encoder_steps
+            encoder_only = content["step"] < self.config.encoder_steps or not self.has_flow
             model = model_of(content, average=True).to(self.fabric.device)
-            scores = self.leader.validation(model, self.fabric.device, flow=flow)
+            scores = self.leader.validation(model, self.fabric.device, encoder_only=encoder_only)
             self.leader.monitor.scores(content["step"], scores)
-            best = better(best, self.config.best, scores.figures, content["step"])
+            best = better(best, self.config.best_figure, scores.figures, content["step"])
             if best is not content["best"]:
                 save_model(model.cpu(), self.output / "best.safetensors")
         return self.fabric.broadcast(best)
@@ -306,6 +307,11 @@ class Loop:
         if not torch.isfinite(Objective(model, self.config)(hr, lr, crops, kind)):
             hint = advice(self.config, model, hr, content["step"])
             raise FloatingPointError(f"the loss of the last weights is not finite; {hint}")
+
+
+def _begin_worker(number: int) -> None:
+    unbind()
+    ignore_signals()
 
 
 def better(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
 from sr_models.training.state import Content, begin, model_of
 from sr_models.training.stopping import StopSignals
+from sr_models.training.summary import closing, opening
 from sr_models.training.validation import Validation
 
 __all__ = ["train_model"]
@@ -35,7 +37,7 @@ def train_model(
     devices: int | Literal["auto"] = "auto",
     strategy: Strategy = "auto",
     workers: int = 0,
-    resume: Literal["auto", "never"] = "auto",
+    resume: Literal["auto", "never", "other_data"] = "auto",
     callbacks: Sequence[Callable[[int, Objective], object]] = (),
 ) -> Path:
     """Train a model, or go on with the interrupted run in the same folder.
@@ -52,6 +54,7 @@ def train_model(
         strategy: how several processes share the model: ``ddp`` copies it, ``fsdp`` shards it, ``auto`` copies it.
         workers: processes that prepare crops beside each training process.
         resume: ``auto`` goes on with a run in the folder, ``never`` refuses a folder that holds one.
+            ``other_data`` also goes on if the images are not those with which the run began.
         callbacks: called with the number of finished steps and the objective after every step.
 
     Returns:
@@ -80,21 +83,33 @@ def train_model(
     with ExitStack() as stack:
         leader: Leader | None = None
 
-        def claim() -> Content:
+        def lead() -> Content:
             nonlocal leader
-            validation = _validation(config)
+            validation = None
+            if config.val_images is not None:
+                validation = Validation(config.val_images, scale=config.scale, crop=config.crop, seed=config.seed)
             model = _initial_model(config)
-            folder = stack.enter_context(RunFolder(output, config, fingerprint=data.fingerprint, resume=resume))
+            images = data.listing.summary()
+            folder = stack.enter_context(
+                RunFolder(output, config, fingerprint=data.fingerprint, resume=resume, data=images[0])
+            )
             content = folder.checkpoints.newest() or begin(model)
-            monitor = Monitor(output, first_step=content["step"], steps=recipe.steps)
-            stack.callback(monitor.close)
-            for line in [*data.listing.summary(), *folder.notes]:
+            first = content["step"]
+            if first > recipe.steps:
+                raise ValueError(f"steps must be at least {first}, which the run has already done, got {recipe.steps}")
+            monitor = stack.enter_context(
+                Monitor(output, first_step=first, steps=recipe.steps, encoder_steps=config.encoder_steps)
+            )
+            device, count = fabric.device, fabric.world_size
+            for line in opening(config, model, device=device, devices=count, images=images, first_step=first):
                 monitor.say(line)
-            folder.record(content["step"])
+            for line in folder.notes:
+                monitor.say(line)
+            folder.record(first)
             leader = Leader(folder.checkpoints, monitor, validation)
             return content
 
-        content = first_decides(fabric, claim)
+        content = first_decides(fabric, lead)
         with StopSignals() as signals:
             loop = Loop(
                 config,
@@ -107,17 +122,21 @@ def train_model(
                 callbacks=callbacks,
                 leader=leader,
             )
+            started, first = monotonic(), content["step"]
             content = loop.run(content)
             content["best"] = loop.score(content)
-            return first_decides(fabric, lambda: _finish(content, loop))
-
-
-def _validation(config: TrainingConfig) -> Validation | None:
-    if config.val_images is None:
-        return None
-    return Validation(
-        config.val_images, scale=config.scale, crop=config.crop, seed=config.seed, degradation=config.degradation
-    )
+            first_decides(fabric, lambda: _finish(content, loop))
+        if leader:
+            best = content["best"]
+            for line in closing(
+                output,
+                steps=content["step"] - first,
+                seconds=monotonic() - started,
+                skipped=content["skipped"],
+                best=(best["figure"], best["value"], best["step"]) if best else None,
+            ):
+                leader.monitor.say(line)
+    return output / "model.safetensors"
 
 
 def _initial_model(config: TrainingConfig) -> SuperResolutionFlow:
@@ -132,12 +151,9 @@ def _initial_model(config: TrainingConfig) -> SuperResolutionFlow:
     return model
 
 
-def _finish(content: Content, loop: Loop) -> Path:
-    """Look at the last weights; write them if they are good."""
+def _finish(content: Content, loop: Loop) -> None:
+    """Look at the last weights, and write them if they are good."""
     assert loop.leader
     loop.check_final(content)
     loop.leader.checkpoints.write(content)
-    path = loop.output / "model.safetensors"
-    save_model(model_of(content, average=True), path)
-    loop.leader.monitor.finish(...)
-    return path
+    save_model(model_of(content, average=True), loop.output / "model.safetensors")

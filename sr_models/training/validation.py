@@ -20,7 +20,7 @@ from sr_models.flow.noise import clean_condition
 from sr_models.io.images import to_tensor, to_uint8
 from sr_models.io.resize import imresize
 from sr_models.seeds import check_seed
-from sr_models.training.data import FixedCrops
+from sr_models.data.crops import FixedCrops
 
 __all__ = ["MOST_CROPS", "TEMPERATURE", "Scores", "Validation"]
 
