@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from sr_models.training.curves import CurveLog
 from sr_models.training.progress import Progress, duration, speed
 from sr_models.training.validation import Scores
 
@@ -62,17 +62,15 @@ class Monitor:
         enabled: bool = True,
     ) -> None:
         self.enabled, self.logs = enabled, Path(output) / "logs"
-        self._first_step, self._steps, self._encoder_steps = first_step, steps, encoder_steps
-        self._progress: Progress | None = None
-        self._smoothed: dict[str, float] = {}
+        self._steps, self._encoder_steps = steps, encoder_steps
         self._scores: dict[str, float] = {}
-        self._mark: _Mark | None = None
-        self._estimated = False
-        self._writer: SummaryWriter | None = None
+        self._log: CurveLog | None = None
         if enabled:
             with self._logging():
-                _await_new_name(self.logs)
-                self._writer = SummaryWriter(str(self.logs), purge_step=first_step)
+                self._log = CurveLog(self.logs, first_step)
+        self._progress: Progress | None = None
+        self._skipped = 0
+        self._begin_phase(first_step)
 
     def __enter__(self) -> Monitor:
         return self
@@ -100,11 +98,12 @@ class Monitor:
             gradient_norm: norm of the gradient before it was clipped.
             skipped: steps that the run has skipped so far, because something in them was not finite.
         """
-        if not self.enabled:
+        if self._progress is None:
             return
-        progress = self._phase(step)
-        now = time.monotonic()
-        if self._mark is None or step % _EVERY == 0 or now - self._mark.time >= _PATIENCE:
+        self._skipped = skipped
+        waited = time.monotonic() - self._mark.time
+        # the first step of a phase initialises and compiles: measurements begin at its end
+        if step % _EVERY == 0 or waited >= _PATIENCE or waited == -math.inf:
             values = {name: float(value) for name, value in losses.items()}
             self._smooth(values)
             rate = self._measure(step + 1)
@@ -113,8 +112,12 @@ class Monitor:
                     values["gradient_norm"] = float(gradient_norm)
                 if rate is not None:
                     values["steps_per_second"] = rate
-                self._write({**values, "lr": lr}, step)
-        progress.advance(step + 1, self._figures(skipped))
+                if self._log is not None:
+                    with self._logging():
+                        self._log.add_values({**values, "lr": lr}, step)
+        self._progress.advance(step + 1, self._figures())
+        if step + 1 == self._encoder_steps < self._steps:
+            self._begin_phase(step + 1)
 
     def scores(self, step: int, scores: Scores) -> None:
         """Show and log a validation.
@@ -126,14 +129,15 @@ class Monitor:
         if not self.enabled:
             return
         self._scores = dict(scores.figures)
-        self._write(scores.figures, step)
-        if self._writer is not None:
+        if self._log is not None:
             with self._logging():
-                self._writer.add_image(f"validation ({', '.join(scores.rows)})", scores.pictures, step)
-                self._writer.flush()
+                self._log.add_values(scores.figures, step)
+                self._log.add_picture(f"validation ({', '.join(scores.rows)})", scores.pictures, step)
         for note in scores.notes:
             self.say(note)
-        if self._mark is not None:  # the time of the validation is not the steps'
+        if self._progress is not None:
+            self._progress.show(self._figures())
+        if self._mark.time < math.inf:  # the time of the validation is not the steps'
             self._mark = _Mark(step + 1, time.monotonic())
 
     def say(self, line: str) -> None:
@@ -146,21 +150,23 @@ class Monitor:
         if self._progress is not None:
             self._progress.close()
             self._progress = None
-        writer, self._writer = self._writer, None
-        if writer is not None:
+        log, self._log = self._log, None
+        if log is not None:
             with self._logging():
-                writer.close()
+                log.close()
 
-    def _phase(self, step: int) -> Progress:
-        """Return the progress of the phase that a step belongs to."""
-        if self._progress is None or step >= self._progress.last_step:
-            if self._progress is not None:
-                self._progress.close()
-            self._mark, self._estimated, self._smoothed = None, False, {}
-            pretraining = step < self._encoder_steps
+    def _begin_phase(self, done: int) -> None:
+        """Show the progress of the phase that begins, or goes on, after so many steps."""
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
+        self._smoothed: dict[str, float] = {}
+        self._mark = _Mark(done, math.inf)
+        self._estimated = False
+        if self.enabled and done < self._steps:
+            pretraining = done < self._encoder_steps
             name, last = ("pretraining", self._encoder_steps) if pretraining else ("training", self._steps)
-            self._progress = Progress(name, first_step=step, last_step=last)
-        return self._progress
+            self._progress = Progress(name, first_step=done, last_step=last)
 
     def _smooth(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -171,7 +177,7 @@ class Monitor:
     def _measure(self, done: int) -> float | None:
         """Return the steps a second since the last measurement; the first time there is none."""
         before, self._mark = self._mark, _Mark(done, time.monotonic())
-        if before is None or before.done >= done:
+        if before.time == math.inf or before.done >= done:
             return None
         seconds = self._mark.time - before.time
         rate = (done - before.done) / max(seconds, 1e-9)
@@ -191,22 +197,11 @@ class Monitor:
             line = f"warning: {line}; use a faster device, a smaller preset, smaller or fewer crops, or fewer steps"
         self.say(line)
 
-    def _figures(self, skipped: int) -> str:
+    def _figures(self) -> str:
         values = {**self._smoothed, **self._scores}
         digits = {"val_psnr": 2, "val_lr_psnr": 2, "l1": 4}
         shown = [f"{name}={value:.{digits.get(name, 3)}f}" for name, value in values.items()]
-        return ", ".join([*shown, f"{skipped} skipped"] if skipped else shown)
-
-    def _write(self, values: dict[str, float], step: int) -> None:
-        """Add to the curves; what is not finite has no place in them."""
-        if self._writer is None:
-            return
-        with self._logging():
-            for name, value in values.items():
-                if math.isfinite(value):
-                    self._writer.add_scalar(name, value, step)
-            # at once: a killed process may be resumed from a checkpoint that is newer than what was not yet written
-            self._writer.flush()
+        return ", ".join([*shown, f"{self._skipped:,} skipped"] if self._skipped else shown)
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
@@ -214,13 +209,5 @@ class Monitor:
         try:
             yield
         except OSError as error:
-            self._writer = None
+            self._log = None
             self.say(f"warning: cannot write curves to {self.logs} ({error}); training goes on without them")
-
-
-def _await_new_name(logs: Path) -> None:
-    """Wait until the name of a new log, which begins with the second, sorts after the others: it is read after them."""
-    seconds = [int(path.name.split(".")[3]) for path in logs.glob("events.out.tfevents.*.*")]
-    # a log from the future cannot be waited for
-    if seconds and 0 <= (wait := max(seconds) + 1 - time.time()) <= 1:
-        time.sleep(wait)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress", "duration", "speed"]
 
 #: Seconds between the lines of a log file: a share of the time that the run has taken, between two limits.
 _SHARE, _SHORTEST, _LONGEST = 0.02, 10.0, 600.0
@@ -26,6 +27,13 @@ def duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
 
 
+class _Line(NamedTuple):
+    """Time of a line, and the number of steps that were done."""
+
+    time: float
+    done: int
+
+
 class Progress:
     """Show rate, time left and figures of one phase of a run.
 
@@ -38,8 +46,9 @@ class Progress:
     def __init__(self, name: str, *, first_step: int, last_step: int) -> None:
         self.name, self.done, self.last_step = name, first_step, last_step
         self._figures = ""
-        self._began = self._shown = monotonic()
-        self._shown_done = first_step
+        self._began = monotonic()
+        self._shown = _Line(self._began, first_step)
+        self._first = True
         # the time left is that of about the last minute: a validation or a busy machine changes it little
         self._bar = (
             tqdm(
@@ -52,30 +61,42 @@ class Progress:
 
     def advance(self, done: int, figures: str) -> None:
         """Show that so many steps are done, with figures such as ``nll=-3.2``."""
+        new, self.done, self._figures = done - self.done, done, figures
+        first, self._first = self._first, False
         if self._bar is not None:
+            if first:  # the first step initialises and compiles: it says nothing about the others
+                self._bar.unpause()
             self._bar.set_postfix_str(figures, refresh=False)
-            self._bar.update(done - self.done)
-        self.done, self._figures = done, figures
-        if self._bar is None:
-            now = monotonic()
-            pause = min(max(_SHARE * (now - self._began), _SHORTEST), _LONGEST)
-            if now - self._shown >= pause or done == self.last_step:
-                self._print_line(now)
+            self._bar.update(new)
+            return
+        now = monotonic()
+        if first:
+            self._shown = _Line(now, done)
+        if now - self._shown.time >= min(max(_SHARE * (now - self._began), _SHORTEST), _LONGEST):
+            self._print_line()
 
-    def _print_line(self, now: float) -> None:
-        """Print rate and time left since the last line."""
-        rate = (self.done - self._shown_done) / max(now - self._shown, 1e-9)
-        left = (
-            f", {duration((self.last_step - self.done) / rate)} left" if rate > 0 and self.done < self.last_step else ""
-        )
-        self._shown, self._shown_done = now, self.done
-        text = f"{self.name}: step {self.done:,} of {self.last_step:,}, {speed(rate)}{left}"
-        print(f"{text}, {self._figures}" if self._figures else text, file=sys.stderr, flush=True)
+    def show(self, figures: str) -> None:
+        """Show other figures beside the bar, or in the next line."""
+        self._figures = figures
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures)
 
     def close(self) -> None:
-        """End the bar's line, so that what is printed next begins on its own."""
+        """End the bar's line, so that what is printed next begins on its own, or print a last line."""
         if self._bar is not None:
             self._bar.close()
+        elif not self._first:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        """Print rate and time left, as measured since the last line."""
+        before, self._shown = self._shown, _Line(monotonic(), self.done)
+        parts = [f"{self.name}: step {self.done:,} of {self.last_step:,}"]
+        if (steps := self.done - before.done) > 0:
+            rate = steps / max(self._shown.time - before.time, 1e-9)
+            left = self.last_step - self.done
+            parts += [speed(rate), f"{duration(left / rate)} left"] if left else [speed(rate)]
+        print(", ".join([*parts, self._figures] if self._figures else parts), file=sys.stderr, flush=True)
 
 
 def speed(rate: float) -> str:
