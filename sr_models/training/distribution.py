@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sr_models.training.objective import Objective, Phase
 
-__all__ = ["Strategy", "distribute", "first_decides", "last_part_only", "largest", "mean", "start_processes"]
+__all__ = ["Strategy", "distribute", "first_decides", "largest", "last_part_only", "mean", "start_processes"]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, default_collate
 from sr_models.checkpoints.files import describe_file, save_model
 from sr_models.data.crops import RandomCrops
 from sr_models.data.sampler import StepSampler
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, update_average
@@ -35,6 +34,7 @@ from sr_models.training.stopping import Stopped, StopSignals, ignore_signals
 from sr_models.training.validation import Validation
 
 __all__ = ["Leader", "Loop", "better"]
+
 
 @dataclass
 class Leader:
@@ -105,7 +105,7 @@ class Loop:
     def _train(self, phase: Phase, content: Content) -> Content:
         self._restore(phase, content)
         try:
-            for self.step, batch in zip(range(content["step"], phase.steps.stop), self._batches(phase), strict=True):
+            for batch in self._batches(phase):
                 self._validate()
                 self._train_step(phase, batch)
         except FloatingPointError:
@@ -113,7 +113,6 @@ class Loop:
         except BaseException:
             self._rescue()
             raise
-        self.step = phase.steps.stop
         return self._content()
 
     def _restore(self, phase: Phase, content: Content) -> None:
@@ -241,7 +240,9 @@ class Loop:
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
             rate = self.optimizer.param_groups[int(phase.flow)]["lr"]
-            self.leader.monitor.step(self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped)
+            self.leader.monitor.step(
+                self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped
+            )
         for callback in self.callbacks:
             callback(self.step, self.objective)
         if signal := largest(self.signals.received or 0, self.fabric):
@@ -314,9 +315,7 @@ def _begin_worker(number: int) -> None:
     ignore_signals()
 
 
-def better(
-    best: dict[str, Any] | None, figure: str, figures: Mapping[str, float], step: int
-) -> dict[str, Any] | None:
+def better(best: dict[str, Any] | None, figure: str, figures: Mapping[str, float], step: int) -> dict[str, Any] | None:
     """Return the better of the best figure so far and that of a step; the earlier one of two that are equal.
 
     Args:

@@ -80,6 +80,11 @@ def train_model(
         strict=config.strict,
     )
     fabric = start_processes(accelerator, devices, strategy)
+    if recipe.batch_size % (fabric.world_size * config.accumulate):
+        raise ValueError(
+            f"batch_size must be a multiple of {fabric.world_size} devices times accumulate {config.accumulate}, "
+            f"got {recipe.batch_size}"
+        )
     with ExitStack() as stack:
         leader: Leader | None = None
 

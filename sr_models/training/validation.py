@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_models.data.crops import FixedCrops
 from sr_models.evaluation.metrics import lr_psnr, psnr
 from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.model import SuperResolutionFlow
@@ -20,7 +21,6 @@ from sr_models.flow.noise import clean_condition
 from sr_models.io.images import to_tensor, to_uint8
 from sr_models.io.resize import imresize
 from sr_models.seeds import check_seed
-from sr_models.data.crops import FixedCrops
 
 __all__ = ["MOST_CROPS", "TEMPERATURE", "Scores", "Validation"]
 

@@ -96,9 +96,7 @@ def test_the_noise_is_a_function_of_seed_and_crop(config: MakeConfig, monkeypatc
     assert whole.item() == pytest.approx((parts[0] + 2 * parts[1] + parts[2]).item() / 4, rel=1e-5)
 
 
-def test_a_recipe_without_noise_sees_the_images_themselves(
-    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_without_noise_sees_the_images_themselves(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = seen_images(monkeypatch)
     run = config(model="srflow", steps=4, encoder_steps=0)
     assert phases(run) == [Phase("nll", range(4), encoder=True, flow=True)]
@@ -113,7 +111,9 @@ def test_networks_in_half_precision_hardly_change_the_likelihood(config: MakeCon
         for parameter in model.parameters():  # networks are zero at first
             parameter.add_(0.05 * torch.randn_like(parameter))
     hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
-    exact, half = (Objective(model, config(precision=precision))(hr, lr, range(2), "nll") for precision in ("fp32", "bf16"))
+    exact, half = (
+        Objective(model, config(precision=precision))(hr, lr, range(2), "nll") for precision in ("fp32", "bf16")
+    )
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(exact.item(), rel=0.01, abs=0.02)
     assert half.item() != exact.item()
