@@ -134,7 +134,7 @@ def test_the_module_is_the_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_no_library(command: str) -> None:
-    heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse"}
+    heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse", "yaml"}
     assert run_without(heavy, call(command, "--help")).returncode == 0
 
 
