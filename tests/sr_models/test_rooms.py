@@ -18,6 +18,7 @@ FLOORS = [
     {"_extras", "openmp", "seeds"},
     {"randomness"},
     {"io"},
+    {"data"},
     {"networks"},
     {"flow"},
     {"training.recipe", "models.publication"},
