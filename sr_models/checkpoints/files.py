@@ -230,7 +230,3 @@ def _check_suffix(path: str | os.PathLike[str]) -> Path:
         hint = "; sr-models convert makes one of a published .pth" if path.suffix == ".pth" else ""
         raise ValueError(f"a model file must end in .safetensors, got {path}{hint}")
     return path
-
-
-def load_initial_weights(model, path):
-    raise NotImplementedError

@@ -11,9 +11,11 @@ from typing import Literal
 
 import torch
 
-from sr_models.checkpoints.files import load_encoder, load_initial_weights, save_model
+from sr_models.checkpoints.files import load_encoder, save_model
+from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.data.crops import RandomCrops
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.randomness import random_stream
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import Strategy, first_decides, start_processes
@@ -90,22 +92,19 @@ def train_model(
 
         def lead() -> Content:
             nonlocal leader
-            validation = None
-            if config.val_images is not None:
-                validation = Validation(config.val_images, scale=config.scale, crop=config.crop, seed=config.seed)
-            model = _initial_model(config)
-            images = data.listing.summary()
+            validation = _validation(config)
+            images = data.notes
             folder = stack.enter_context(
                 RunFolder(output, config, fingerprint=data.fingerprint, resume=resume, data=images[0])
             )
-            content = folder.checkpoints.newest() or begin(model)
+            content = folder.checkpoints.newest() or begin(_initial_model(config))
             first = content["step"]
             if first > recipe.steps:
                 raise ValueError(f"steps must be at least {first}, which the run has already done, got {recipe.steps}")
             monitor = stack.enter_context(
                 Monitor(output, first_step=first, steps=recipe.steps, encoder_steps=config.encoder_steps)
             )
-            device, count = fabric.device, fabric.world_size
+            model, device, count = model_of(content, average=False), fabric.device, fabric.world_size
             for line in opening(config, model, device=device, devices=count, images=images, first_step=first):
                 monitor.say(line)
             for line in folder.notes:
@@ -144,10 +143,23 @@ def train_model(
     return output / "model.safetensors"
 
 
+def _validation(config: TrainingConfig) -> Validation | None:
+    if config.val_images is None:
+        return None
+    return Validation(
+        config.val_images,
+        scale=config.scale,
+        crop=config.crop,
+        seed=config.seed,
+        lr_images=config.val_lr_images,
+        degradation=config.degradation,
+    )
+
+
 def _initial_model(config: TrainingConfig) -> SuperResolutionFlow:
     """Create the model of a run before its first step; it depends on nothing but the settings."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.set_rng_state(random_stream(config.seed, "weights").get_state())
         model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
     if config.init_from is not None:
         load_initial_weights(model, config.init_from)

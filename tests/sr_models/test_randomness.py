@@ -87,7 +87,7 @@ def test_draws_do_not_follow_torchs_defaults() -> None:
     hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
 
     def draws() -> list[torch.Tensor]:
-        pair = noisy_pair(model, hr, lr, 0.0, random_stream(1, "noise", 0))
+        pair = noisy_pair(model, hr, lr, 0.0, [random_stream(1, "noise", 0), random_stream(1, "noise", 1)])
         return [*draw_latents([(3, 4, 4), (2, 2, 2)], [0, 3], 0.9, 1), pair.hr, pair.lr, pair.noise]
 
     expected = draws()
