@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, default_collate
 
+from invflow import FlowSequential
 from sr_models.checkpoints.files import describe_file, save_model
 from sr_models.data.crops import RandomCrops
 from sr_models.data.sampler import StepSampler
@@ -119,6 +120,7 @@ class Loop:
         """Build module, optimizer and average of a phase from a state."""
         model = model_of(content, average=False).train()
         for level in model.levels:
+            assert isinstance(level, FlowSequential)
             level.memory = self.config.memory
         self.objective = Objective(model.to(self.fabric.device), self.config)
         self.objective.prepare(phase)

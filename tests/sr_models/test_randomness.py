@@ -130,7 +130,7 @@ class TestSeeds:
 
 
 def test_another_purpose() -> None:
-    with pytest.raises(ValueError, match=r"purpose must be one of 'latents', 'noise', .*, got 'latent'"):
+    with pytest.raises(ValueError, match=r"purpose must be one of 'weights', 'latents', 'noise', .*, got 'latent'"):
         random_stream(0, "latent")
     with pytest.raises(TypeError, match="float"):
         random_stream(0, "latents", 1.5)
