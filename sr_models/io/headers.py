@@ -27,6 +27,7 @@ _FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
 _WORTH_KEEPING = 500
 #: Files on a network disk answer late: some are asked at once.
 _THREADS = 8
+_TIFF_SIZE = 256, 257
 _ORIENTATION, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0112, 273, 279, 324, 325
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -95,6 +96,9 @@ def read_header(path: Path) -> Header:
                 if image.mode in _DEEP_MODES:
                     return Header(0, 0, f"must have 8 bits a channel, got Pillow mode {image.mode!r}")
                 width, height = image.size
+                if image.format == "TIFF":
+                    # some versions of Pillow turn the size, some do not
+                    width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE)  # type: ignore[attr-defined]
                 # the base class's: that of PNG decodes the pixels to see what is behind them
                 if Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8):
                     width, height = height, width
