@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sr_models.degradations import degrade
 from sr_models.registry import config_of, get_plugin, recipe_of
 from sr_models.seeds import check_seed
 from sr_models.training.recipe import Recipe
@@ -149,6 +150,7 @@ class TrainingConfig:
         config_of(self.model, scale=self.scale, preset=self.preset, **self.overrides)
 
     def _check_combinations(self) -> None:
+        degrade(self.degradation)
         if self.encoder is not None and self.init_from is not None:
             raise ValueError("encoder and init_from exclude each other: the weights of init_from include an encoder's")
         if self.val_lr_images is not None and self.val_images is None:

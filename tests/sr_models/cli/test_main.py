@@ -11,6 +11,7 @@ import pytest
 from missing_packages import run_without
 from PIL import Image
 
+import invflow
 from sr_models._extras import EXTRAS
 from sr_models.checkpoints.files import read_file, write_file
 from sr_models.cli import COMMANDS, main
@@ -119,6 +120,11 @@ def test_help_is_quick_and_complete() -> None:
     for command in ("list", "describe", "demo", "train", "sample", "evaluate", "convert"):
         assert f"    {command} " in result.stdout
     assert "lightning" not in result.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sr-models {invflow.__version__}\n"
 
 
 def call(*arguments: str) -> str:
