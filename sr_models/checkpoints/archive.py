@@ -68,5 +68,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a dict of {len(value)} tensors" if is_state_dict(value) else f"a dict of {len(value)}"
+        return f"a dict of {len(value)}{_tensors(value)}"
     return type(value).__name__
+
+
+def _tensors(value: Mapping[Any, Any]) -> str:
+    return f" tensor{'s' if len(value) > 1 else ''}" if is_state_dict(value) else ""

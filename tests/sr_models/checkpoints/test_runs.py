@@ -163,7 +163,7 @@ def test_contents_that_are_wrong(tmp_path: Path, change: dict[str, Any], message
 
 def test_checkpoints_of_others_are_described(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(2)}, "callbacks": {}}, tmp_path / "x.ckpt")
-    message = r"it is no checkpoint of a training run, it holds 'epoch' \(int\), 'state_dict' \(a dict of 1 tensors\)"
+    message = r"it is no checkpoint of a training run, it holds 'epoch' \(int\), 'state_dict' \(a dict of 1 tensor\)"
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / "x.ckpt")
 
