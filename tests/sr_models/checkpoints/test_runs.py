@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,15 @@ def a_module(content: bytes) -> bytes:
     return saved(torch.nn.Linear(1, 1))
 
 
-DAMAGES = [truncated, without_its_end, nothing, garbage, another_pickle, zeros, a_list, a_module]
+def one_bit_flipped(content: bytes) -> bytes:
+    """In a tensor, where nothing but the checksum tells."""
+    padding = re.compile(rb"/data/1.*?Z+", re.DOTALL).search(content)
+    assert padding is not None
+    position = padding.end() + 8
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+DAMAGES = [one_bit_flipped, truncated, without_its_end, nothing, garbage, another_pickle, zeros, a_list, a_module]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

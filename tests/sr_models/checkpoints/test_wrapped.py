@@ -39,7 +39,9 @@ def basicsr(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for own, other in BASICSR.items():
             name = name.replace(own, other)
         renamed[name] = tensor
-    assert set(renamed).isdisjoint(set(tensors) - {f"conv_{end}.{p}" for end in ("first", "last") for p in ("weight", "bias")})
+    assert set(renamed).isdisjoint(
+        set(tensors) - {f"conv_{end}.{p}" for end in ("first", "last") for p in ("weight", "bias")}
+    )
     return renamed
 
 
