@@ -43,7 +43,7 @@ def run(
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments: the file without an option, and the output with a short one."""
-    parser.add_argument("file", type=str, help="the checkpoint: .pth, .safetensors with .json beside it, .ckpt or the folder of a run")
+    parser.add_argument("file", type=str, help="the checkpoint: .pth, .safetensors, .ckpt or the folder of a run")
     parser.add_argument("-o", "--output", type=str, required=True, help="the file to write")
     parser.add_argument("--model", type=str, help="fail unless the file holds this model")
     parser.add_argument("--scale", type=int, help="fail unless the file has this scale")
