@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from sr_models.data.crops import RandomCrops
 from sr_models.randomness import random_stream
-from sr_models.training.data import RandomCrops
 
 __all__ = ["varied_batch"]
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from sr_models.checkpoints.files import load_encoder, save_model
+from sr_models.data.crops import FixedCrops, RandomCrops
+from sr_models.data.sampler import StepSampler
 from sr_models.io.files import write_text
 from sr_models.openmp import unbind
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
-from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 from sr_models.training.module import FlowTraining
 
 __all__ = ["train_model"]
@@ -97,7 +99,7 @@ def train_model(
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    sampler = StepSampler(recipe.batch_size, recipe.steps, lambda: module.global_step)
+    sampler = _RemainingSteps(recipe.batch_size, range(recipe.steps), module)
     with warnings.catch_warnings():
         _quieten_lightning()
         trainer.fit(
@@ -116,6 +118,17 @@ def train_model(
     path = output / "model.safetensors"
     save_model(model, path)
     return path
+
+
+class _RemainingSteps(StepSampler):
+    """The batches from the present step on, whenever the trainer begins an epoch."""
+
+    def __init__(self, batch_size: int, steps: range, module: FlowTraining) -> None:
+        super().__init__(batch_size, steps)
+        self.module = module
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(StepSampler(self.batch_size, self.steps[self.module.global_step :]))
 
 
 def _claim(output: Path, config: TrainingConfig) -> None:

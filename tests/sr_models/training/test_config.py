@@ -49,6 +49,7 @@ from sr_models.training.recipe import Recipe
         ({"overrides": {"scale": 8}}, "overrides of srflow-da must be among variant, steps, .*, got scale"),
         ({"overrides": {"width": 8, 3: 4}}, "overrides of srflow-da must be among variant, .*, got 3, width"),
         ({"encoder": "rrdb.safetensors", "init_from": "model.pth"}, "encoder and init_from exclude each other"),
+        ({"degradation": "blurry"}, "degradation must be one of 'bicubic', 'real', got 'blurry'"),
         ({"lr_images": "small", "degradation": "real"}, "leave out degradation, got 'real'"),
     ],
 )
