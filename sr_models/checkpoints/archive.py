@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -27,21 +27,34 @@ def read_archive(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"model file {path} does not exist")
     # opened here, so that a file that may not be read is not taken for a damaged one
     with path.open("rb") as file:
+        damage = _damage(file)
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            if not damage:
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
+            reason: Exception | None = None
+        except MemoryError:
+            raise
         # torch reports broken and refused files with nearly every exception type there is
         except Exception as error:
-            raise ValueError(
-                f"cannot read {path}: it is not a file of tensors alone that torch.save wrote{_reason(path)}"
-            ) from error
+            reason = error
+    raise ValueError(f"cannot read {path}: it is not a file of tensors alone that torch.save wrote{damage}") from reason
 
 
-def _reason(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
+def _damage(file: BinaryIO) -> str:
+    """Say what is seen to be damaged before anything is unpickled; torch.load itself looks at no checksum."""
+    start = file.read(4)
     if not start:
         return ": it is empty"
-    return ": it is cut short or damaged" if start.startswith(b"PK") and not zipfile.is_zipfile(path) else ""
+    if not start.startswith(b"PK"):
+        return ""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            name = archive.testzip()
+    # a damaged archive leads to errors of many types
+    except Exception:
+        return ": it is cut short or damaged"
+    return f": it is damaged (wrong checksum of {name})" if name else ""
 
 
 def is_state_dict(content: Any) -> bool:
@@ -68,5 +81,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a dict of {len(value)} tensors" if is_state_dict(value) else f"a dict of {len(value)}"
+        return f"a dict of {len(value)}{_tensors(value)}"
     return type(value).__name__
+
+
+def _tensors(value: Mapping[Any, Any]) -> str:
+    return f" tensor{'s' if len(value) > 1 else ''}" if is_state_dict(value) else ""

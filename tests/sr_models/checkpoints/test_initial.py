@@ -124,7 +124,7 @@ class TestMistakes:
     def test_another_model(self, tmp_path: Path) -> None:
         save_model(tiny_model(), tmp_path / "x.safetensors")
         sizes = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
-        with pytest.raises(ValueError, match="it holds srflow-da, not srflow$"):
+        with pytest.raises(ValueError, match=r"it holds srflow-da, not srflow$"):
             load_initial_weights(sr_models.create("srflow", **sizes), tmp_path / "x.safetensors")
 
     def test_an_encoder_alone(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,15 @@ def a_module(content: bytes) -> bytes:
     return saved(torch.nn.Linear(1, 1))
 
 
-DAMAGES = [truncated, without_its_end, nothing, garbage, another_pickle, zeros, a_list, a_module]
+def one_bit_flipped(content: bytes) -> bytes:
+    """In a tensor, where nothing but the checksum tells."""
+    padding = re.compile(rb"/data/1.*?Z+", re.DOTALL).search(content)
+    assert padding is not None
+    position = padding.end() + 8
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+DAMAGES = [one_bit_flipped, truncated, without_its_end, nothing, garbage, another_pickle, zeros, a_list, a_module]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -163,7 +172,7 @@ def test_contents_that_are_wrong(tmp_path: Path, change: dict[str, Any], message
 
 def test_checkpoints_of_others_are_described(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(2)}, "callbacks": {}}, tmp_path / "x.ckpt")
-    message = r"it is no checkpoint of a training run, it holds 'epoch' \(int\), 'state_dict' \(a dict of 1 tensors\)"
+    message = r"it is no checkpoint of a training run, it holds 'epoch' \(int\), 'state_dict' \(a dict of 1 tensor\)"
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / "x.ckpt")
 
