@@ -19,6 +19,7 @@ FLOORS = [
     {"randomness"},
     {"io"},
     {"degradations"},
+    {"data"},
     {"networks"},
     {"flow"},
     {"training.recipe", "models.publication"},

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sr_models.data.crops import FixedCrops, RandomCrops
 from sr_models.io.images import to_uint8, write_image
 from sr_models.io.resize import imresize
-from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def crops(folder: Path, **changes: int) -> RandomCrops:
-    return RandomCrops(folder, **{"scale": 4, "crop": 32, "length": 50, "seed": 1, **changes})
+def crops(folder: Path, **changes: Any) -> RandomCrops:
+    """Crops that are flipped but not turned, unless ``rotate`` is given."""
+    return RandomCrops(folder, **{"scale": 4, "crop": 32, "length": 50, "seed": 1, "rotate": False, **changes})
 
 
 def test_lr_is_the_reduced_crop_and_the_crop_is_in_a_photograph(folder: Path) -> None:
@@ -79,34 +81,26 @@ def test_fixed_crops_are_the_quarters(folder: Path) -> None:
 
 def test_a_large_folder_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = crops(folder)[7]["hr"]
-    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 0)
+    monkeypatch.setattr("sr_models.data.memory.LIMIT", 0)
     data = crops(folder)
     assert torch.equal(data[7]["hr"], expected)
-    assert not data._cache
+    assert not data._memory._kept
 
 
 def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 3 * (40 * 50 + 64 * 32))
+    monkeypatch.setattr("sr_models.data.memory.LIMIT", 3 * (40 * 50 + 64 * 32))
     data = crops(folder)
     items = [data[index] for index in range(20)]
-    assert sorted(data._cache) == [0, 1]
-    monkeypatch.setattr("sr_models.training.data.read_image", None)  # none is read again
+    assert sorted(data._memory._kept) == [0, 1]
+    monkeypatch.setattr("sr_models.data.photographs.read_image", None)  # none is read again
     assert all(torch.equal(data[index]["hr"], item["hr"]) for index, item in enumerate(items))
-
-
-def test_sampler_begins_at_the_present_step() -> None:
-    step = 0
-    sampler = StepSampler(2, 4, lambda: step)
-    everything = list(sampler)
-    assert everything == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    step = 3
-    assert list(sampler) == everything[3:]
-    assert len(sampler) == 4
 
 
 class TestErrors:
     def test_small_image(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"image .*0.png must be at least 64 x 64 pixels for crops, got 50 x 40"):
+        with pytest.raises(
+            ValueError, match=r"no image can be used: .*0.png \(must be at least 64 x 64 pixels, got 40 x 50\)"
+        ):
             crops(folder, crop=64)
         with pytest.raises(ValueError, match=r"must be at least 64 x 64"):
             FixedCrops(folder, scale=4, crop=64)
@@ -118,7 +112,7 @@ class TestErrors:
 
     def test_unreadable_image(self, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"not an image")
-        with pytest.raises(ValueError, match=r"cannot read image .*broken.png"):
+        with pytest.raises(ValueError, match=r"no image can be used: .*broken.png \(not an image"):
             crops(tmp_path)
 
     def test_empty_and_missing_folder(self, tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_both_images_of_a_crop_are_flipped_alike(tmp_path: Path) -> None:
     flipped = []
     for item in (crops(tmp_path, crop=16)[index] for index in range(40)):
         slopes = {}
-        for name, image in item.items():
+        for name, image in ((name, item[name]) for name in ("hr", "lr")):
             red, green = image[0].mean(0), image[1].mean(1)
             assert (red.diff() > 0).all() or (red.diff() < 0).all()
             assert (green.diff() > 0).all()
@@ -170,18 +164,3 @@ def test_fixed_crops_begin_at_the_quarters(tmp_path: Path) -> None:
     fixed = FixedCrops(tmp_path, scale=4, crop=32)
     places = [tuple(to_uint8(item["hr"])[0, 0, :2].tolist()) for item in (fixed[index] for index in range(len(fixed)))]
     assert places == [(2, 7), (2, 22), (6, 7), (6, 22)]
-
-
-def test_the_memory_of_photographs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 40 * 50 * 3)
-    for order in ((0, 1), (1, 0)):
-        data = crops(folder)
-        for index in order:
-            data._image(index)
-        # 40 x 50 fits alone; 64 x 32 is larger than the limit
-        assert list(data._cache) == [0]
-    monkeypatch.setattr("sr_models.training.data._CACHE_BYTES", 64 * 32 * 3 + 40 * 50 * 3 - 1)
-    data = crops(folder)
-    for index in (1, 0, 1):
-        data._image(index)
-    assert list(data._cache) == [1]
