@@ -18,7 +18,7 @@ from sr_models.openmp import bind_threads
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "train", "sample", "evaluate", "convert")
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
