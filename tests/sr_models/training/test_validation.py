@@ -159,6 +159,21 @@ class TestState:
         assert all(module.training for module in model.modules())
         assert torch.is_grad_enabled()
 
+    @pytest.mark.parametrize("encoder_only", [False, True])
+    def test_no_graph_is_recorded(
+        self, validation: Validation, monkeypatch: pytest.MonkeyPatch, encoder_only: bool
+    ) -> None:
+        model = tiny()
+        trunk, recording = model.encoder._trunk, []
+
+        def watch(lr: Tensor) -> object:
+            recording.append(torch.is_grad_enabled())
+            return trunk(lr)
+
+        monkeypatch.setattr(model.encoder, "_trunk", watch)
+        validation(model, CPU, encoder_only=encoder_only)
+        assert set(recording) == {False}
+
     def test_no_gradient_is_made_or_lost(self, validation: Validation) -> None:
         model = tiny()
         for parameter in model.parameters():
