@@ -105,7 +105,8 @@ def train_model(
                 Monitor(output, first_step=first, steps=recipe.steps, encoder_steps=config.encoder_steps)
             )
             model, device, count = model_of(content, average=False), fabric.device, fabric.world_size
-            for line in opening(config, model, device=device, devices=count, images=images, first_step=first):
+            lines = [*images, *(validation.summary if validation else [])]
+            for line in opening(config, model, device=device, devices=count, images=lines, first_step=first):
                 monitor.say(line)
             for line in folder.notes:
                 monitor.say(line)
@@ -132,6 +133,7 @@ def train_model(
             first_decides(fabric, lambda: _finish(content, loop))
         if leader:
             best = content["best"]
+            leader.monitor.close()  # its last line comes before the summary
             for line in closing(
                 output,
                 steps=content["step"] - first,
