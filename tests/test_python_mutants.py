@@ -14,6 +14,7 @@ from tests.gates.python_mutants import (
     chosen,
     complaints,
     function_of,
+    own_selection,
     read_record,
     table,
 )
@@ -53,6 +54,12 @@ def test_the_sample_is_the_same_every_time_and_of_every_module() -> None:
     assert sample == chosen(mutants[::-1], (), 10, 0) != chosen(mutants, (), 10, 1)
     assert [sum(each.module == module for each in sample) for module in ("package.first", "package.other")] == [10, 10]
     assert {each.module for each in chosen(mutants, ["*.other.*"], None, 0)} == {"package.other"}
+
+
+def test_a_package_is_tested_by_its_own_tests() -> None:
+    selection = ["tests/invflow", "tests/sr_models", "-k=not full", "--ignore=tests/sr_models/test_package.py"]
+    assert own_selection("invflow", selection) == ["tests/invflow", *selection[2:]]
+    assert own_selection("sr_models", selection) == selection[1:]
 
 
 def test_the_table_counts_what_was_tested() -> None:

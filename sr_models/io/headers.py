@@ -1,25 +1,23 @@
-"""Sizes of images from their headers, a look at their ends, and a memory of both on disk."""
+"""Headers of many images at once, and a memory of them on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import struct
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from sr_models.io.files import write_text
-from sr_models.io.images import _DEEP_MODES
+from sr_models.io.images import read_header
 
-__all__ = ["Header", "read_header", "read_headers"]
+__all__ = ["Header", "read_headers"]
 
 #: Changes whenever the same file may get another header than before.
 _FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
@@ -27,9 +25,8 @@ _FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
 _WORTH_KEEPING = 500
 #: Files on a network disk answer late: some are asked at once.
 _THREADS = 8
-_TIFF_SIZE = 256, 257
-_ORIENTATION, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0112, 273, 279, 324, 325
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+_Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,13 @@ class Header:
     Attributes:
         height: rows of the upright image; 0 if it cannot be used.
         width: columns of the upright image; 0 if it cannot be used.
+        notes: what reading changes beyond decoding, one clause each.
         problem: why it cannot be used; empty if it can.
     """
 
     height: int
     width: int
+    notes: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -51,7 +50,8 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     """Read the headers of many files, or take them from the user's cache if the files have not changed since.
 
     The cache is one file a source in ``$XDG_CACHE_HOME/sr_models/headers`` (``~/.cache`` by default). It knows a file
-    by path, size and time of modification. A cache that cannot be read or written changes nothing but the time.
+    by path, size and time of modification. Files that cannot be used are looked at again every time. A cache that
+    cannot be read or written changes nothing but the time.
 
     Args:
         files: paths and what ``os.stat`` says of them.
@@ -65,73 +65,24 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     keys = [(os.path.abspath(path), status.st_size, status.st_mtime_ns) for path, status in files]
     unknown = [index for index, key in enumerate(keys) if key not in known]
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
-        # of odd metadata and of sizes; what matters becomes a problem
+        # of odd metadata; what matters becomes a problem
         warnings.simplefilter("ignore")
-        fresh = pool.map(read_header, [files[index][0] for index in unknown])
+        fresh = pool.map(_read, [files[index][0] for index in unknown])
         bar = tqdm(fresh, "reading headers", len(unknown), leave=False, unit="image", delay=1, disable=None)
         known.update({keys[index]: header for index, header in zip(unknown, bar, strict=True)})
     headers = [known[key] for key in keys]
-    if cache is not None and len(unknown) >= _WORTH_KEEPING:
+    if cache is not None and sum(not known[keys[index]].problem for index in unknown) >= _WORTH_KEEPING:
         _write_cache(cache, keys, headers)
     return headers
 
 
-def read_header(path: Path) -> Header:
-    """Read the size of an image and look whether the file is complete, without decoding its pixels.
-
-    A file whose end is unusual is decoded to be sure. Damage in the middle of a file is not found.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The header; nothing is raised.
-    """
+def _read(path: Path) -> Header:
     try:
-        with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            if not length:
-                return Header(0, 0, "an empty file")
-            with Image.open(file) as image:
-                if image.mode in _DEEP_MODES:
-                    return Header(0, 0, f"must have 8 bits a channel, got Pillow mode {image.mode!r}")
-                width, height = image.size
-                if image.format == "TIFF":
-                    # some versions of Pillow turn the size, some do not
-                    width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE)  # type: ignore[attr-defined]
-                # the base class's: that of PNG decodes the pixels to see what is behind them
-                if Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8):
-                    width, height = height, width
-                if not _is_complete(file, image, length):
-                    image.load()
-    except UnidentifiedImageError:
-        return Header(0, 0, "not an image, or of a format that Pillow does not read")
-    # Pillow's decoders report broken files with nearly every exception type there is, SyntaxError included.
-    except Exception as error:
-        return Header(0, 0, " ".join(str(error).split()) or type(error).__name__)
-    return Header(height, width)
-
-
-def _is_complete(file: BinaryIO, image: Image.Image, length: int) -> bool:
-    """Tell from the end of a file that nothing is missing; ``False`` if that cannot be told."""
-    if image.format == "PNG":
-        return _part(file, length - 12, 12) == _PNG_END
-    if image.format in ("JPEG", "MPO"):
-        return _part(file, length - 2, 2) == b"\xff\xd9"
-    if image.format == "WEBP":
-        return struct.unpack("<I", _part(file, 4, 4))[0] + 8 <= length
-    if image.format == "BMP":
-        return 0 < struct.unpack("<I", _part(file, 2, 4))[0] <= length
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        for starts, counts in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
-            if starts in tags and counts in tags:
-                return all(a + b <= length for a, b in zip(tags[starts], tags[counts], strict=True))
-    return False
-
-
-def _part(file: BinaryIO, start: int, count: int) -> bytes:
-    return os.pread(file.fileno(), count, max(start, 0))
+        header = read_header(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).replace(f"cannot read image {path}: ", "").replace(f"image {path} ", "")
+        return Header(0, 0, problem=" ".join(reason.split()))
+    return Header(header.height, header.width, header.notes)
 
 
 def _cache_file(source: Path) -> Path | None:
@@ -143,23 +94,27 @@ def _cache_file(source: Path) -> Path | None:
     return folder / "sr_models" / "headers" / f"{name}.jsonl"
 
 
-def _read_cache(cache: Path | None) -> dict[tuple[str, int, int], Header]:
-    """Read what is known; what is not as it was written is not known."""
-    known: dict[tuple[str, int, int], Header] = {}
+def _read_cache(cache: Path | None) -> dict[_Key, Header]:
+    """Read what is known; nothing, if the file is not as it was written."""
+    known: dict[_Key, Header] = {}
     try:
         lines = cache.read_text().splitlines() if cache is not None else []
         if lines[:1] != [json.dumps(_FORMAT)]:
             return {}
         for line in lines[1:]:
-            path, size, modified, height, width, problem = json.loads(line)
-            known[str(path), int(size), int(modified)] = Header(int(height), int(width), str(problem))
+            path, size, modified, height, width, notes = json.loads(line)
+            known[str(path), int(size), int(modified)] = Header(int(height), int(width), tuple(map(str, notes)))
     except (OSError, ValueError, TypeError):
         return {}
     return known
 
 
-def _write_cache(cache: Path, keys: list[tuple[str, int, int]], headers: list[Header]) -> None:
-    records = [[*key, entry.height, entry.width, entry.problem] for key, entry in zip(keys, headers, strict=True)]
+def _write_cache(cache: Path, keys: list[_Key], headers: list[Header]) -> None:
+    records = [
+        [*key, header.height, header.width, header.notes]
+        for key, header in zip(keys, headers, strict=True)
+        if not header.problem
+    ]
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_text(cache, "".join(json.dumps(record) + "\n" for record in [_FORMAT, *records]))

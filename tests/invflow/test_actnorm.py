@@ -364,6 +364,14 @@ def test_what_is_known_of_a_flag_ends_with_any_sign_of_a_change():
     assert not known.holds(flag)
 
 
+def test_a_flag_that_was_found_set_is_remembered():
+    layer = ActNorm(3)
+    layer.mark_initialized()
+    # the way that a flag on a GPU takes
+    assert not layer._finds_itself_fresh(layer.initialized, batch())
+    assert layer._known_set.holds(layer.initialized)
+
+
 def test_a_flag_that_was_loaded_is_read_again_where_versions_do_not_count(monkeypatch):
     monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, "_active_ddp_module", object())
     layer = ActNorm(3)

@@ -18,6 +18,7 @@ FLOORS = [
     {"_extras", "openmp", "seeds"},
     {"randomness"},
     {"io"},
+    {"degradations"},
     {"data"},
     {"networks"},
     {"flow"},

@@ -105,7 +105,8 @@ class TestAdvice:
 
     def test_a_rate_too_large(self, config: MakeConfig) -> None:
         hr = torch.rand(2, 3, 16, 16)
-        assert advice(config, hr, 5).endswith("at step 5; lower lr (0.001) or set gradient_clip")
+        message = advice(config, hr, 5, gradient_clip=0.0)
+        assert message.endswith("at step 5; lower lr (0.001) or set gradient_clip")
         message = advice(config, hr, 5, gradient_clip=10.0)
         assert message.endswith("at step 5; lower lr (0.001) or lower gradient_clip (10.0)")
 
