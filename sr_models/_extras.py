@@ -20,6 +20,7 @@ EXTRAS = {
     "tifffile": "sr",
     "torchvision": "sr",
     "tqdm": "sr",
+    "yaml": "sr",
 }
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from sr_models.io.files import write_text
-from sr_models.io.images import read_header
+from sr_models.io.reading import read_header
 
 __all__ = ["Header", "read_headers"]
 
 #: Changes whenever the same file may get another header than before.
-_FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
+_FORMAT = f"sr_models headers 3, Pillow {Image.__version__}"
 #: A memory of fewer headers would not be worth a file.
 _WORTH_KEEPING = 500
 #: Files on a network disk answer late: some are asked at once.

@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sr_models.degradations import degrade
 from sr_models.registry import config_of, get_plugin, recipe_of
 from sr_models.seeds import check_seed
 from sr_models.training.recipe import Recipe
@@ -29,27 +30,30 @@ class TrainingConfig:
     belongs to the run as long as it lives.
 
     Attributes:
-        model: a registered model.
+        model: a registered model; sr-models list shows them.
         images: training photographs: a folder, a file, a glob pattern, or a text file that lists files.
         scale: enlargement.
-        preset: architecture preset of the model.
-        overrides: single fields of the model's config.
+        preset: architecture preset of the model; sr-models list shows them.
+        overrides: single fields of the model's config, such as {hidden_channels: 32}; sr-models describe shows them.
         val_images: photographs whose fixed crops are scored during training, given like images; none: no validation.
         lr_images: low-resolution photographs that belong to images; none: images are degraded.
+        val_lr_images: low-resolution photographs that belong to val_images; none: these are degraded.
         degradation: name of the degradation that makes low-resolution crops.
         crop: side of the high-resolution crops in pixels, a multiple of the scale.
-        batch_size: crops a step, over all devices and parts together; default: the preset's.
-        steps: training steps, pretraining included; default: the preset's.
-        lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's.
+        batch_size: crops a step, over all devices and parts together; default: the preset's (of srflow-da 12).
+        steps: training steps, pretraining included; default: the preset's (of srflow-da 200000).
+        lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's (of
+            srflow-da 0.0002).
         warmup: steps during which the learning rate rises from 0, at the start of the run and of the likelihood steps.
-        noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's. A
-            model that is conditioned on noise draws its own instead.
+        noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's (of
+            srflow-da 4 / sqrt 3 / 255). A model that is conditioned on noise draws its own instead.
         rotate: turn crops by quarter turns, besides flips.
         encoder: file of a pretrained encoder that sr-models convert wrote; none: it starts at random.
         encoder_steps: steps of L1 pretraining of the encoder before likelihood training; 0 for a pretrained encoder. As
             many as steps: the run trains the encoder only.
         encoder_lr: learning rate of the pretraining.
-        encoder_frozen: share of the likelihood steps during which the encoder stays as it is; default: the preset's.
+        encoder_frozen: share of the likelihood steps during which the encoder stays as it is; default: the preset's (of
+            srflow-da 0.5).
         gradient_clip: largest norm of the gradient; 0 for no limit.
         average: decay of the moving average of the weights, which is validated and saved; 0: no average.
         init_from: weights to start from: model.safetensors, the folder of a run, a checkpoint such as last.ckpt, or a
@@ -74,6 +78,7 @@ class TrainingConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     val_images: str | None = _free(None)
     lr_images: str | None = _free(None)
+    val_lr_images: str | None = _free(None)
     degradation: str = "bicubic"
     crop: int = 160
     batch_size: int | None = None
@@ -145,8 +150,11 @@ class TrainingConfig:
         config_of(self.model, scale=self.scale, preset=self.preset, **self.overrides)
 
     def _check_combinations(self) -> None:
+        degrade(self.degradation)
         if self.encoder is not None and self.init_from is not None:
             raise ValueError("encoder and init_from exclude each other: the weights of init_from include an encoder's")
+        if self.val_lr_images is not None and self.val_images is None:
+            raise ValueError(f"val_lr_images belong to val_images, which are missing, got {self.val_lr_images!r}")
         if self.lr_images is not None and self.degradation != "bicubic":
             raise ValueError(f"lr_images leave nothing to degrade: leave out degradation, got {self.degradation!r}")
 

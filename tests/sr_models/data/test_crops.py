@@ -96,7 +96,7 @@ def test_what_fits_is_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPat
     data = crops(folder)
     items = [data[index] for index in range(20)]
     assert sorted(data._memory._kept) == [0, 1]
-    monkeypatch.setattr("sr_models.data.photographs.read_image", None)  # none is read again
+    monkeypatch.setattr(data._photographs, "_read_high", None)  # none is read again
     assert all(torch.equal(data[index]["hr"], item["hr"]) for index, item in enumerate(items))
 
 

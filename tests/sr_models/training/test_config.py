@@ -49,6 +49,7 @@ from sr_models.training.recipe import Recipe
         ({"overrides": {"scale": 8}}, "overrides of srflow-da must be among variant, steps, .*, got scale"),
         ({"overrides": {"width": 8, 3: 4}}, "overrides of srflow-da must be among variant, .*, got 3, width"),
         ({"encoder": "rrdb.safetensors", "init_from": "model.pth"}, "encoder and init_from exclude each other"),
+        ({"degradation": "blurry"}, "degradation must be one of 'bicubic', 'real', got 'blurry'"),
         ({"lr_images": "small", "degradation": "real"}, "leave out degradation, got 'real'"),
     ],
 )
@@ -72,7 +73,18 @@ def test_paths_and_numbers_in_other_forms(
 def test_what_may_change_when_a_run_is_resumed() -> None:
     free = {entry.name for entry in fields(TrainingConfig) if entry.metadata.get("resume") == "free"}
     assert free == {
-        *("images", "val_images", "lr_images", "steps", "lr", "encoder_lr", "warmup", "gradient_clip", "val_every"),
+        *(
+            "images",
+            "val_images",
+            "lr_images",
+            "val_lr_images",
+            "steps",
+            "lr",
+            "encoder_lr",
+            "warmup",
+            "gradient_clip",
+            "val_every",
+        ),
         *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile"),
     }
 
