@@ -64,7 +64,7 @@ def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     listing = list_images(tmp_path, smallest=8)
     assert listing.names == ["a.png"]
     assert unused(listing)["small.png"] == ("too small", "must be at least 8 x 8 pixels, got 24 x 7")
-    assert unused(listing)["gone.png"] == ("dangling links", "No such file or directory")
+    assert unused(listing)["gone.png"] == ("dangling links", "a link to /nowhere/gone.png: No such file or directory")
     assert unused(listing)["self.png"][0] == "dangling links"
     assert unused(listing)["pipe.png"] == ("damaged", "not a regular file")
     first, *lines = listing.summary()
