@@ -19,7 +19,7 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "train", "sample", "evaluate", "convert")
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command in ("-h", "--help"):
             print(_overview())
+        elif command == "--version":
+            import invflow
+
+            print(f"sr-models {invflow.__version__}")
         elif command in COMMANDS:
             _run(command, options)
         else:
@@ -88,4 +92,6 @@ def _overview() -> str:
         run = importlib.import_module(f"sr_models.cli.{command}").run
         summary = run.__doc__.strip().split("\n")[0]
         lines.append(textwrap.fill(summary, width, initial_indent=f"    {command:<10}", subsequent_indent=" " * 14))
-    return "\n".join([*lines, "", "sr-models COMMAND --help shows the options of a command."])
+    return "\n".join(
+        [*lines, "", "sr-models COMMAND --help shows the options of a command, and sr-models --version the version."]
+    )
