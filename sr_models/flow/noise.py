@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +45,14 @@ def noisy_pair(
     """
     if not (std or model.noise_channels):
         return NoisyPair(hr, lr, None)
-    noise = torch.stack([torch.randn(hr.shape[1:], generator=stream, dtype=torch.float32, device="cpu") for stream in streams])
+
+    def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        return torch.stack([draw(shape, generator=each, dtype=torch.float32, device="cpu") for each in streams])
+
+    noise = drawn(torch.randn, *hr.shape[1:])
     if not model.noise_channels:
         return NoisyPair(hr + std * noise.to(hr), lr, None)
-    level = torch.stack([torch.rand(1, 1, 1, generator=stream, dtype=torch.float32, device="cpu") for stream in streams])
-    level = model.noise_std * level
+    level = model.noise_std * drawn(torch.rand, 1, 1, 1)
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
     return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))

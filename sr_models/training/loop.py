@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 from invflow import FlowSequential
 from sr_models.checkpoints.files import describe_file, save_model
 from sr_models.data.crops import RandomCrops
+from sr_models.data.failures import Failures
 from sr_models.data.sampler import StepSampler
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
@@ -84,6 +86,7 @@ class Loop:
         self.callbacks = callbacks
         self.leader = leader
         self.failing = 0
+        self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
         self.has_flow = config.encoder_steps < config.recipe.steps
 
     def run(self, content: Content) -> Content:
@@ -178,6 +181,8 @@ class Loop:
             yield batch
 
     def _train_step(self, phase: Phase, batch: list[dict[str, Any]]) -> None:
+        for part in batch:
+            self.failures.add(part["failed"])
         for group, rate in zip(self.optimizer.param_groups, self.config.learning_rates(self.step), strict=True):
             group["lr"] = rate
         loss = mean(self._backward(phase, batch), self.fabric)
@@ -231,7 +236,7 @@ class Loop:
         if self.leader:
             record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
             append_line(self.output / "skipped.jsonl", json.dumps(record))
-            self.leader.monitor.say(f"the {what} is not finite at step {self.step}; skipped ({', '.join(paths)})")
+            self._say(f"the {what} is not finite at step {self.step}; skipped ({', '.join(paths)})")
         if self.failing > self.config.max_skipped:
             hr = torch.cat([part["hr"] for part in batch])
             hint = advice(self.config, self.objective.model, hr, self.step)
@@ -251,6 +256,13 @@ class Loop:
             self._save()
             raise Stopped(signal, self.step, self.output)
 
+    def _say(self, line: str) -> None:
+        # every process reads its own files, so that each may have something to say
+        if self.leader:
+            self.leader.monitor.say(line)
+        else:
+            print(line, file=sys.stderr)
+
     def _save(self) -> None:
         """Write a checkpoint. Every process must take part."""
         content = self._content()
@@ -265,8 +277,7 @@ class Loop:
         try:
             self._save()
         except (OSError, FloatingPointError) as error:
-            if self.leader:
-                self.leader.monitor.say(f"no checkpoint of step {self.step}: {error}")
+            self._say(f"no checkpoint of step {self.step}: {error}")
 
     def _validate(self) -> None:
         """Score the weights if this step is one for it, and keep them if they are the best so far."""

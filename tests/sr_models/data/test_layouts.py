@@ -165,9 +165,8 @@ class TestPairs:
         pairs, unused = pair_names(listing("hr", a=high), listing("lr", a=low), 4)
         assert bool(pairs) == fits == (not unused)
         for entry in unused:
-            assert entry.reason == (
-                f"{high[0]} x {high[1]} pixels, which is not 4 times the {low[0]} x {low[1]} of its low-resolution image"
-            )
+            sizes = f"{high[0]} x {high[1]} pixels, which is not 4 times the {low[0]} x {low[1]}"
+            assert entry.reason == f"{sizes} of its low-resolution image"
 
     def test_names_that_fit_two_images(self) -> None:
         size = (4, 4)

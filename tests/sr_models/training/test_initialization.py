@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sr_models.data.crops import RandomCrops
 from torch import Tensor
 
 import sr_models
