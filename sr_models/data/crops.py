@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from sr_models.data.memory import Memory
 from sr_models.data.photographs import Photographs
+from sr_models.degradations import degrade
 from sr_models.io.images import to_tensor
 from sr_models.io.listing import one_line
-from sr_models.io.resize import imresize
 from sr_models.randomness import random_stream
 from sr_models.seeds import check_seed
 
@@ -119,7 +119,7 @@ class RandomCrops(Dataset[Item]):
             if given:
                 lr = _oriented(_window(given[0], top // grid, left // grid, self.crop // grid), flip, turns)
             else:
-                lr = _reduce(self.degradation, hr, self.scale, stream)
+                lr = degrade(self.degradation)(hr, self.scale, stream)
             return _item(hr, lr, self.listing.paths[index], failed)
         raise CropError(f"{_TRIES} images in a row could not be read; the last one: {failed[-1]}")
 
@@ -178,7 +178,7 @@ class FixedCrops(Dataset[Item]):
                 low = _window(given[0], top // self.scale, left // self.scale, self.crop // self.scale)
             hr = _window(high, top, left, self.crop)
             if not given:
-                low = _reduce(self.degradation, hr, self.scale, random_stream(0, "crops", image, number))
+                low = degrade(self.degradation)(hr, self.scale, random_stream(0, "crops", image, number))
             # copies, so that the whole image need not stay in memory
             crops += [hr.copy(), low.copy()]
         return tuple(crops)
@@ -197,12 +197,6 @@ def _window(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 def _oriented(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
     """Flip from left to right, then turn anticlockwise by quarters."""
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if flip else image, turns))
-
-
-def _reduce(degradation: str, hr: np.ndarray, scale: int, stream: torch.Generator) -> np.ndarray:
-    if degradation == "bicubic":
-        return imresize(np.ascontiguousarray(hr), 1 / scale)
-    raise NotImplementedError(degradation)
 
 
 def _item(hr: np.ndarray, lr: np.ndarray, path: os.PathLike[str], failed: list[str]) -> Item:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
-from sr_models.data.packing import open_images
+from sr_models.data.packing import open_images, packing_hint
+from sr_models.io.images import read_image
 from sr_models.io.listing import Listing, check_unused, fingerprint_of, one_line
 
 __all__ = ["Photographs"]
@@ -50,6 +51,8 @@ class Photographs:
         self.notes = self.listing.summary()
         if lr_images is not None:
             self._pair(find_low(lr_images, scale=scale, split=split, sub=source.name.endswith("_sub")), strict)
+        if split == "train" and self._read_high is read_image:
+            self.notes += packing_hint(self.listing)
 
     def _pair(self, low_source: Path, strict: bool) -> None:
         low, self._read_low = open_images(low_source, strict=strict)
