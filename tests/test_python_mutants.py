@@ -8,12 +8,14 @@ import sys
 import pytest
 
 from tests.gates.python_mutants import (
+    AT_IMPORT,
     RECORD,
     Mutant,
     Survivor,
     chosen,
     complaints,
     function_of,
+    own_selection,
     read_record,
     table,
 )
@@ -55,6 +57,12 @@ def test_the_sample_is_the_same_every_time_and_of_every_module() -> None:
     assert {each.module for each in chosen(mutants, ["*.other.*"], None, 0)} == {"package.other"}
 
 
+def test_a_package_is_tested_by_its_own_tests() -> None:
+    selection = ["tests/invflow", "tests/sr_models", "-k=not full", "--ignore=tests/sr_models/test_package.py"]
+    assert own_selection("invflow", selection) == ["tests/invflow", *selection[2:]]
+    assert own_selection("sr_models", selection) == selection[1:]
+
+
 def test_the_table_counts_what_was_tested() -> None:
     statuses = ["killed", "timeout", "survived", "no tests", "not checked", "check was interrupted by user"]
     lines = table([mutant(n, status) for n, status in enumerate(statuses)]).splitlines()
@@ -76,5 +84,5 @@ def test_an_entry_has_a_reason_and_stands_once(text: str, message: str) -> None:
 
 @needs_tomllib
 def test_listed_functions_exist() -> None:
-    for survivor in read_record(RECORD.read_text()):
-        assert callable(pkgutil.resolve_name(survivor.function)), survivor.function
+    for function in {*AT_IMPORT, *(survivor.function for survivor in read_record(RECORD.read_text()))}:
+        assert callable(pkgutil.resolve_name(function)), function

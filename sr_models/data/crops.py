@@ -46,7 +46,8 @@ class RandomCrops(Dataset[Item]):
 
     Args:
         images: a folder, also of a known layout (:mod:`sr_models.data.layouts`), an image, a pattern or a list of
-            images (:func:`sr_models.io.listing.list_images`). Images without room for a crop are not used.
+            images (:func:`sr_models.io.listing.list_images`), or a pack (:mod:`sr_models.data.packing`). Images without
+            room for a crop are not used.
         scale: enlargement.
         crop: side of the high-resolution crop in pixels, a multiple of ``scale``.
         length: number of crops.
@@ -69,7 +70,7 @@ class RandomCrops(Dataset[Item]):
     Raises:
         FileNotFoundError: no such images.
         ValueError: no image that can be used, a crop that the scale does not divide, or a name of an image that fits
-            two low-resolution ones.
+            two low-resolution ones; an unknown degradation.
         CropError: from items, when no image can be read any more.
     """
 
@@ -86,7 +87,7 @@ class RandomCrops(Dataset[Item]):
         rotate: bool = True,
         strict: bool = False,
     ) -> None:
-        _check_crop(crop, scale)
+        _check(crop, scale, lr_images, degradation)
         self.scale, self.crop, self.length, self.seed = scale, crop, length, check_seed(seed)
         self.degradation, self.rotate = degradation, rotate
         self._photographs = Photographs(images, scale=scale, crop=crop, lr_images=lr_images, strict=strict)
@@ -141,7 +142,7 @@ class FixedCrops(Dataset[Item]):
         lr_images: Source | None = None,
         degradation: str = "bicubic",
     ) -> None:
-        _check_crop(crop, scale)
+        _check(crop, scale, lr_images, degradation)
         self.scale, self.crop, self.degradation = scale, crop, degradation
         self._photographs = Photographs(images, scale=scale, crop=crop, lr_images=lr_images, split="valid")
         self.listing, self.notes = self._photographs.listing, self._photographs.notes
@@ -214,6 +215,9 @@ def _below(bound: int, stream: torch.Generator) -> int:
     return int(torch.randint(bound, (), generator=stream, device="cpu"))
 
 
-def _check_crop(crop: int, scale: int) -> None:
+def _check(crop: int, scale: int, lr_images: Source | None, degradation: str) -> None:
     if crop < scale or crop % scale:
         raise ValueError(f"crop must be a positive multiple of the scale {scale}, got {crop}")
+    degrade(degradation)  # an unknown name is an error from the start
+    if lr_images is not None and degradation != "bicubic":
+        raise ValueError(f"degradation must be 'bicubic' (the default) with lr_images, got {degradation!r}")

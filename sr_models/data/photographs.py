@@ -50,7 +50,10 @@ class Photographs:
         self.low: Listing | None = None
         self.notes = self.listing.summary()
         if lr_images is not None:
-            self._pair(find_low(lr_images, scale=scale, split=split, sub=source.name.endswith("_sub")), strict)
+            self._pair(
+                find_low(lr_images, scale=scale, split=split, sub=any(part.endswith("_sub") for part in source.parts)),
+                strict,
+            )
         if split == "train" and self._read_high is read_image:
             self.notes += packing_hint(self.listing)
 

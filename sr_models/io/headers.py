@@ -5,30 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from sr_models.io.files import write_text
-from sr_models.io.images import _DEEP_MODES
+from sr_models.io.reading import read_header
 
-__all__ = ["Header", "read_header", "read_headers"]
+__all__ = ["Header", "read_headers"]
 
 #: Changes whenever the same file may get another header than before.
-_FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
+_FORMAT = f"sr_models headers 2, Pillow {Image.__version__}"
 #: A memory of fewer headers would not be worth a file.
 _WORTH_KEEPING = 500
 #: Files on a network disk answer late: some are asked at once.
 _THREADS = 8
-_ORIENTATION, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 0x0112, 273, 279, 324, 325
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         # of odd metadata and of sizes; what matters becomes a problem
         warnings.simplefilter("ignore")
-        fresh = pool.map(read_header, [files[index][0] for index in unknown])
+        fresh = pool.map(_header, [files[index][0] for index in unknown])
         bar = tqdm(fresh, "reading headers", len(unknown), leave=False, unit="image", delay=1, disable=None)
         known.update({keys[index]: header for index, header in zip(unknown, bar, strict=True)})
     headers = [known[key] for key in keys]
@@ -75,59 +71,12 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     return headers
 
 
-def read_header(path: Path) -> Header:
-    """Read the size of an image and look whether the file is complete, without decoding its pixels.
-
-    A file whose end is unusual is decoded to be sure. Damage in the middle of a file is not found.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The header; nothing is raised.
-    """
+def _header(path: Path) -> Header:
     try:
-        with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            if not length:
-                return Header(0, 0, "an empty file")
-            with Image.open(file) as image:
-                if image.mode in _DEEP_MODES:
-                    return Header(0, 0, f"must have 8 bits a channel, got Pillow mode {image.mode!r}")
-                width, height = image.size
-                # the base class's: that of PNG decodes the pixels to see what is behind them
-                if Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8):
-                    width, height = height, width
-                if not _is_complete(file, image, length):
-                    image.load()
-    except UnidentifiedImageError:
-        return Header(0, 0, "not an image, or of a format that Pillow does not read")
-    # Pillow's decoders report broken files with nearly every exception type there is, SyntaxError included.
-    except Exception as error:
-        return Header(0, 0, " ".join(str(error).split()) or type(error).__name__)
-    return Header(height, width)
-
-
-def _is_complete(file: BinaryIO, image: Image.Image, length: int) -> bool:
-    """Tell from the end of a file that nothing is missing; ``False`` if that cannot be told."""
-    if image.format == "PNG":
-        return _part(file, length - 12, 12) == _PNG_END
-    if image.format in ("JPEG", "MPO"):
-        return _part(file, length - 2, 2) == b"\xff\xd9"
-    if image.format == "WEBP":
-        return struct.unpack("<I", _part(file, 4, 4))[0] + 8 <= length
-    if image.format == "BMP":
-        return 0 < struct.unpack("<I", _part(file, 2, 4))[0] <= length
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        for starts, counts in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
-            if starts in tags and counts in tags:
-                return all(a + b <= length for a, b in zip(tags[starts], tags[counts], strict=True))
-    return False
-
-
-def _part(file: BinaryIO, start: int, count: int) -> bytes:
-    return os.pread(file.fileno(), count, max(start, 0))
+        header = read_header(path)
+    except (OSError, ValueError) as error:
+        return Header(0, 0, str(error).removeprefix(f"cannot read image {path}: "))
+    return Header(header.height, header.width)
 
 
 def _cache_file(source: Path) -> Path | None:

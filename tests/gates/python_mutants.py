@@ -1,7 +1,8 @@
 """``python -m tests.gates.python_mutants``: breaks the Python sources on purpose and sees whether the tests notice.
 
 mutmut makes the mutants and runs the tests; ``[tool.mutmut]`` in pyproject.toml configures it. This command chooses
-which mutants to run, and compares those that survive with survivors.toml, where each has its reason.
+which mutants to run and with which tests: a package's own. It compares those that survive with survivors.toml, where
+each has its reason.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import multiprocessing
 import os
 import random
+import shlex
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,16 +25,20 @@ from .page import markdown_table
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("survivors.toml")
+#: Each is tested by its folder of tests.
+PACKAGES = ("invflow", "sr_models")
+#: Run while their module is imported, which happens once for all mutants: theirs are never run.
+AT_IMPORT = {"invflow.ops._registration.register"}
 #: The largest share of the tested mutants that may survive.
 ALLOWED = 0.1
 _ALIVE = ("survived", "no tests")
 _UNTESTED = ("not checked", "check was interrupted by user")
 
 _DESCRIPTION = """\
-Make small errors in the Python sources, one at a time, and run the tests that reach them. What was tested is kept in
-mutants/: a command that was stopped goes on where it was. Mutants of a changed function, and survivors that
-survivors.toml does not list, are tested again. Exits with 1 if a survivor is not listed, if a listed one does not
-survive, or if more than 10 % survive.
+Make small errors in the Python sources, one at a time, and run the tests of the package that reach them. What was
+tested is kept in mutants/: a command that was stopped goes on where it was. Mutants of a changed function, and
+survivors that survivors.toml does not list, are tested again. Exits with 1 if a survivor is not listed, if a listed one
+does not survive, or if more than 10 % survive.
 """
 
 
@@ -160,8 +166,43 @@ def read_mutants() -> list[Mutant]:
         data.load()
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         for name, code in data.exit_code_by_key.items():
-            found.append(Mutant(name, module, function_of(name), status_by_exit_code[code]))
+            if (function := function_of(name)) not in AT_IMPORT:
+                found.append(Mutant(name, module, function, status_by_exit_code[code]))
     return found
+
+
+def own_selection(package: str, selection: Sequence[str]) -> list[str]:
+    """Return the arguments of pytest in ``selection`` without the folders of other packages' tests."""
+    others = [f"tests/{other}" for other in PACKAGES if other != package]
+    return [argument for argument in selection if argument not in others]
+
+
+def run_mutmut(package: str, names: Sequence[str], jobs: int) -> None:
+    """Test the mutants ``names`` of ``package`` with its own tests. Exits with mutmut's status if it fails.
+
+    Runs in a process of its own: mutmut keeps in global variables which tests reach a function. Between runs it keeps
+    them in one file, which is put aside here, one a package.
+    """
+    from mutmut import __main__ as mutmut
+    from mutmut.configuration import config
+    from mutmut.state import reset_state
+
+    reset_state()
+    config().pytest_add_cli_args_test_selection = own_selection(package, config().pytest_add_cli_args_test_selection)
+    current = ROOT / "mutants" / "mutmut-stats.json"
+    kept = current.with_name(f"{package}-stats.json")
+    current.unlink(missing_ok=True)
+    if kept.exists():
+        shutil.copy2(kept, current)
+    try:
+        mutmut.cli.main(["run", "--max-children", str(jobs), *names], standalone_mode=False)
+    except SystemExit:
+        arguments = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
+        print(f"To see which test fails: cd mutants; MUTANT_UNDER_TEST= python -m pytest {shlex.join(arguments)}")
+        raise
+    finally:
+        if current.exists():
+            shutil.copy2(current, kept)
 
 
 def change_of(mutant: Mutant) -> str:
@@ -195,11 +236,19 @@ def main(arguments: list[str] | None = None) -> int:
         if mutant.survived
         and not (mutant.function in listed and Survivor(mutant.function, change_of(mutant)) in record)
     }
-    names = [mutant.name for mutant in selected if not mutant.checked or mutant.name in again]
-    if names and not given.no_run:
-        command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(given.jobs), *names]
-        if code := subprocess.run(command).returncode:
-            return code
+    if not given.no_run:
+        for package in PACKAGES:
+            names = [
+                mutant.name
+                for mutant in selected
+                if mutant.module.startswith(f"{package}.") and (not mutant.checked or mutant.name in again)
+            ]
+            if names:
+                process = multiprocessing.Process(target=run_mutmut, args=(package, names, given.jobs))
+                process.start()
+                process.join()
+                if process.exitcode:
+                    return process.exitcode
         wanted = {mutant.name for mutant in selected}
         selected = [mutant for mutant in read_mutants() if mutant.name in wanted]
     return report(selected, record)

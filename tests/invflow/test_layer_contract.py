@@ -78,16 +78,18 @@ class SliceOfContext:
         return output
 
 
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "no graph"])
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
-def test_a_conditioned_inverse_is_the_inverse(case) -> None:
+def test_a_conditioned_inverse_is_the_inverse(case, graph: bool) -> None:
     layer = case.build(torch.float64)
     x, context = case.inputs(6, torch.float64)
     context = torch.zeros(6, 0, *case.shape[1:]) if context is None else context
     z = latents_of(layer(x, context[::2].repeat_interleave(2, 0))[0])
-    inverse = condition(layer, SliceOfContext(context[::2]))
-    for part, states in ((slice(0, 1), slice(0, 2)), (slice(1, 3), slice(2, 6)), (slice(0, 3), slice(0, 6))):
-        given = [latent[states] for latent in z]
-        torch.testing.assert_close(inverse(given if len(given) > 1 else given[0], part), x[states])
+    with torch.set_grad_enabled(graph):
+        inverse = condition(layer, SliceOfContext(context[::2]))
+        for part, states in ((slice(0, 1), slice(0, 2)), (slice(1, 3), slice(2, 6)), (slice(0, 3), slice(0, 6))):
+            given = [latent[states] for latent in z]
+            torch.testing.assert_close(inverse(given if len(given) > 1 else given[0], part), x[states])
 
 
 def test_a_foreign_layer_is_conditioned_on_one_context_a_state() -> None:

@@ -163,10 +163,14 @@ def test_frozen_parameters_get_no_gradient():
     )
 
 
-def test_a_network_is_evaluated_once_a_pass():
+@pytest.mark.parametrize("trained", ["parameters", "state", "context"])
+def test_a_network_is_evaluated_once_a_pass(trained):
     case = FLOWS[0]
     flow, inputs = case.build(), case.inputs()
     flow.memory = "invert"
+    flow.requires_grad_(trained == "parameters")
+    for tensor, name in zip(inputs, ("state", "context"), strict=True):
+        tensor.requires_grad_(trained == name)
     calls = {}
     for name, part in flow.named_modules():
         if name.endswith("net"):

@@ -286,6 +286,16 @@ def test_the_matrix_product_of_the_reference_on_gpus_can_be_transformed():
     torch.testing.assert_close(tangent, channel_affine_reference(samples[1], matrix, 0 * shift))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_references_return_the_dtype_of_the_state(dtype):
+    x, h = (torch.randn(2, channels, 3, 3).to(dtype) for channels in (5, 4))
+    inner = torch.promote_types(dtype, torch.float32)
+    matrix, shift = torch.eye(5, dtype=inner), torch.zeros(5, dtype=inner)
+    assert channel_affine_reference(x, matrix, shift).dtype is dtype
+    for y, log_det in (affine_coupling_reference(x, h), flow_step_reference(x, matrix, shift, h)):
+        assert (y.dtype, log_det.dtype) == (dtype, inner)
+
+
 def test_a_coupling_transforms_the_last_channels_by_default():
     x, h = torch.randn(2, 5, 3, 3), torch.randn(2, 4, 3, 3)
     matrix, shift = torch.eye(5), torch.zeros(5)

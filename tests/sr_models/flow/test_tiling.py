@@ -172,3 +172,17 @@ def test_tiles_fade_linearly(across: bool) -> None:
     ramp = ((torch.arange(56, dtype=torch.float64) - 24 + 0.5) / 8).clamp(0, 1)
     expected = ramp if across else ramp[:, None]
     torch.testing.assert_close(tiled, expected.expand(1, 3, 2 * size[0], 2 * size[1]), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_tile_that_ends_next_to_the_border_fades(across: bool) -> None:
+    """Two tiles, one black and one white, of 16 pixels each, one pixel apart: each fades over four pixels."""
+    size = (16, 17) if across else (17, 16)
+    lr = torch.zeros(1, 3, *size, dtype=torch.float64)
+    shades = iter((0.0, 1.0))
+    tiled = decode_tiles(lambda parts, lr: torch.full_like(lr, next(shades)), [lr], lr, tile=16, multiple=1, scale=1)
+    middle = torch.arange(17, dtype=torch.float64) + 0.5
+    black, white = ((16 - middle) / 4).clamp(0, 1), ((middle - 1) / 4).clamp(0, 1)
+    expected = white / (black + white)
+    expected = expected if across else expected[:, None]
+    torch.testing.assert_close(tiled, expected.expand(1, 3, *size), rtol=0, atol=1e-14)
