@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_models.evaluation.evaluate import Scores
+from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.report.curve import TrainingCurve, draw_curve
 from sr_models.evaluation.report.pictures import (
     PhotographPictures,
