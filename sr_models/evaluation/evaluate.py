@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
-from sr_models.evaluation.pairs import Pair, find_pairs, load_pair
+from sr_models.evaluation.pairs import find_pairs, load_pair
 from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.scores import Scores
 from sr_models.flow.explosions import OnExplode, check_on_explode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,22 @@ def evaluate(model: SuperResolutionFlow, folder: Path, tmp_path: Path) -> Evalua
 
     def run(overwrite: bool = False, **changes: Any) -> tuple[list[Scores], ScoreRecord]:
         record = ScoreRecord(tmp_path / "scores.csv", distance_name="mse", about={"by": "test"}, overwrite=overwrite)
-        options = {"model": model, "images": folder, "samples": 2, "temperature": 0.5, "distance": mse_distance, **changes}
+        options = {
+            "model": model,
+            "images": folder,
+            "samples": 2,
+            "temperature": 0.5,
+            "distance": mse_distance,
+            **changes,
+        }
         return evaluate_model(record=record, **options), record
 
     return run
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Heights of the low-resolution images that are sampled; a height in ``drawn.stop`` ends the process."""
+def drawn(monkeypatch: pytest.MonkeyPatch) -> _Heights:
+    """Heights of the low-resolution images that are sampled; ``drawn.errors`` has those that raise."""
     heights = _Heights()
     original = SuperResolutionFlow.sample
 
@@ -70,7 +77,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return original(self, lr, *args, **options)
 
     monkeypatch.setattr(SuperResolutionFlow, "sample", sample)
-    yield heights
+    return heights
 
 
 class _Heights(list[int]):
@@ -162,9 +169,7 @@ def test_a_bad_image_costs_only_itself_and_is_tried_again(
     assert [row.image for row in read_scores(tmp_path / "scores.csv", "mse")] == NAMES
 
 
-def test_without_a_record_a_bad_image_is_an_error(
-    model: SuperResolutionFlow, folder: Path, drawn: _Heights
-) -> None:
+def test_without_a_record_a_bad_image_is_an_error(model: SuperResolutionFlow, folder: Path, drawn: _Heights) -> None:
     drawn.errors[6] = ExplosionError("sample 0 exploded")
     with pytest.raises(ExplosionError, match="sample 0 exploded"):
         evaluate_model(model, folder, samples=1, distance=mse_distance)
@@ -203,9 +208,7 @@ def test_other_settings_are_refused_before_anything_is_drawn(
     assert drawn == [4, 6, 8]
 
 
-def test_other_images_are_refused_and_further_ones_welcome(
-    evaluate: Evaluate, folder: Path, drawn: _Heights
-) -> None:
+def test_other_images_are_refused_and_further_ones_welcome(evaluate: Evaluate, folder: Path, drawn: _Heights) -> None:
     evaluate()
     drawn.clear()
     write_image(folder / "aa.png", np.full((40, 16, 3), 99, dtype=np.uint8))
@@ -263,7 +266,7 @@ def test_places_that_cannot_be_written_are_found_before_anything_is_drawn(
 ) -> None:
     with pytest.raises(ValueError, match=rf"output {tmp_path} is a folder; give a file such as {tmp_path}/scores.csv"):
         ScoreRecord(tmp_path, distance_name="mse")
-    with pytest.raises(FileNotFoundError, match="folder of output .*none/x.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder of output .*none/x.csv does not exist"):
         ScoreRecord(tmp_path / "none" / "x.csv", distance_name="mse")
     (tmp_path / "scores.summary.json").mkdir()
     with pytest.raises(OSError, match=r"scores.summary.json"):
@@ -299,5 +302,5 @@ def test_a_likelihood_that_does_not_fit_into_memory_is_left_out_with_tiles_only(
     rows, record = evaluate(tile=16)
     assert all(math.isnan(row.nll) and math.isfinite(row.psnr) for row in rows)
     assert not record.failures
-    with pytest.raises(ValueError, match="no image could be scored: a.png: CUDA out of memory"):
+    with pytest.raises(ValueError, match=r"no image could be scored: a.png: CUDA out of memory"):
         evaluate(overwrite=True)
