@@ -56,7 +56,7 @@ class TestMistakes:
                 "sample --checkpoint {model} --images {images} --output {out} --device hal",
                 "device 'hal' cannot be used",
             ),
-            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "times lr"),
+            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "which is not 4 times the"),
             ("evaluate --checkpoint {model} --images {images} --output {out}/none/x.csv", "does not exist"),
             ("sample --checkpoint {model} --images {deep} --output {out}", "8 bits a channel, got Pillow mode 'I;16'"),
             ("sample --checkpoint {model} --images {nan} --output {out}", "8 bits a channel, got Pillow mode 'F'"),
