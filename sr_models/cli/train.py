@@ -14,7 +14,7 @@ __all__ = ["add_arguments", "run"]
 def run(
     output: str,
     device: str,
-    devices: Literal["auto"] | int,
+    devices: Literal["auto"] | int | list[int],
     strategy: str,
     workers: int,
     resume: str,
@@ -48,8 +48,15 @@ def run(
     from sr_models.training.run import train_model
     from sr_models.training.stages import plan_stages, train_stages
 
+    accelerator, colon, number = device.partition(":")
+    if colon and devices == "auto" and number.isdecimal():
+        devices = [int(number)]
+    elif colon:
+        raise ValueError(
+            f"device must be a kind of device, or one device such as cuda:1 without devices, got {device!r}"
+        )
     placement: dict[str, Any] = {
-        "accelerator": device,
+        "accelerator": accelerator,
         "devices": devices,
         "strategy": strategy,
         "workers": workers,
@@ -70,7 +77,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of these options; of several, later win")
     parser.add_argument("--output", type=str, required=True, help="folder of the run, created if needed")
     parser.add_argument(
-        "--device", "--accelerator", type=str, default="auto", help="kind of device: auto, cpu, cuda or mps"
+        "--device",
+        "--accelerator",
+        type=str,
+        default="auto",
+        help="kind of device: auto, cpu, cuda, mps, or a single one: cuda:1",
     )
     parser.add_argument(
         "--devices",

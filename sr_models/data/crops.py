@@ -86,7 +86,7 @@ class RandomCrops(Dataset[Item]):
         rotate: bool = True,
         strict: bool = False,
     ) -> None:
-        _check_crop(crop, scale)
+        _check(crop, scale, lr_images, degradation)
         self.scale, self.crop, self.length, self.seed = scale, crop, length, check_seed(seed)
         self.degradation, self.rotate = degradation, rotate
         self._photographs = Photographs(images, scale=scale, crop=crop, lr_images=lr_images, strict=strict)
@@ -141,7 +141,7 @@ class FixedCrops(Dataset[Item]):
         lr_images: Source | None = None,
         degradation: str = "bicubic",
     ) -> None:
-        _check_crop(crop, scale)
+        _check(crop, scale, lr_images, degradation)
         self.scale, self.crop, self.degradation = scale, crop, degradation
         self._photographs = Photographs(images, scale=scale, crop=crop, lr_images=lr_images, split="valid")
         self.listing, self.notes = self._photographs.listing, self._photographs.notes
@@ -220,6 +220,8 @@ def _below(bound: int, stream: torch.Generator) -> int:
     return int(torch.randint(bound, (), generator=stream, device="cpu"))
 
 
-def _check_crop(crop: int, scale: int) -> None:
+def _check(crop: int, scale: int, lr_images: Source | None, degradation: str) -> None:
     if crop < scale or crop % scale:
         raise ValueError(f"crop must be a positive multiple of the scale {scale}, got {crop}")
+    if lr_images is not None and degradation != "bicubic":
+        raise ValueError(f"degradation must be 'bicubic' (the default) with lr_images, got {degradation!r}")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
-from sr_models.io.images import read_image
-from sr_models.io.listing import Listing, check_unused, fingerprint_of, list_images, one_line
+from sr_models.data.packing import open_images
+from sr_models.io.listing import Listing, check_unused, fingerprint_of, one_line
 
 __all__ = ["Photographs"]
 
@@ -18,7 +18,8 @@ class Photographs:
     """Images that are large enough for crops, alone or with their low-resolution images.
 
     Args:
-        images: what :func:`sr_models.io.listing.list_images` takes, or the folder of a data set with a known layout.
+        images: a pack, what :func:`sr_models.io.listing.list_images` takes, or the folder of a data set with a known
+            layout.
         scale: enlargement.
         crop: rows and columns that an image must have.
         lr_images: the low-resolution images; none: they are made from ``images``.
@@ -43,15 +44,18 @@ class Photographs:
     ) -> None:
         self.scale, self.crop = scale, crop
         source = find_high(images, split=split)
-        self.listing = list_images(source, smallest=crop, strict=strict)
+        self.listing, self._read_high = open_images(source, smallest=crop, strict=strict)
         self.fingerprint = self.listing.fingerprint
         self.low: Listing | None = None
         self.notes = self.listing.summary()
         if lr_images is not None:
-            self._pair(find_low(lr_images, scale=scale, split=split, sub=source.name.endswith("_sub")), strict)
+            self._pair(
+                find_low(lr_images, scale=scale, split=split, sub=any(part.endswith("_sub") for part in source.parts)),
+                strict,
+            )
 
     def _pair(self, low_source: Path, strict: bool) -> None:
-        low = list_images(low_source, strict=strict)
+        low, self._read_low = open_images(low_source, strict=strict)
         self.fingerprint = fingerprint_of([self.fingerprint, low.fingerprint], [0, 0])
         pairs, unused = pair_names(self.listing, low, self.scale)
         # the listing's own faults were judged before
@@ -72,20 +76,20 @@ class Photographs:
         """Read an image, and its low-resolution image if there is one.
 
         Returns:
-            ``(H, W, 3)``, and of pairs also ``(h, w, 3)``, uint8. Of pairs, the part is returned that both cover:
-            ``H = scale * h``.
+            ``(H, W, 3)``, and of pairs also ``(h, w, 3)``, uint8, not to be written to. Of pairs, the part is
+            returned that both cover: ``H = scale * h``.
 
         Raises:
             FileNotFoundError, ValueError: the file has become unreadable, or too small, since it was listed.
         """
         path = self.listing.paths[index]
-        high = read_image(path)
+        high = self._read_high(path)
         height, width = high.shape[:2]
         if min(height, width) < self.crop:
             raise ValueError(f"must be at least {self.crop} x {self.crop} pixels, got {height} x {width}")
         if self.low is None:
             return (high,)
-        low = read_image(self.low.paths[index])
+        low = self._read_low(self.low.paths[index])
         rows, columns = low.shape[:2]
         if problem := size_problem((height, width), (rows, columns), self.scale):
             raise ValueError(problem)

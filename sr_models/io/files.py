@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["remove_leftovers", "write_bytes", "write_stream", "write_text"]
+__all__ = ["append_line", "remove_leftovers", "write_bytes", "write_stream", "write_text"]
 
 #: What :func:`os.fsync` says on file systems that cannot do it: those of some networks, and of user space.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -114,3 +114,11 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append a line to a text file in UTF-8, which is created if needed; it has reached the disk afterwards."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        _sync(file.fileno())

@@ -14,13 +14,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from sr_models.io import images
 from sr_models.io.files import write_text
+from sr_models.io.reading import read_header
 
-__all__ = ["Header", "read_header", "read_headers"]
+__all__ = ["Header", "read_headers"]
 
 #: Changes whenever the same file may get another header than before.
-_FORMAT = f"sr_models headers 1, Pillow {Image.__version__}"
+_FORMAT = f"sr_models headers 2, Pillow {Image.__version__}"
 #: A memory of fewer headers would not be worth a file.
 _WORTH_KEEPING = 500
 #: Files on a network disk answer late: some are asked at once.
@@ -62,7 +62,7 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         # of odd metadata and of sizes; what matters becomes a problem
         warnings.simplefilter("ignore")
-        fresh = pool.map(read_header, [files[index][0] for index in unknown])
+        fresh = pool.map(_header, [files[index][0] for index in unknown])
         bar = tqdm(fresh, "reading headers", len(unknown), leave=False, unit="image", delay=1, disable=None)
         known.update({keys[index]: header for index, header in zip(unknown, bar, strict=True)})
     headers = [known[key] for key in keys]
@@ -71,17 +71,9 @@ def read_headers(files: Sequence[tuple[Path, os.stat_result]], source: Path) -> 
     return headers
 
 
-def read_header(path: Path) -> Header:
-    """Read the size of an image and look whether it can be used, without decoding its pixels.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The header; nothing is raised.
-    """
+def _header(path: Path) -> Header:
     try:
-        header = images.read_header(path)
+        header = read_header(path)
     except (OSError, ValueError) as error:
         return Header(0, 0, str(error).removeprefix(f"cannot read image {path}: "))
     return Header(header.height, header.width)

@@ -37,6 +37,7 @@ class TrainingConfig:
         overrides: single fields of the model's config, such as {hidden_channels: 32}; sr-models describe shows them.
         val_images: photographs whose fixed crops are scored during training, given like images; none: no validation.
         lr_images: low-resolution photographs that belong to images; none: images are degraded.
+        val_lr_images: low-resolution photographs that belong to val_images; none: these are degraded.
         degradation: name of the degradation that makes low-resolution crops.
         crop: side of the high-resolution crops in pixels, a multiple of the scale.
         batch_size: crops a step, over all devices and parts together; default: the preset's (of srflow-da 12).
@@ -77,6 +78,7 @@ class TrainingConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     val_images: str | None = _free(None)
     lr_images: str | None = _free(None)
+    val_lr_images: str | None = _free(None)
     degradation: str = "bicubic"
     crop: int = 160
     batch_size: int | None = None
@@ -151,6 +153,8 @@ class TrainingConfig:
         degrade(self.degradation)
         if self.encoder is not None and self.init_from is not None:
             raise ValueError("encoder and init_from exclude each other: the weights of init_from include an encoder's")
+        if self.val_lr_images is not None and self.val_images is None:
+            raise ValueError(f"val_lr_images belong to val_images, which are missing, got {self.val_lr_images!r}")
         if self.lr_images is not None and self.degradation != "bicubic":
             raise ValueError(f"lr_images leave nothing to degrade: leave out degradation, got {self.degradation!r}")
 

@@ -29,12 +29,9 @@ RESUME = ("auto", "never", "other_data")
 FORMAT = 1
 
 #: Settings that may change when a run goes on. All others make it another run.
-FREE = {
-    *("images", "val_images", "lr_images", "steps", "lr", "encoder_lr", "warmup", "gradient_clip", "val_every"),
-    *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile"),
-}
+FREE = {entry.name for entry in fields(TrainingConfig) if entry.metadata.get("resume") == "free"}
 #: Settings that are paths of data. Another spelling of the same path is no change.
-_DATA_PATHS = {"images", "val_images", "lr_images"}
+_DATA_PATHS = {"images", "val_images", "lr_images", "val_lr_images"}
 #: Settings that are files of weights, read when a run begins. They may have moved, but not been renamed.
 _WEIGHT_FILES = {"encoder", "init_from"}
 

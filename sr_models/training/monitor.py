@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import NamedTuple
 
 from torch import Tensor
-from tqdm import tqdm
 
 from sr_models.training.curves import CurveLog
-from sr_models.training.progress import Progress, duration, speed
+from sr_models.training.progress import Progress, duration, say, speed
 from sr_models.training.validation import Scores
 
 __all__ = ["Monitor"]
@@ -63,13 +61,16 @@ class Monitor:
     ) -> None:
         self.enabled, self.logs = enabled, Path(output) / "logs"
         self._steps, self._encoder_steps = steps, encoder_steps
+        self._skipped = 0
         self._scores: dict[str, float] = {}
+        self._smoothed: dict[str, float] = {}
         self._log: CurveLog | None = None
+        self._progress: Progress | None = None
+        self._mark: _Mark | None = None
+        self._estimated = False
         if enabled:
             with self._logging():
                 self._log = CurveLog(self.logs, first_step)
-        self._progress: Progress | None = None
-        self._skipped = 0
         self._begin_phase(first_step)
 
     def __enter__(self) -> Monitor:
@@ -101,9 +102,8 @@ class Monitor:
         if self._progress is None:
             return
         self._skipped = skipped
-        waited = time.monotonic() - self._mark.time
         # the first step of a phase initialises and compiles: measurements begin at its end
-        if step % _EVERY == 0 or waited >= _PATIENCE or waited == -math.inf:
+        if step % _EVERY == 0 or self._mark is None or monotonic() - self._mark.time >= _PATIENCE:
             values = {name: float(value) for name, value in losses.items()}
             self._smooth(values)
             rate = self._measure(step + 1)
@@ -116,6 +116,7 @@ class Monitor:
                     with self._logging():
                         self._log.add_values({**values, "lr": lr}, step)
         self._progress.advance(step + 1, self._figures())
+        self._stepped = monotonic()
         if step + 1 == self._encoder_steps < self._steps:
             self._begin_phase(step + 1)
 
@@ -123,7 +124,7 @@ class Monitor:
         """Show and log a validation.
 
         Args:
-            step: number of the last step before it; of the first step of the flow, if it scores the untrained flow.
+            step: number of steps done before it. A run that goes on from there scores again.
             scores: result of the validation.
         """
         if not self.enabled:
@@ -137,13 +138,13 @@ class Monitor:
             self.say(note)
         if self._progress is not None:
             self._progress.show(self._figures())
-        if self._mark.time < math.inf:  # the time of the validation is not the steps'
-            self._mark = _Mark(step + 1, time.monotonic())
+        if self._mark is not None:  # the time since the last step is not the steps'
+            self._mark = self._mark._replace(time=self._mark.time + monotonic() - self._stepped)
 
     def say(self, line: str) -> None:
         """Print a line on standard error, above the progress bar."""
         if self.enabled:
-            tqdm.write(line, file=sys.stderr)
+            say(line)
 
     def close(self) -> None:
         """End the progress bar and the log; a second call does nothing."""
@@ -160,8 +161,8 @@ class Monitor:
         if self._progress is not None:
             self._progress.close()
         self._progress = None
-        self._smoothed: dict[str, float] = {}
-        self._mark = _Mark(done, math.inf)
+        self._smoothed = {}
+        self._mark = None
         self._estimated = False
         if self.enabled and done < self._steps:
             pretraining = done < self._encoder_steps
@@ -176,8 +177,8 @@ class Monitor:
 
     def _measure(self, done: int) -> float | None:
         """Return the steps a second since the last measurement; the first time there is none."""
-        before, self._mark = self._mark, _Mark(done, time.monotonic())
-        if before.time == math.inf or before.done >= done:
+        before, self._mark = self._mark, _Mark(done, monotonic())
+        if before is None:
             return None
         seconds = self._mark.time - before.time
         rate = (done - before.done) / max(seconds, 1e-9)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from time import monotonic
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "duration", "speed"]
+__all__ = ["Progress", "duration", "say", "speed"]
 
 #: Seconds between the lines of a log file: a share of the time that the run has taken, between two limits.
 _SHARE, _SHORTEST, _LONGEST = 0.02, 10.0, 600.0
@@ -58,6 +59,9 @@ class Progress:
             if sys.stderr.isatty()
             else None
         )  # fmt: skip
+        self._showwarning = warnings.showwarning
+        if self._bar is not None:
+            warnings.showwarning = _show_warning
 
     def advance(self, done: int, figures: str) -> None:
         """Show that so many steps are done, with figures such as ``nll=-3.2``."""
@@ -85,6 +89,7 @@ class Progress:
         """End the bar's line, so that what is printed next begins on its own, or print a last line."""
         if self._bar is not None:
             self._bar.close()
+            warnings.showwarning = self._showwarning
         elif not self._first:
             self._print_line()
 
@@ -97,6 +102,18 @@ class Progress:
             left = self.last_step - self.done
             parts += [speed(rate), f"{duration(left / rate)} left"] if left else [speed(rate)]
         print(", ".join([*parts, self._figures] if self._figures else parts), file=sys.stderr, flush=True)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """Print a warning above the bar."""
+    say(warnings.formatwarning(message, category, filename, lineno).rstrip())
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, above the bar."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def speed(rate: float) -> str:

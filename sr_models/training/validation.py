@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_models.data.crops import FixedCrops
 from sr_models.evaluation.metrics import lr_psnr, psnr
 from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.model import SuperResolutionFlow
@@ -20,7 +21,6 @@ from sr_models.flow.noise import clean_condition
 from sr_models.io.images import to_tensor, to_uint8
 from sr_models.io.resize import imresize
 from sr_models.seeds import check_seed
-from sr_models.training.data import FixedCrops
 
 __all__ = ["MOST_CROPS", "TEMPERATURE", "Scores", "Validation"]
 
@@ -57,23 +57,35 @@ class Validation:
     """Score a model on fixed crops; the same model always gets the same scores.
 
     Args:
-        images: photographs, as for :class:`FixedCrops`. Of more than 32 crops, 32 are taken at equal distances.
-        scale: enlargement.
-        crop: side of the high-resolution crops in pixels, a multiple of ``scale``.
+        images, scale, crop, lr_images, degradation: as for :class:`sr_models.data.crops.FixedCrops`. Of more than 32
+            crops, 32 are taken at equal distances.
         seed: determines the samples.
 
     Attributes:
-        crops: the crops, each ``{"hr": (3, crop, crop), "lr": (3, crop / scale, crop / scale)}``.
+        crops: ``{"hr": (3, crop, crop), "lr": (3, crop / scale, crop / scale), ...}`` each, kept in memory.
+        summary: lines for the user: how many crops there are, and which images are not used.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: as :class:`FixedCrops`, or a seed out of range.
+        FileNotFoundError, ValueError: as :class:`sr_models.data.crops.FixedCrops`, or a seed out of range.
     """
 
-    def __init__(self, images: str | os.PathLike[str], *, scale: int, crop: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        *,
+        scale: int,
+        crop: int,
+        seed: int,
+        lr_images: str | os.PathLike[str] | None = None,
+        degradation: str = "bicubic",
+    ) -> None:
         self.scale, self.seed = scale, check_seed(seed)
-        found = FixedCrops(images, scale=scale, crop=crop)
+        found = FixedCrops(images, scale=scale, crop=crop, lr_images=lr_images, degradation=degradation)
         count = min(len(found), MOST_CROPS)
         self.crops = [found[index * len(found) // count] for index in range(count)]
+        failed = dict.fromkeys(line for item in self.crops for line in item["failed"].splitlines())
+        first, *others = found.notes
+        self.summary = [f"validation: {count} crops of {first}", *others, *(f"not used: {line}" for line in failed)]
 
     def __call__(self, model: SuperResolutionFlow, device: torch.device, *, encoder_only: bool = False) -> Scores:
         """Score a model, in evaluation mode and float32, and leave it as it was.

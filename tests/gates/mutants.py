@@ -42,8 +42,10 @@ pass that suite, plainly and under both sanitizers.
 
 @dataclass(frozen=True)
 class Mutant:
-    """``old``, which stands once in ``file`` of csrc/cuda, becomes ``new``. ``sanitize``: under which sanitizer the
-    suite notices, if not without one."""
+    """``old``, which stands once in ``file`` of csrc/cuda or csrc/cpu, becomes ``new``.
+
+    ``sanitize``: under which sanitizer the suite notices, if not without one.
+    """
 
     name: str
     file: str
@@ -238,14 +240,16 @@ MUTANTS = [
 ]
 
 
-def mutated(mutant: Mutant, folder: Path) -> Path:
+def mutated(mutant: Mutant, folder: Path, part: str = "cuda") -> Path:
     """A copy of ``csrc`` with the mutant in it. Raises ``ValueError`` unless its text stands there once."""
     copy = folder / "csrc"
     shutil.copytree(CSRC, copy)
-    path = copy / "cuda" / mutant.file
+    path = copy / part / mutant.file
     text = path.read_text()
     if (count := text.count(mutant.old)) != 1:
-        raise ValueError(f"mutant {mutant.name!r}: its text stands {count} times in csrc/cuda/{mutant.file}, not once")
+        raise ValueError(
+            f"mutant {mutant.name!r}: its text stands {count} times in csrc/{part}/{mutant.file}, not once"
+        )
     path.write_text(text.replace(mutant.old, mutant.new))
     return copy
 

@@ -9,7 +9,7 @@ from layer_cases import coupling
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invflow import ActNorm, FlowSequential, FlowStep, Squeeze
-from invflow.layers._first_batch import KnownSet
+from invflow.layers._first_batch import KnownSet, data_parallel_group
 
 
 def batch(*shape, dtype=torch.float32):
@@ -380,3 +380,13 @@ def test_a_flag_that_was_loaded_is_read_again_where_versions_do_not_count(monkey
     assert layer._known_set.holds(layer.initialized)
     layer.load_state_dict(ActNorm(3).state_dict())
     assert not layer._known_set.holds(layer.initialized)
+
+
+def test_a_batch_is_shared_by_the_processes_of_the_wrapper_around_the_layer(monkeypatch):
+    layer = ActNorm(3)
+    assert data_parallel_group(layer) is data_parallel_group(None) is None
+    wrapper = torch.nn.Sequential(torch.nn.Identity(), layer)
+    wrapper.process_group = object()
+    monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, "_active_ddp_module", wrapper)
+    assert data_parallel_group(layer) is data_parallel_group(None) is wrapper.process_group
+    assert data_parallel_group(ActNorm(3)) is None

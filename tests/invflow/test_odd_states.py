@@ -127,8 +127,8 @@ from invflow import affine_coupling
 torch.set_num_threads({threads})
 small = torch.zeros(2, 64, 16, 32)
 affine_coupling(small, torch.zeros(2, 128, 16, 32), backend="cpu")
-channels = 400_000
-x, h = torch.zeros(1, channels, 6, 8), torch.zeros(1, 1, 1, 1).expand(1, 2 * channels, 6, 8)
+channels = 1_600_000  # each needs 240 bytes of scratch memory or more, with longer vectors, and 32 for its result
+x, h = torch.zeros(1, channels, 1, 8), torch.zeros(1, 1, 1, 1).expand(1, 2 * channels, 1, 8)
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 200_000_000,) * 2)
 try:

@@ -156,6 +156,7 @@ def test_help_loads_no_library(command: str) -> None:
             ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
+        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict {true,false}"]),
         ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
     ],
 )

@@ -73,7 +73,18 @@ def test_paths_and_numbers_in_other_forms(
 def test_what_may_change_when_a_run_is_resumed() -> None:
     free = {entry.name for entry in fields(TrainingConfig) if entry.metadata.get("resume") == "free"}
     assert free == {
-        *("images", "val_images", "lr_images", "steps", "lr", "encoder_lr", "warmup", "gradient_clip", "val_every"),
+        *(
+            "images",
+            "val_images",
+            "lr_images",
+            "val_lr_images",
+            "steps",
+            "lr",
+            "encoder_lr",
+            "warmup",
+            "gradient_clip",
+            "val_every",
+        ),
         *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile"),
     }
 

@@ -17,7 +17,7 @@ from sr_models.training.stages import Stage, plan_stages, train_stages
 
 MakeConfig = Callable[..., TrainingConfig]
 ENCODER = {"name": "encoder", "steps": 3, "encoder_steps": 3}
-FLOW = {"name": "flow", "steps": 4, "lr": 1e-4}
+FLOW = {"name": "flow", "steps": 4, "lr": 1e-4, "seed": 1, "encoder_frozen": 1.0}
 TUNING = {"name": "fine-tuning", "steps": 2, "crop": 32, "batch_size": 1, "encoder_frozen": 0.0}
 
 
@@ -37,7 +37,7 @@ class TestPlan:
         assert [stage.config.crop for stage in stages] == [16, 16, 32]
         # only the first one begins with a pretrained encoder
         assert [stage.config.encoder for stage in stages] == ["rrdb.safetensors", None, None]
-        assert {stage.config.seed for stage in stages} == {10}
+        assert [stage.config.seed for stage in stages] == [10, 1, 10]
 
     def test_null_is_the_default(self, shared: dict[str, Any]) -> None:
         stages = plan_stages(shared, [{**ENCODER, "batch_size": None, "gradient_clip": None, "val_images": None}])
@@ -92,18 +92,15 @@ class TestRuns:
         assert origins == [None, *(str(finished[1] / name / "model.safetensors") for name in names[:2])]
 
     def test_a_stage_begins_with_the_model_of_the_former(self, finished: tuple[list[Stage], Path]) -> None:
-        stages, output = finished
-        # the encoder is frozen for half of the flow's steps and moves by lr at most in the others
-        first, second, third = (
-            load_model(output / name / "model.safetensors").state_dict()
-            for name in ("1-encoder", "2-flow", "3-fine-tuning")
-        )
-        fresh = load_model(train_stages([Stage("fresh", stages[1].config)], output.parent / "fresh", accelerator="cpu"))
-        for name in ("encoder.conv_first.weight", "encoder.trunk.0.0.conv1.weight"):
-            if name in first:
-                assert (first[name] - second[name]).abs().max() < 1e-3
-                assert (fresh.state_dict()[name] - second[name]).abs().max() > 1e-2
-        assert any(not torch.equal(second[name], third[name]) for name in second)
+        names = ("1-encoder", "2-flow", "3-fine-tuning")
+        first, second, third = (load_model(finished[1] / name / "model.safetensors").state_dict() for name in names)
+        # the second stage leaves the encoder as it is
+        encoder = [name for name in first if name.startswith("encoder.")]
+        assert all(torch.equal(first[name], second[name]) for name in encoder)
+        assert not all(torch.equal(second[name], third[name]) for name in encoder)
+        # the third one moves no weight by more than Adam can in two steps
+        assert all((second[name] - third[name]).abs().max() < 3e-3 for name in encoder)
+        assert max((second[name] - third[name]).abs().max() for name in second if "actnorm" in name) < 3e-3
 
     def test_a_finished_stage_is_not_run_again(
         self, finished: tuple[list[Stage], Path], capsys: pytest.CaptureFixture[str]
@@ -114,6 +111,29 @@ class TestRuns:
         assert {path: path.stat().st_mtime_ns for path in sorted(output.rglob("*"))} == before
         printed = capsys.readouterr().out
         assert re.findall(r"stage (\S+) is finished", printed) == ["1-encoder", "2-flow", "3-fine-tuning"]
+
+    def test_an_interrupted_stage_goes_on(self, finished: tuple[list[Stage], Path], tmp_path: Path) -> None:
+        stages, unbroken = finished
+
+        class Killed(Exception):
+            pass
+
+        done: list[int] = []
+
+        def interrupt(step: int, objective: object) -> None:
+            done.append(step)
+            if len(done) == 5:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train_stages(stages, tmp_path, accelerator="cpu", callbacks=[interrupt])
+        assert done == [1, 2, 3, 1, 2]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1-encoder", "2-flow"]
+        path = train_stages(stages, tmp_path, accelerator="cpu", callbacks=[interrupt])
+        assert done[5:] == [3, 4, 1, 2]
+        expected = load_model(unbroken / "3-fine-tuning" / "model.safetensors").state_dict()
+        actual = load_model(path).state_dict()
+        assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
     def test_other_settings_of_a_finished_stage(
         self, finished: tuple[list[Stage], Path], shared: dict[str, Any]

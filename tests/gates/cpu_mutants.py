@@ -1,0 +1,192 @@
+"""``python -m tests.gates.cpu_mutants``: breaks the CPU kernels on purpose and sees whether the tests notice.
+
+Each mutant is an edit of one file in a copy of ``csrc``. A copy of the package gets an extension made of it, with the
+kernels of the baseline instruction set, and must fail a test of the kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tests.emulator import build
+
+from .mutants import Mutant, mutated
+
+ROOT = Path(__file__).parents[2]
+WORK = build.DEFAULT_CACHE / "cpu_mutants"
+#: The first that fails ends the run.
+TESTS = [
+    f"tests/invflow/test_{name}.py"
+    for name in ("ops", "flow_step", "layouts", "edges_of_numbers", "dtypes", "odd_states", "layer_precision")
+]
+
+_DESCRIPTION = """\
+Break the CPU kernels on purpose, one way at a time, and run their tests on each: the mutants must all fail them, and
+the kernels themselves must pass. Exits with 1 if one survives. Takes about ten minutes of processor time.
+"""
+
+MUTANTS = [
+    Mutant("one logarithm for products that underflow", "elementwise.inc", "kLeastEps = 1.0e-4", "kLeastEps = 1.0e-12"),
+    Mutant("a small eps forgotten", "elementwise.inc", "if (map.parameter > 0)", "if (map.parameter > 1.0e-8)"),
+    Mutant("the inverse's log-determinant without its sign", "elementwise.inc", "inverse ? -log_s : log_s;", "log_s;"),
+    Mutant(
+        "scales of pixels past the last counted in the log-determinant",
+        "elementwise.inc",
+        "    f.factor.v[0] = valid ? f.factor.v[0] : broadcast<T>(T(1));\n",
+        "",
+    ),
+    Mutant(
+        "a whole vector written where a part of one is left",
+        "elementwise.inc",
+        "store_first<T>(to[i] + p, load<T>(buffers[results[i]]), rest);",
+        "store<T>(to[i] + p, load<T>(buffers[results[i]]));",
+    ),
+    Mutant(
+        "a product written past the last pixel of a row",
+        "flow_step.inc",
+        "const bool whole = n % kLanes<T> == 0;",
+        "const bool whole = true;",
+    ),
+    Mutant(
+        "the end of a row missing from the gradient of the shift",
+        "flow_step_backward.inc",
+        "  if (p < n) sum += load_first<T>(row + p, static_cast<int>(n - p));\n",
+        "",
+    ),
+    Mutant("the end of a row not copied", "storage.inc", "for (; p < n; ++p) to[p] = from[p];", ""),
+    Mutant(
+        "streams to samples that are not aligned",
+        "storage.inc",
+        " && aligned(view.sample_stride * size) &&\n",
+        " &&\n",
+    ),
+    Mutant(
+        "streams to channels that are not aligned",
+        "storage.inc",
+        " &&\n         aligned(view.channel_stride * size);",
+        ";",
+    ),
+    Mutant(
+        "streams to an address that is not aligned",
+        "storage.inc",
+        "aligned(reinterpret_cast<intptr_t>(view.data)) && ",
+        "",
+    ),
+    Mutant(
+        "the last item of the last thread dropped",
+        "parallel.h",
+        "end = items * (thread + 1) / threads;",
+        "end = (items * (thread + 1) - 1) / threads;",
+    ),
+    Mutant(
+        "the matrix's gradient of the second thread dropped",
+        "flow_step_backward.inc",
+        "for (int64_t thread = 1; thread < threads; ++thread)",
+        "for (int64_t thread = 2; thread < threads; ++thread)",
+    ),
+    Mutant("scratch memory that does not grow", "buffer.h", "if (bytes > size) {", "if (size == 0) {"),
+    Mutant(
+        "the last tile of a sample as long as the others",
+        "flow_step.inc",
+        "rest < tiling.pixels ? rest : tiling.pixels};",
+        "tiling.pixels};",
+    ),
+    Mutant("no tiles of nothing", "flow_step.inc", "  if (step.channels == 0) return {unit, 0};\n", ""),
+    Mutant(
+        "the matrix's gradient of the last tiles dropped",
+        "flow_step_backward.inc",
+        "    work.sums.flush();\n    work.sums.add_to(",
+        "    work.sums.add_to(",
+    ),
+    Mutant("samples of one h in different threads", "flow_step_backward.inc", "return step.has_after ?", "return 1 ?"),
+    Mutant("a NaN becomes infinite in float16", "storage.inc", "magnitude > 0x7f800000 ? 0x7e00", "false ? 0x7e00"),
+    Mutant("float16 rounds ties up", "storage.inc", "0xfff + ((magnitude >> 13) & 1)", "0x1000"),
+    Mutant("bfloat16 rounds ties up", "storage.inc", "0x7fff + ((bits >> 16) & 1)", "0x8000"),
+]
+
+
+def extension(csrc: Path) -> Path:
+    """Compile the extension with the CPU kernels in ``csrc``; return its path."""
+    import pybind11
+
+    include = [csrc / "include", csrc / "cpu"]
+    facts = {"COMPILER": '"g++"', "VERSION": '"under test"', "ISA": "baseline", "VECTOR_BYTES": "16"}
+    flags = [
+        "-O1",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=fast",
+        "-fopenmp",
+        "-Wno-psabi",
+        "-shared",
+        "-fvisibility=hidden",
+    ]
+    flags += [f"-DINVFLOW_{name}={value}" for name, value in facts.items()]
+    flags += [f"-I{folder}" for folder in (*include, sysconfig.get_paths()["include"], pybind11.get_include())]
+    parts = build.headers_of(include) + [path.read_bytes() for path in sorted((csrc / "cpu").glob("*.inc"))]
+    return build.compile_cached("_C.so", sorted((csrc / "cpu").glob("*.cpp")), flags, depends_on=parts)
+
+
+def killer(csrc: Path) -> str:
+    """Return the test that notices what is wrong with the kernels in ``csrc``; empty if they pass all."""
+    tree = WORK / "tree"
+    if not tree.exists():
+        ignored = shutil.ignore_patterns("_C*.so", "__pycache__")
+        for folder in ("invflow", "sr_models", "benchmarks", "tests"):
+            shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", tree)
+    shutil.copy(extension(csrc), tree / "invflow" / "_C.so")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow and not gpu",
+        *TESTS,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment.pop("INVFLOW_CPU_ISA", None)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tree, env=environment)
+    if done.returncode == 0:
+        return ""
+    if done.returncode < 0:
+        return f"signal {-done.returncode}"
+    found = re.search(r"^(?:FAILED|ERROR) (?:tests/invflow/)?(\S+)", done.stdout, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"exit status {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return found.group(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status: 1 if a mutant survived, 2 if it cannot run."""
+    parser = argparse.ArgumentParser(
+        prog="cpu_mutants", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    if reason := build.unavailable():
+        parser.exit(2, f"cpu_mutants: {reason}\n")
+    shutil.rmtree(WORK, ignore_errors=True)
+    if found := killer(ROOT / "csrc"):
+        parser.exit(1, f"cpu_mutants: the kernels themselves fail {found}\n")
+    survivors = 0
+    for mutant in MUTANTS:
+        noticed = killer(mutated(mutant, WORK / re.sub(r"\W+", "-", mutant.name), "cpu"))
+        survivors += not noticed
+        print(f"{mutant.name}: {noticed or 'SURVIVED'}", flush=True)
+    print(f"{len(MUTANTS)} mutants, {survivors} survived")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
