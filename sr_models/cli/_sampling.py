@@ -28,7 +28,7 @@ from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.tiling import LEAST_TILE
-from sr_models.io.images import read_header, read_image, to_tensor, to_uint8, write_image
+from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
 from sr_models.io.listing import list_images, one_line
 from sr_models.seeds import check_seed
 
@@ -159,7 +159,6 @@ def _drawn(
     Yields:
         An image's name, and its samples or why there are none.
     """
-    said: set[str] = set()
     like = next(model.parameters())
     # rates and times are of samples; layers move the bar between them
     shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} samples [{elapsed}<{remaining}]"
@@ -168,10 +167,6 @@ def _drawn(
             bar.set_description_str(f"sampling {one_line(path.name)[:40]}")
             result: list[np.ndarray] | str
             try:
-                for note in read_header(path).notes:
-                    if note not in said:
-                        said.add(note)
-                        _say(f"{path}: {note} (said once)")
                 lr = to_tensor(read_image(path))[None].to(like)
                 samples = model.sample(lr, n, **options, on_progress=lambda part: bar.update(part * n))[0]
                 result = [to_uint8(sample) for sample in samples]

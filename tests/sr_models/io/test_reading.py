@@ -161,7 +161,7 @@ def test_other_depths_are_refused(tmp_path: Path, dtype: type) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8), dtype))
     for read in (read_header, read_image):
         with pytest.raises(
-            ValueError, match=rf"cannot read image {tmp_path / 'a.tif'}: (it must be grey|a TIFF of a k)"
+            ValueError, match=rf"cannot read image {tmp_path / 'a.tif'}: (it must be grey|it is a TIFF of a k)"
         ):
             read(tmp_path / "a.tif")
 
@@ -295,15 +295,15 @@ def test_a_cut_jpeg_with_a_thumbnail(tmp_path: Path, trailer: bytes) -> None:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html>404", "a web page, perhaps of a download that failed"),
-        (b"\n  <HTML lang=en>", "a web page, perhaps of a download that failed"),
+        (b"<!DOCTYPE html><html>404", "it is a web page, perhaps of a download that failed"),
+        (b"\n  <HTML lang=en>", "it is a web page, perhaps of a download that failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull fetches the image"),
         (b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(60), "what macOS keeps beside a file"),
-        (bytes(1000), "the file begins with zeros"),
-        (b"\0\0\0\x1cftypheic" + bytes(50), "a HEIC or AVIF image; PNG, JPEG, WebP, TIFF and BMP can be read"),
+        (bytes(1000), "it begins with zeros"),
+        (b"\0\0\0\x1cftypheic" + bytes(50), "it is a HEIC or AVIF image; PNG, JPEG, WebP, TIFF and BMP can be read"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "not an image, of a kind that cannot be read, or damaged",
+            "it is no image that can be read, or damaged",
         ),
         (b"II*\0" + bytes(40), ""),
         (b"\x89PNG\r\n\x1a\n and no more", ""),
@@ -328,9 +328,9 @@ def test_what_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None
         read(tmp_path / "a.png")
     with pytest.raises(FileNotFoundError, match=f"image {tmp_path / 'link.png'} is a link to /nowhere/a.png, which"):
         read(tmp_path / "link.png")
-    with pytest.raises(ValueError, match=f"cannot read image {tmp_path}: a folder"):
+    with pytest.raises(ValueError, match=f"cannot read image {tmp_path}: it is a folder"):
         read(tmp_path)
-    with pytest.raises(ValueError, match=f"cannot read image {tmp_path / 'pipe.png'}: not a regular file"):
+    with pytest.raises(ValueError, match=f"cannot read image {tmp_path / 'pipe.png'}: it is not a regular file"):
         read(tmp_path / "pipe.png")
 
 
