@@ -16,11 +16,14 @@ __all__ = [
     "TrainingConfig",
     "check_model",
     "create",
+    "degrade",
     "describe",
     "evaluate_model",
     "from_published",
+    "list_degradations",
     "list_models",
     "load_model",
+    "register_degradation",
     "register_model",
     "save_model",
     "train_model",
@@ -29,6 +32,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sr_models.checkpoints.files import load_model, save_model
     from sr_models.checkpoints.published import from_published
+    from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.flow.model import Encoding, SuperResolutionFlow
     from sr_models.inspection.check import ModelCheck, check_model
@@ -45,11 +49,14 @@ else:
         "TrainingConfig": "sr_models.training.config",
         "check_model": "sr_models.inspection.check",
         "create": "sr_models.registry",
+        "degrade": "sr_models.degradations.registry",
         "describe": "sr_models.inspection.describe",
         "evaluate_model": "sr_models.evaluation.evaluate",
         "from_published": "sr_models.checkpoints.published",
+        "list_degradations": "sr_models.degradations.registry",
         "list_models": "sr_models.registry",
         "load_model": "sr_models.checkpoints.files",
+        "register_degradation": "sr_models.degradations.registry",
         "register_model": "sr_models.registry",
         "save_model": "sr_models.checkpoints.files",
         "train_model": "sr_models.training.run",

@@ -7,6 +7,7 @@ __all__ = ["EXTRAS", "install_hint"]
 #: Import name -> the extra that installs the package.
 EXTRAS = {
     "PIL": "sr",
+    "imagecodecs": "sr",
     "jsonargparse": "sr",
     "lightning": "sr",
     "lpips": "sr",
@@ -16,8 +17,10 @@ EXTRAS = {
     "skimage": "sr",
     "sklearn": "demo",
     "tensorboard": "sr",
+    "tifffile": "sr",
     "torchvision": "sr",
     "tqdm": "sr",
+    "yaml": "sr",
 }
 
 

@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sr_models.checkpoints.archive import describe_content, read_archive
 from sr_models.checkpoints.detect import detect_model
-from sr_models.checkpoints.files import create_described, describe_file, read_file, write_file
-from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published, without_module
+from sr_models.checkpoints.files import (
+    StoredWeights,
+    create_described,
+    create_stored,
+    describe_file,
+    read_weights,
+    write_file,
+)
+from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published
+from sr_models.checkpoints.runs import is_checkpoint, weights_of_run
+from sr_models.checkpoints.wrapped import plain_names, unwrap
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.models.encoder import detect_encoder, is_encoder
@@ -32,18 +42,22 @@ def convert_published(
     scale: int | None = None,
     blocks: Sequence[int] | None = None,
 ) -> str:
-    """Convert a published ``.pth`` file, of a flow or of an RRDB encoder alone, to ``output`` and the JSON beside it.
+    """Convert weights of a flow, or of an RRDB encoder alone, to ``output`` and the JSON beside it.
 
-    Model, scale and sizes are read off names and shapes. Tensors keep their dtype and their bits. Those that are never
-    evaluated are kept as well.
+    The source may be a published ``.pth`` file. Model, scale and sizes are read off names and shapes. Tensors keep
+    their dtype and their bits. Those that are never evaluated are kept as well. The state dict may lie in an entry
+    ``params_ema``, ``params`` or ``state_dict``, and may have the prefix ``module.`` or BasicSR's names.
+
+    The source may also be the folder of a training run or one of its checkpoints, see
+    :func:`sr_models.checkpoints.files.load_model`.
 
     Args:
-        source: the published file, which is loaded without unpickling anything but tensors.
+        source: the file or folder. Nothing but tensors and plain values is unpickled.
         output: ends in ``.safetensors``.
         model: a name, if it is to be checked.
         scale: if it is to be checked.
-        blocks: the RRDB blocks whose outputs condition the flow, from 0, which the file does not say; default: those of
-            the preset with these sizes.
+        blocks: the RRDB blocks whose outputs condition the flow, from 0, which a published file does not say; default:
+            those of the preset with these sizes.
 
     Returns:
         A line for people that says what the file holds.
@@ -52,14 +66,16 @@ def convert_published(
         FileNotFoundError: no such file.
         ValueError: another kind of file, model or scale, or missing, unexpected or misshapen tensors, which are named.
     """
-    state_dict = without_module(read_state_dict(source))
+    stored = read_weights(source) if _is_of_run(source) else None
+    state_dict = {} if stored else read_state_dict(source)
     try:
-        if is_encoder(shapes_of(state_dict)):
+        if stored:
+            description, tensors, found = _model_of_run(stored, model, blocks)
+        elif is_encoder(shapes_of(state_dict)):
             description, tensors, found = _encoder_from_published(state_dict, model)
-            file_scale = description["encoder"]["scale"]
         else:
             description, tensors, found = _model_from_published(state_dict, model, blocks)
-            file_scale = description["config"]["scale"]
+        file_scale = (description.get("encoder") or description["config"])["scale"]
         if scale not in (None, file_scale):
             raise ValueError(f"its scale is {file_scale}, not {scale}")
     except ValueError as error:
@@ -75,7 +91,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
     evaluated are zero.
 
     Args:
-        source: ends in ``.safetensors``.
+        source: ends in ``.safetensors``, or is the folder of a training run or one of its checkpoints.
         output: ends in ``.pth``.
 
     Returns:
@@ -89,7 +105,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
     output = Path(output)
     if output.suffix != ".pth":
         raise ValueError(f"a published file must end in .pth, got {output}")
-    description, tensors = read_file(source)
+    description, tensors, *_ = read_weights(source)
     try:
         if "encoder" in description:
             found, name = encoder_layout(_meta_encoder(description["encoder"])), "RRDB encoder"
@@ -109,28 +125,53 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict that ``torch.save`` wrote, without running anything that the file may contain.
+    """Read the state dict that ``torch.save`` wrote, without running anything that the file may contain.
+
+    Returns:
+        Tensors by published names, see :mod:`sr_models.checkpoints.wrapped`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: anything but a dict of floating-point tensors of one dtype.
+        ValueError: anything but a state dict of a super-resolution flow or an RRDB encoder, in one floating-point
+            dtype.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"model file {path} does not exist")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # torch reports broken and refused files with nearly every exception type there is
-    except Exception as error:
-        raise ValueError(f"cannot read {path}: it is not a file of tensors alone that torch.save wrote") from error
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"cannot read {path}: it does not hold a state dict")
-    for name, tensor in content.items():
+    content = read_archive(path)
+    state_dict = unwrap(content)
+    if not isinstance(state_dict, dict) or not any(isinstance(value, Tensor) for value in state_dict.values()):
+        raise ValueError(f"cannot read {path}: it does not hold a state dict but {describe_content(content)}")
+    for name, tensor in state_dict.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise ValueError(f"cannot read {path}: {name!r} is not a floating-point tensor")
-    if len(dtypes := {tensor.dtype for tensor in content.values()}) > 1:
+    if len(dtypes := {tensor.dtype for tensor in state_dict.values()}) > 1:
         raise ValueError(f"cannot read {path}: its tensors have several dtypes: {_names(dtypes)}")
-    return dict(content)
+    state_dict = plain_names(state_dict)
+    shapes = shapes_of(state_dict)
+    if not is_encoder(shapes) and not any(name.startswith("flowUpsamplerNet.") for name in shapes):
+        raise ValueError(
+            f"cannot read {path}: it holds neither a published super-resolution flow nor an RRDB encoder, "
+            f"but {describe_content(state_dict)}"
+        )
+    return state_dict
+
+
+def _is_of_run(source: str | os.PathLike[str]) -> bool:
+    if weights_of_run(source) is not None:
+        return True
+    return Path(source).suffix == ".ckpt" and is_checkpoint(read_archive(source))
+
+
+def _model_of_run(
+    stored: StoredWeights, model: str | None, blocks: Sequence[int] | None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    if blocks is not None:
+        raise ValueError("blocks is for published files only: a run knows which blocks condition its flow")
+    like = create_stored(stored)
+    if model not in (None, like.name):
+        raise ValueError(f"it holds {like.name}, not {model}")
+    found = f"{like.name} at {like.scale}x with {_parameter_count(like):,} parameters"
+    if stored.step is not None:
+        found += f", after {stored.step:,} training steps"
+    return stored.description, stored.tensors, found
 
 
 def _names(dtypes: set[torch.dtype]) -> str:

@@ -13,7 +13,10 @@ from sr_models.models.encoder import detect_encoder
 from sr_models.models.publication import Publication, Shapes, find_convolution, shapes_of
 from sr_models.registry import ModelPlugin, config_of, published_models
 
-__all__ = ["detect_model"]
+__all__ = ["detect_model", "told_by"]
+
+#: The first convolution of a network that sees the encoder's features only.
+_INJECTOR = r".*\.affine\.fFeatures1?\.0\.weight"
 
 
 def detect_model(
@@ -35,25 +38,40 @@ def detect_model(
         ValueError: not a published model, or no preset that agrees with the file.
     """
     shapes = shapes_of(state_dict)
-    encoder = detect_encoder(shapes, "RRDB.")
-    plugin, published, own = _recognised(shapes)
-    if encoder["scale"] not in plugin.scales:
-        allowed = ", ".join(map(str, plugin.scales))
-        raise ValueError(f"scale of {plugin.name} must be one of {allowed}, the file's is {encoder['scale']}")
-    hidden, context, *_ = find_convolution(shapes, r".*\.affine\.fFeatures1?\.0\.weight")
-    if context % encoder["features"]:
-        raise ValueError(
-            f"{context} channels condition its flow, not a multiple of the encoder's {encoder['features']}"
-        )
-    steps = _steps(shapes, plugin, encoder["scale"])
-    fields = {**encoder, **steps, "hidden_channels": hidden, **own}
-    count = context // encoder["features"] - 1
+    plugin, published, fields = _told(shapes)
+    _, context, *_ = find_convolution(shapes, _INJECTOR)
+    count = context // fields["features"] - 1
     if count == 0 and stacked_blocks is None:
         stacked_blocks = ()
     fields, preset = _completed(plugin, published, fields, count, stacked_blocks)
     if len(fields["stacked_blocks"]) != count:
         raise ValueError(f"blocks must be {count} numbers for this file, got {len(fields['stacked_blocks'])}")
     return plugin.name, fields, preset
+
+
+def told_by(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Return the model that a published state dict belongs to, and the fields of its config that the shapes tell.
+
+    Raises:
+        ValueError: not a published model.
+    """
+    plugin, _, fields = _told(shapes_of(state_dict))
+    return plugin.name, fields
+
+
+def _told(shapes: Shapes) -> tuple[ModelPlugin, Publication, dict[str, Any]]:
+    encoder = detect_encoder(shapes, "RRDB.")
+    plugin, published, own = _recognised(shapes)
+    if encoder["scale"] not in plugin.scales:
+        allowed = ", ".join(map(str, plugin.scales))
+        raise ValueError(f"scale of {plugin.name} must be one of {allowed}, the file's is {encoder['scale']}")
+    hidden, context, *_ = find_convolution(shapes, _INJECTOR)
+    if context % encoder["features"]:
+        raise ValueError(
+            f"{context} channels condition its flow, not a multiple of the encoder's {encoder['features']}"
+        )
+    steps = _steps(shapes, plugin, encoder["scale"])
+    return plugin, published, {**encoder, **steps, "hidden_channels": hidden, **own}
 
 
 def _recognised(shapes: Shapes) -> tuple[ModelPlugin, Publication, Mapping[str, Any]]:

@@ -1,18 +1,23 @@
-"""Models on disk: ``NAME.safetensors`` holds the tensors, ``NAME.json`` beside it says which model they belong to."""
+"""Models on disk: ``NAME.safetensors`` holds the tensors, ``NAME.json`` beside it says which model they belong to.
+
+A run that goes on has its weights in a checkpoint, ``last.ckpt``. Models are read from there as well.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes, write_text
 from sr_models.networks.rrdb import RRDBEncoder
@@ -20,17 +25,38 @@ from sr_models.registry import create
 
 __all__ = [
     "UNUSED",
+    "StoredWeights",
     "create_described",
+    "create_stored",
     "describe_file",
     "load_encoder",
     "load_model",
     "read_file",
+    "read_weights",
     "save_model",
     "write_file",
 ]
 
 #: Prefix of the names of tensors that belong to no part of the model. A converted file keeps them for the way back.
 UNUSED = "unused."
+
+_logger = logging.getLogger(__name__)
+
+
+class StoredWeights(NamedTuple):
+    """Weights of a model on disk.
+
+    Attributes:
+        description: content of the model's JSON file.
+        tensors: tensors by name, all of them finite.
+        file: the file that holds them.
+        step: number of training steps that are done, if the file is a checkpoint.
+    """
+
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+    file: Path
+    step: int | None = None
 
 
 def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None:
@@ -52,24 +78,74 @@ def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
 
 
 def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
-    """Read a model written by :func:`save_model`, in evaluation mode, on the CPU, in the dtype of the file.
+    """Read a model, in evaluation mode, on the CPU, in the dtype of the file.
+
+    Of a checkpoint the averaged weights are taken, if it has them.
+
+    Args:
+        path: a file that :func:`save_model` wrote, the folder of a training run, or a checkpoint in it
+            (``RUN/checkpoints/last.ckpt``, in short ``RUN/last``). A folder stands for ``model.safetensors`` if the run
+            has ended, else for the newest checkpoint that can be read. A log message names the files that cannot.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: files that cannot be read, or that do not fit each other.
+        FileNotFoundError: a file is missing, or a folder holds no weights.
+        ValueError: files that cannot be read, that do not fit each other, or whose values are not finite.
     """
-    description, tensors = read_file(path)
-    if "encoder" in description:
-        raise ValueError(f"cannot load model {path}: it holds an encoder only")
+    return create_stored(read_weights(path))
+
+
+def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
+    """Create the model of stored weights, in evaluation mode, on the CPU, in their dtype.
+
+    Raises:
+        ValueError: weights of an encoder alone, or that do not fit their description.
+    """
+    if "encoder" in stored.description:
+        raise ValueError(f"cannot load model {stored.file}: it holds an encoder only")
     try:
-        model = create_described(description)
-        dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
+        model = create_described(stored.description)
+        dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
+        tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
         model.to(dtype).load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
-    _check_finite(f"model {path}", tensors)
+        raise ValueError(f"cannot load model {stored.file}: {_reason(error)}") from error
     return model.eval()
+
+
+def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
+    """Read the weights that ``path`` stands for, see :func:`load_model`.
+
+    Raises:
+        FileNotFoundError: a file is missing, or a folder holds no weights.
+        ValueError: files that cannot be read, or whose values are not finite.
+    """
+    files = weights_of_run(path)
+    if files is None:
+        return _read_one(Path(path))
+    errors: list[str] = []
+    for file in files:
+        try:
+            stored = _read_one(file)
+        except (FileNotFoundError, ValueError) as error:
+            errors.append(str(error))
+            continue
+        for line in errors:
+            _logger.warning("%s; %s takes its place", line, file)
+        return stored
+    raise ValueError("; ".join(errors))
+
+
+def _read_one(path: Path) -> StoredWeights:
+    if path.suffix == ".ckpt":
+        description, tensors, step = read_checkpoint(path)
+        stored = StoredWeights(description, tensors, path, step)
+    elif path.suffix or path.is_file():
+        stored = StoredWeights(*read_file(path), path)
+    else:
+        raise FileNotFoundError(f"model {path} does not exist, neither as a file nor as the folder of a run")
+    used = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
+    _check_finite(f"model {path}", used)
+    return stored
 
 
 def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:

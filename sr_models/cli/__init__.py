@@ -6,19 +6,20 @@ enough, a function ``add_arguments(parser)`` declares the arguments.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
+from sr_models.cli._errors import end_progress_bars, users_error
 from sr_models.openmp import bind_threads
+from sr_models.training.stopping import Stopped
 
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "train", "sample", "evaluate", "convert")
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; ``None``: those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error, 130 after an interruption.
+        The exit code: 0, 2 after an error, 130 after an interruption. A training run that a signal has ended after a
+        checkpoint: 128 + the signal's number.
+
+    Raises:
+        Exception: one that is not the user's to mend; its traceback belongs into a report of a bug.
     """
     if arguments is None:
         bind_threads()
@@ -38,22 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command in ("-h", "--help"):
             print(_overview())
+        elif command == "--version":
+            import invflow
+
+            print(f"sr-models {invflow.__version__}")
         elif command in COMMANDS:
             _run(command, options)
         else:
             given = repr(command) if command else "none"
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {given}; see sr-models --help")
-    except (argparse.ArgumentError, ValueError, OSError, FloatingPointError) as error:
-        return _failed(str(error))
-    except ModuleNotFoundError as error:
-        from sr_models._extras import install_hint
-
-        if (hint := install_hint(error)) is None:
-            raise
-        return _failed(hint)
     except KeyboardInterrupt:
-        print("sr-models: interrupted", file=sys.stderr)
-        return 130
+        return _say("interrupted", 130)
+    except Stopped as stopped:
+        return _say(str(stopped), stopped.exit_code)
+    except Exception as error:
+        if (message := users_error(error)) is None:
+            raise
+        return _say(f"error: {message}", 2)
     return 0
 
 
@@ -64,10 +70,12 @@ def _run(command: str, options: Sequence[str]) -> None:
     module.run(**parse(f"sr-models {command}", module, options))
 
 
-def _failed(message: str) -> int:
-    # the parser's messages span lines
-    print(f"sr-models: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _say(message: str, code: int) -> int:
+    """Print a line of its own on standard error, and return the exit code."""
+    end_progress_bars()
+    # messages of the parser and of libraries span lines
+    print(f"sr-models: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
 def _overview() -> str:
@@ -84,4 +92,6 @@ def _overview() -> str:
         run = importlib.import_module(f"sr_models.cli.{command}").run
         summary = run.__doc__.strip().split("\n")[0]
         lines.append(textwrap.fill(summary, width, initial_indent=f"    {command:<10}", subsequent_indent=" " * 14))
-    return "\n".join([*lines, "", "sr-models COMMAND --help shows the options of a command."])
+    return "\n".join(
+        [*lines, "", "sr-models COMMAND --help shows the options of a command, and sr-models --version the version."]
+    )

@@ -2,38 +2,119 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from sr_models.cli._parser import CommandParser
 
 __all__ = ["add_arguments", "run"]
 
 
-def run(output: str, accelerator: str, workers: int, config: Any, **settings: Any) -> None:
-    """Train a model on a folder of photographs, or go on with the interrupted run in OUTPUT.
+def run(
+    output: str,
+    device: str,
+    devices: Literal["auto"] | int | list[int],
+    strategy: str,
+    workers: int,
+    resume: str,
+    stages: list[dict[str, Any]] | None,
+    config: Any,
+    **settings: Any,
+) -> None:
+    """Train a model on photographs, or go on with the interrupted run in OUTPUT.
 
     OUTPUT receives the settings, logs for TensorBoard, checkpoints and, at the end, model.safetensors with model.json.
-    The same command takes an interrupted run up where it stopped; other settings are refused.
+    The same command takes an interrupted run up where it stopped.
+
+    Settings may stand in YAML files, in environment variables (SR_MODELS_TRAIN_BATCH_SIZE=8) and in options. Options
+    win over variables, and variables over files. --print_config shows the result. Relative paths begin in the current
+    folder.
+
+    A file may hold several runs, one after another: each begins with the model of the former, has the settings of the
+    file but for its own, and gets a folder of its own in OUTPUT, such as 1-encoder:
+
+        stages:
+        - {name: encoder, steps: 5000, encoder_steps: 5000}
+        - {name: flow, steps: 50000}
 
     Example:
         sr-models train --model srflow-da --images photographs/train --val_images photographs/val --output runs/mine
-        sr-models train --config run.yaml --overrides '{hidden_channels: 32}'
+        sr-models train --config run.yaml --config mine.yaml --overrides '{hidden_channels: 32}' --precision bf16
     """
+    from lightning.fabric.utilities import rank_zero_only
+
     from sr_models.training.config import TrainingConfig
     from sr_models.training.run import train_model
+    from sr_models.training.stages import plan_stages, train_stages
 
-    # what is in the files of --config stands among the settings
-    path = train_model(TrainingConfig(**settings), output, accelerator=accelerator, workers=workers)
-    print(f"wrote {path}")
+    accelerator, colon, number = device.partition(":")
+    if colon and devices == "auto" and number.isdecimal():
+        devices = [int(number)]
+    elif colon:
+        raise ValueError(
+            f"device must be a kind of device, or one device such as cuda:1 without devices, got {device!r}"
+        )
+    placement: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": strategy,
+        "workers": workers,
+        "resume": resume,
+    }
+    output = os.path.expanduser(output)
+    if stages is None:
+        path = train_model(TrainingConfig(**settings), output, **placement)
+    else:
+        path = train_stages(plan_stages(settings, stages), output, **placement)
+    rank_zero_only(print)(f"wrote {path}")
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Declare the settings of a training run and where and how it runs."""
     from sr_models.training.config import TrainingConfig
 
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; of several, later win")
     parser.add_argument("--output", type=str, required=True, help="folder of the run, created if needed")
-    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, gpu, ... (Lightning's)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops")
+    parser.add_argument(
+        "--device",
+        "--accelerator",
+        type=str,
+        default="auto",
+        help="kind of device: auto, cpu, cuda, mps, or a single one: cuda:1",
+    )
+    parser.add_argument(
+        "--devices",
+        type=Literal["auto"] | int,
+        default="auto",
+        help="number of devices of this machine, each with a process of its own; auto: all GPUs, or one process",
+    )
+    parser.add_argument(
+        "--strategy",
+        type=Literal["auto", "ddp", "fsdp"],
+        default="auto",
+        help="how several processes share the model: ddp copies it, fsdp shards it, auto copies it",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops, beside each of these")
+    parser.add_argument(
+        "--resume",
+        type=Literal["auto", "never", "other_data"],
+        default="auto",
+        help="auto: go on with a run in OUTPUT; never: refuse a folder that holds one; other_data: go on even if the "
+        "images are not those with which it began",
+    )
+    parser.add_argument("--stages", type=list[dict[str, Any]] | None, help="runs one after another: see above")
     parser.add_class_arguments(TrainingConfig)
+    parser.completed = _with_recipe
+
+
+def _with_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the preset decides, once the model is known."""
+    from dataclasses import asdict
+
+    from sr_models.registry import recipe_of
+
+    if settings["model"] is None:
+        return settings
+    recipe = asdict(recipe_of(settings["model"], scale=settings["scale"], preset=settings["preset"]))
+    return {**settings, **{name: value for name, value in recipe.items() if settings[name] is None}}

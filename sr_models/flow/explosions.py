@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -42,13 +43,15 @@ class Watch:
     Args:
         clamp: limit the activations to :data:`LIMIT`, or to the largest number of their dtype if that is less, and put
             0 for NaN.
+        on_layer: called after every layer with the number of pixels that it made.
 
     Attributes:
         found: number of the state -> its first explosion.
     """
 
-    def __init__(self, *, clamp: bool = False) -> None:
+    def __init__(self, *, clamp: bool = False, on_layer: Callable[[int], None] | None = None) -> None:
         self.clamp = clamp
+        self.on_layer = on_layer
         self.found: dict[int, Explosion] = {}
 
     def __call__(self, state: Tensor, first: int, level: int, layer: int) -> Tensor:
@@ -61,6 +64,8 @@ class Watch:
         """
         if not state.numel():
             return state
+        if self.on_layer is not None:
+            self.on_layer(state[:, 0].numel())
         values = state.detach()
         # in float64, because the limit is infinite in float16
         largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3))).double()

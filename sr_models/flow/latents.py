@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from sr_models.randomness import random_stream
 
-__all__ = ["draw_latents", "interpolate", "transfer"]
+__all__ = ["draw_latents", "interpolate", "temperatures_of", "transfer"]
 
 #: Below this angle the two ways to interpolate are the same to rounding, and the spherical one divides by zero.
 _SMALLEST_ANGLE = 1e-4
 
 
-def _temperatures_of(temperature: float | Sequence[float], latents: int) -> list[float]:
+def temperatures_of(temperature: float | Sequence[float], latents: int) -> list[float]:
     """Give every latent its temperature.
 
     Args:
@@ -65,7 +65,7 @@ def draw_latents(
         TypeError: a seed that is not an integer.
         ValueError: a temperature or seed out of range, or the wrong number of temperatures.
     """
-    temperatures = _temperatures_of(temperature, len(shapes))
+    temperatures = temperatures_of(temperature, len(shapes))
     generators = [random_stream(seed, "latents", index, attempt) for index in samples]
     return [
         torch.stack(

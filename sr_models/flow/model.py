@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -16,8 +16,10 @@ from invflow.layers.protocol import Shape
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
-from sr_models.flow.latents import draw_latents
-from sr_models.flow.tiling import LEAST_TILE, decode_tiles
+from sr_models.flow.latents import draw_latents, temperatures_of
+from sr_models.flow.progress import progress_of
+from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
+from sr_models.flow.value_range import check_range
 from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
@@ -114,6 +116,8 @@ class SuperResolutionFlow(nn.Module):
         self.noise_channels = noise_channels
         self.noise_steps = tuple(noise_steps) or (0,) * len(levels)
         self.noise_std = noise_std
+        # arguments whose values were looked at on an accelerator
+        self._looked_at: set[str] = set()
 
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
@@ -189,7 +193,7 @@ class SuperResolutionFlow(nn.Module):
                 that was added to ``hr``, or its standard deviation (B, 1, 1, 1). ``None`` leaves the layers out.
 
         Raises:
-            ValueError: shapes that do not fit each other, or a size that the levels cannot halve.
+            ValueError: shapes that do not fit each other, a size that the levels cannot halve, or images in 0..255.
             TypeError: a dtype other than the model's.
         """
         self._check(lr, "lr")
@@ -223,7 +227,7 @@ class SuperResolutionFlow(nn.Module):
             (B, 3, scale h, scale w).
 
         Raises:
-            ValueError: latents of the wrong number or shape.
+            ValueError: latents of the wrong number or shape, or an image in 0..255.
             TypeError: a dtype other than the model's.
         """
         self._check(lr, "lr")
@@ -290,6 +294,7 @@ class SuperResolutionFlow(nn.Module):
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
 
@@ -304,15 +309,17 @@ class SuperResolutionFlow(nn.Module):
                 all latents, or one a latent, in encode order.
             seed: in 0..2^31 - 1.
             on_explode: reaction to an activation that exceeds 1e5 or is not finite. ``"error"`` raises.
-                ``"resample"`` draws other latents for the sample, up to five times, and then raises. ``"clamp"`` limits
-                the activations.
+                ``"resample"`` draws other latents for the sample, up to five times, and then raises. At temperature 0
+                there are no others, and it raises at once. ``"clamp"`` limits the activations.
             tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
                 activations do not fit into memory. The latents are those of the whole image, so the result differs only
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
+            on_progress: called after every layer with the part of all work that was done since the last call. The parts
+                add up to about 1, and to more if samples are drawn again.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
-            ValueError: an argument out of range, or an image that is not finite.
+            ValueError: an argument out of range, or an image that is not finite or in 0..255.
             TypeError: a dtype other than the model's.
 
         Returns:
@@ -326,9 +333,18 @@ class SuperResolutionFlow(nn.Module):
         self._check(lr, "lr")
         if not bool(lr.isfinite().all()):
             raise ValueError("lr must be finite, got NaN or infinity")
+        check_range(lr, "lr")
         height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
         lr = _padded(lr, self.lr_multiple)
-        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile)
+        tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
+        on_layer = None
+        if on_progress is not None:
+            padded = lr.shape[2:]
+            area = padded[0] * padded[1] or 1
+            decoded = area if tile is None else decoded_pixels(*padded, tile=tile, multiple=self.lr_multiple)
+            shape = (3, padded[0] * self.scale, padded[1] * self.scale)
+            on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
+        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile, on_layer)
         return images[..., :height, :width]
 
     def _watched_samples(
@@ -339,6 +355,7 @@ class SuperResolutionFlow(nn.Module):
         seed: int,
         on_explode: OnExplode,
         tile: int | None,
+        on_layer: Callable[[int], None] | None = None,
         attempt: int = 0,
     ) -> Tensor:
         """Return samples (B, number of samples, 3, scale h, scale w). Those that explode are drawn again, alone."""
@@ -349,12 +366,12 @@ class SuperResolutionFlow(nn.Module):
         ]
         # published samples are of noise zero
         noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
-        watch = Watch(clamp=on_explode == "clamp")
+        watch = Watch(clamp=on_explode == "clamp", on_layer=on_layer)
 
         def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
             return self._decode(latents, lr, noise, watch)
 
-        if tile is None or tile >= max(lr.shape[2:]):
+        if tile is None:
             images = decode(latents, lr)
         else:
             images = decode_tiles(decode, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
@@ -363,11 +380,13 @@ class SuperResolutionFlow(nn.Module):
             return images
         for state, explosion in watch.found.items():
             image, position = divmod(state, n)
-            if on_explode == "error" or attempt == _RESAMPLES:
+            fixed = on_explode == "resample" and not any(temperatures_of(temperature, len(shapes)))
+            if on_explode == "error" or attempt == _RESAMPLES or fixed:
                 draws = f" in {attempt + 1} draws" if attempt else ""
-                raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}")
+                hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
+                raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}{hint}")
             again = self._watched_samples(
-                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, attempt + 1
+                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, on_layer, attempt + 1
             )
             images[image, position] = again[0, 0]
         return images
@@ -379,6 +398,12 @@ class SuperResolutionFlow(nn.Module):
         dtype = self.encoder.conv_first.weight.dtype
         if image.dtype != dtype:
             raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
+        # Waiting for an accelerator at every training step would be dear, and one look finds images in 0..255.
+        if image.device.type == "cpu":
+            check_range(image, name)
+        elif not torch.compiler.is_compiling() and name not in self._looked_at:
+            check_range(image, name)
+            self._looked_at.add(name)
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ class NoisyPair(NamedTuple):
     noise: Tensor | None
 
 
-def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, generator: torch.Generator) -> NoisyPair:
+def noisy_pair(
+    model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, streams: Sequence[torch.Generator]
+) -> NoisyPair:
     r"""Add the noise of a training step to a batch of images.
 
     Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`. A noise-conditional one draws
@@ -35,15 +38,21 @@ def noisy_pair(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, g
         hr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         std: :math:`\sigma`.
-        generator: generator of the CPU.
+        streams: generators of the CPU, one for every image.
 
     Returns:
         The arguments of ``encode``.
     """
-    noise = torch.randn(hr.shape, generator=generator, dtype=torch.float32, device="cpu")
+    if not (std or model.noise_channels):
+        return NoisyPair(hr, lr, None)
+
+    def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        return torch.stack([draw(shape, generator=each, dtype=torch.float32, device="cpu") for each in streams])
+
+    noise = drawn(torch.randn, *hr.shape[1:])
     if not model.noise_channels:
-        return NoisyPair(hr + std * noise.to(hr) if std else hr, lr, None)
-    level = model.noise_std * torch.rand(len(hr), 1, 1, 1, generator=generator, dtype=torch.float32, device="cpu")
+        return NoisyPair(hr + std * noise.to(hr), lr, None)
+    level = model.noise_std * drawn(torch.rand, 1, 1, 1)
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
     return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))

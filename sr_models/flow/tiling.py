@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST_TILE", "decode_tiles"]
+__all__ = ["LEAST_TILE", "decode_tiles", "decoded_pixels"]
 
 #: Smallest side of a tile, in low-resolution pixels.
 LEAST_TILE = 16
@@ -45,9 +45,8 @@ def decode_tiles(
         ValueError: a number out of range, or sizes that ``multiple`` does not divide.
     """
     _check(latents, lr, tile=tile, multiple=multiple, scale=scale)
-    side = max(-(-tile // multiple), 2) * multiple
-    overlap = max(side // 4 // multiple, 1) * multiple
     height, width = lr.shape[2:]
+    side, overlap = _side_and_overlap(tile, multiple)
     images = lr.new_zeros(latents[0].shape[0], 3, scale * height, scale * width)
     total = lr.new_zeros(scale * height, scale * width)
     for rows in _spans(height, side, overlap):
@@ -58,6 +57,18 @@ def decode_tiles(
             _part(images, rows, columns, height, width).addcmul_(piece, weight)
             _part(total, rows, columns, height, width).add_(weight)
     return images.div_(total)
+
+
+def decoded_pixels(height: int, width: int, *, tile: int, multiple: int) -> int:
+    """Count the low-resolution pixels that :func:`decode_tiles` decodes, those that tiles share more than once."""
+    side, overlap = _side_and_overlap(tile, multiple)
+    rows, columns = (sum(map(len, _spans(size, side, overlap))) for size in (height, width))
+    return rows * columns
+
+
+def _side_and_overlap(tile: int, multiple: int) -> tuple[int, int]:
+    side = max(-(-tile // multiple), 2) * multiple
+    return side, max(side // 4 // multiple, 1) * multiple
 
 
 def _check(latents: Sequence[Tensor], lr: Tensor, **numbers: int) -> None:

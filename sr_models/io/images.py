@@ -1,4 +1,4 @@
-"""Reading, writing and converting 8-bit RGB images.
+"""Writing and converting 8-bit RGB images; reading is in :mod:`sr_models.io.reading`.
 
 Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8. Images in networks are tensors of shape
 (3, H, W), float32 in [0, 1].
@@ -10,28 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from sr_models.io.files import write_bytes
+from sr_models.io.reading import ImageHeader, read_header, read_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ImageHeader",
     "check_pair",
     "check_rgb",
     "crop_to_multiple",
     "encode_png",
     "find_images",
+    "read_header",
     "read_image",
     "to_tensor",
     "to_uint8",
     "write_image",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-# Converting these to RGB would clip everything above 255 rather than rescale it.
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -56,38 +56,6 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not images:
         raise FileNotFoundError(f"image folder {folder} holds no image; accepted suffixes: {' '.join(IMAGE_SUFFIXES)}")
     return images
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image as 8-bit RGB, upright.
-
-    The EXIF orientation is applied. Grey, palette and CMYK images become RGB. Transparent pixels are composited on
-    white, since the colour stored beneath them is arbitrary.
-
-    Args:
-        path: An image of at most 8 bits a channel (a 16-bit colour PNG is cut to 8 bits by Pillow).
-
-    Returns:
-        Array (H, W, 3), uint8.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file is unreadable, truncated, or a grey image of more than 8 bits.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {os.fspath(path)} does not exist") from None
-    # Pillow's decoders report broken files with nearly every exception type there is, SyntaxError included.
-    except Exception as error:
-        raise ValueError(f"cannot read image {os.fspath(path)}: {error}") from error
-    if image.mode in _DEEP_MODES:
-        raise ValueError(f"image {os.fspath(path)} must have 8 bits a channel, got Pillow mode {image.mode!r}")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -34,7 +34,7 @@ def published_encoder_name(name: str) -> str:
 
 def is_encoder(shapes: Shapes) -> bool:
     """Tell whether a published file holds an encoder alone."""
-    return "conv_first.weight" in shapes
+    return "conv_first.weight" in shapes and "RRDB_trunk.0.RDB1.conv1.weight" in shapes
 
 
 def detect_encoder(shapes: Shapes, prefix: str = "") -> dict[str, int]:

@@ -2,87 +2,161 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sr_models.registry import recipe_of
+from sr_models.degradations import degrade
+from sr_models.registry import config_of, get_plugin, recipe_of
 from sr_models.seeds import check_seed
 from sr_models.training.recipe import Recipe
 
 __all__ = ["TrainingConfig"]
 
 
+def _free(default: Any = dataclasses.MISSING) -> Any:
+    """Declare a setting that may change when an interrupted run is resumed."""
+    return field(default=default, metadata={"resume": "free"})
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Settings of a training run. Unset fields fall back to the preset's recipe.
 
+    A field with the metadata ``{"resume": "free"}`` may change when an interrupted run is resumed. Every other field
+    belongs to the run as long as it lives.
+
     Attributes:
-        model: a registered model.
+        model: a registered model; sr-models list shows them.
+        images: training photographs: a folder, a file, a glob pattern, or a text file that lists files.
         scale: enlargement.
-        preset: architecture preset of the model.
-        overrides: single fields of the model's config.
-        images: folder of training photographs.
-        val_images: folder of photographs whose fixed crops are scored during training; none: no validation.
-        crop: side of the high-resolution crops in pixels.
-        batch_size: crops a step; default: the preset's.
-        steps: training steps, pretraining included; default: the preset's.
-        lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's.
-        noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's. A
-            model that is conditioned on noise draws its own instead.
+        preset: architecture preset of the model; sr-models list shows them.
+        overrides: single fields of the model's config, such as {hidden_channels: 32}; sr-models describe shows them.
+        val_images: photographs whose fixed crops are scored during training, given like images; none: no validation.
+        lr_images: low-resolution photographs that belong to images; none: images are degraded.
+        val_lr_images: low-resolution photographs that belong to val_images; none: these are degraded.
+        degradation: name of the degradation that makes low-resolution crops.
+        crop: side of the high-resolution crops in pixels, a multiple of the scale.
+        batch_size: crops a step, over all devices and parts together; default: the preset's (of srflow-da 12).
+        steps: training steps, pretraining included; default: the preset's (of srflow-da 200000).
+        lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's (of
+            srflow-da 0.0002).
+        warmup: steps during which the learning rate rises from 0, at the start of the run and of the likelihood steps.
+        noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's (of
+            srflow-da 4 / sqrt 3 / 255). A model that is conditioned on noise draws its own instead.
+        rotate: turn crops by quarter turns, besides flips.
         encoder: file of a pretrained encoder that sr-models convert wrote; none: it starts at random.
-        encoder_steps: steps of L1 pretraining of the encoder before likelihood training; 0 for a pretrained encoder.
+        encoder_steps: steps of L1 pretraining of the encoder before likelihood training; 0 for a pretrained encoder. As
+            many as steps: the run trains the encoder only.
         encoder_lr: learning rate of the pretraining.
-        encoder_frozen: share of the likelihood steps during which the encoder stays as it is; default: the preset's.
+        encoder_frozen: share of the likelihood steps during which the encoder stays as it is; default: the preset's (of
+            srflow-da 0.5).
         gradient_clip: largest norm of the gradient; 0 for no limit.
+        average: decay of the moving average of the weights, which is validated and saved; 0: no average.
+        init_from: weights to start from: model.safetensors, the folder of a run, a checkpoint such as last.ckpt, or a
+            published .pth.
+        best: figure of the validation by which the best weights are kept; an encoder-only run takes val_psnr for
+            val_nll.
         val_every: steps between validations.
         save_every: steps between checkpoints.
+        max_skipped: steps in a row without a finite loss and gradient after which the run ends; they are skipped.
+        strict: make an image that cannot be used an error, instead of leaving it out.
+        precision: arithmetic of the networks; the flow itself stays in float32.
+        accumulate: parts of a batch that are computed one after another, to save memory.
+        memory: store the activations of the flow, or invert it to recompute them with less memory.
+        compile: compile the networks with torch.compile.
         seed: determines initial weights, crops and noise.
     """
 
     model: str
-    images: str
+    images: str = _free()
     scale: int = 4
     preset: str = "released"
     overrides: dict[str, Any] = field(default_factory=dict)
-    val_images: str | None = None
+    val_images: str | None = _free(None)
+    lr_images: str | None = _free(None)
+    val_lr_images: str | None = _free(None)
+    degradation: str = "bicubic"
     crop: int = 160
     batch_size: int | None = None
-    steps: int | None = None
-    lr: float | None = None
+    steps: int | None = _free(None)
+    lr: float | None = _free(None)
+    warmup: int = _free(0)
     noise_std: float | None = None
+    rotate: bool = True
     encoder: str | None = None
     encoder_steps: int = 0
-    encoder_lr: float = 2e-4
+    encoder_lr: float = _free(2e-4)
     encoder_frozen: float | None = None
-    gradient_clip: float = 0.0
-    val_every: int = 1000
-    save_every: int = 1000
+    gradient_clip: float = _free(10.0)
+    average: float = 0.999
+    init_from: str | None = None
+    best: Literal["val_nll", "val_psnr", "val_lr_psnr"] = _free("val_nll")
+    val_every: int = _free(1000)
+    save_every: int = _free(1000)
+    max_skipped: int = _free(10)
+    strict: bool = _free(False)
+    precision: Literal["fp32", "bf16", "fp16"] = _free("fp32")
+    accumulate: int = _free(1)
+    memory: Literal["store", "invert"] = _free("store")
+    compile: bool = _free(False)
     seed: int = 10
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(TrainingConfig).items():
+            value = getattr(self, name)
+            # frozen: a value cannot simply be assigned
+            object.__setattr__(self, name, check_seed(value) if name == "seed" else _checked(name, value, hint))
+        self._check_architecture()
         recipe = self.recipe
         for name, count in (
+            ("crop", self.crop),
             ("batch_size", recipe.batch_size),
             ("steps", recipe.steps),
             ("val_every", self.val_every),
             ("save_every", self.save_every),
+            ("max_skipped", self.max_skipped),
+            ("accumulate", self.accumulate),
         ):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if self.crop % self.scale:
+            raise ValueError(f"crop must be a multiple of the scale {self.scale}, got {self.crop}")
+        if recipe.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size, which is {recipe.batch_size}, got {self.accumulate}")
         for name, rate in (("lr", recipe.lr), ("encoder_lr", self.encoder_lr)):
             if not (math.isfinite(rate) and rate > 0):
                 raise ValueError(f"{name} must be finite and greater than 0, got {rate}")
-        if not 0 <= self.encoder_steps < recipe.steps:
-            raise ValueError(
-                f"encoder_steps must be in 0..{recipe.steps - 1} for {recipe.steps} steps, got {self.encoder_steps}"
-            )
+        for name, count in (("encoder_steps", self.encoder_steps), ("warmup", self.warmup)):
+            if not 0 <= count <= recipe.steps:
+                raise ValueError(f"{name} must be in 0..{recipe.steps} for {recipe.steps} steps, got {count}")
         if not 0 <= recipe.encoder_frozen <= 1:
             raise ValueError(f"encoder_frozen must be in 0..1, got {recipe.encoder_frozen}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and less than 1, got {self.average}")
         for name, value in (("noise_std", recipe.noise_std), ("gradient_clip", self.gradient_clip)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
-        object.__setattr__(self, "seed", check_seed(self.seed))
+        self._check_combinations()
+
+    def _check_architecture(self) -> None:
+        # a field called scale would meet the argument of that name
+        allowed = [entry.name for entry in fields(get_plugin(self.model).config) if entry.name != "scale"]
+        if unknown := sorted(map(str, set(self.overrides) - set(allowed))):
+            raise ValueError(f"overrides of {self.model} must be among {', '.join(allowed)}, got {', '.join(unknown)}")
+        config_of(self.model, scale=self.scale, preset=self.preset, **self.overrides)
+
+    def _check_combinations(self) -> None:
+        degrade(self.degradation)
+        if self.encoder is not None and self.init_from is not None:
+            raise ValueError("encoder and init_from exclude each other: the weights of init_from include an encoder's")
+        if self.val_lr_images is not None and self.val_images is None:
+            raise ValueError(f"val_lr_images belong to val_images, which are missing, got {self.val_lr_images!r}")
+        if self.lr_images is not None and self.degradation != "bicubic":
+            raise ValueError(f"lr_images leave nothing to degrade: leave out degradation, got {self.degradation!r}")
 
     @property
     def recipe(self) -> Recipe:
@@ -91,10 +165,62 @@ class TrainingConfig:
         given = {name: getattr(self, name) for name in (entry.name for entry in fields(Recipe))}
         return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
+    @property
+    def best_figure(self) -> str:
+        """The figure that decides which weights are best: ``best``, where the run has such a figure."""
+        encoder_only = self.encoder_steps == self.recipe.steps
+        return "val_psnr" if encoder_only and self.best == "val_nll" else self.best
+
     def settings(self) -> dict[str, Any]:
         """List every setting that determines the run; none is left to the preset."""
         return {**asdict(self), **asdict(self.recipe)}
 
     def flow_progress(self, step: int) -> float:
         """Share of the likelihood steps that are done at ``step``; negative during pretraining."""
-        return (step - self.encoder_steps) / (self.recipe.steps - self.encoder_steps)
+        return (step - self.encoder_steps) / max(1, self.recipe.steps - self.encoder_steps)
+
+    def learning_rates(self, step: int) -> tuple[float, float]:
+        """Return the learning rates of a training step: the encoder's and the flow's.
+
+        The encoder has ``encoder_lr`` during its pretraining and the flow's rate afterwards. The flow's rate halves at
+        50, 75, 90 and 95 % of the likelihood steps. Both rise linearly during the first ``warmup`` steps of the run and
+        again during the first ``warmup`` steps of the likelihood, where the flow begins to learn.
+
+        Args:
+            step: steps that are done, from 0.
+        """
+        lr, progress = self.recipe.lr, self.flow_progress(step)
+        started = step if progress < 0 else step - self.encoder_steps
+        rise = min(1.0, (started + 1) / self.warmup) if self.warmup else 1.0
+        flow = rise * lr * 0.5 ** sum(progress >= milestone for milestone in (0.5, 0.75, 0.9, 0.95))
+        return (rise * self.encoder_lr if progress < 0 else flow), flow
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Return a setting as its type: whole numbers, numbers and paths in any form that Python takes for one."""
+    allowed = get_args(hint)
+    if type(None) in allowed:
+        return None if value is None else _checked(name, value, allowed[0])
+    if get_origin(hint) is Literal:
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        return value
+    if hint is int and hasattr(value, "__index__") and not isinstance(value, bool):
+        return operator.index(value)
+    if hint is float and hasattr(value, "__float__") and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, str | os.PathLike) and os.fspath(value):
+        return os.path.expanduser(os.fspath(value))
+    kind = get_origin(hint) or hint
+    if kind in (bool, dict) and isinstance(value, kind):
+        return value
+    raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a name or path",
+    dict: "a mapping of names to values",
+}

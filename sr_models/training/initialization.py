@@ -1,19 +1,55 @@
-"""The batch from which the actnorms of a flow initialise: blank crops would leave them scales that fit nothing else."""
+"""The initialisation of a flow's actnorms from a batch that varies: a blank one would leave scales that fit nothing."""
 
 from __future__ import annotations
 
+import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
+from sr_models.data.crops import RandomCrops
 from sr_models.randomness import random_stream
-from sr_models.training.data import RandomCrops
+from sr_models.training.config import TrainingConfig
+from sr_models.training.objective import Objective
+from sr_models.training.state import Content, gather, model_of
 
-__all__ = ["varied_batch"]
+__all__ = ["initialize_flow", "varied_batch"]
 
 #: Standard deviation within the crops, images in [0, 1], with which a batch varies enough. Photographs have 0.1 to 0.3.
 _ENOUGH = 0.05
 #: Number of further crops that are tried.
 _TRIES = 256
+
+
+@torch.no_grad()
+def initialize_flow(content: Content, config: TrainingConfig, data: RandomCrops, fabric: Fabric) -> Content:
+    """Let the actnorms that are fresh take their values from the whole batch of the first likelihood step.
+
+    The first process does it for all, so that every process begins with the same values.
+
+    Args:
+        content: state of the run before that step.
+        config: settings of the run.
+        data: crops of the run.
+        fabric: the processes; the state returned in others than the first is the given one.
+
+    Returns:
+        The state with actnorms that are initialised.
+    """
+    if fabric.global_rank:
+        return content
+    model = model_of(content, average=False).train().to(fabric.device)
+    size = config.recipe.batch_size
+    crops = range(content["step"] * size, (content["step"] + 1) * size)
+    batch = default_collate([data[crop] for crop in crops])
+    batch = varied_batch({name: batch[name].to(fabric.device) for name in ("hr", "lr")}, data)
+    Objective(model, config)(batch["hr"], batch["lr"], crops, "nll")
+    average = content["average"]
+    if average is not None:
+        # what the flow was before it had begun is nothing to average with
+        average = {**average, **gather({f"levels.{name}": p for name, p in model.levels.named_parameters()})}
+    return {**content, "model": gather(model.state_dict()), "average": average}
 
 
 def varied_batch(batch: dict[str, Tensor], data: RandomCrops) -> dict[str, Tensor]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Literal
 
-import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
+import torch
 
 from sr_models.checkpoints.files import load_encoder, save_model
-from sr_models.io.files import write_text
-from sr_models.openmp import unbind
+from sr_models.checkpoints.initial import load_initial_weights
+from sr_models.data.crops import RandomCrops
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.randomness import random_stream
 from sr_models.registry import config_of, create
 from sr_models.training.config import TrainingConfig
-from sr_models.training.data import FixedCrops, RandomCrops, StepSampler
-from sr_models.training.module import FlowTraining
+from sr_models.training.distribution import Strategy, first_decides, start_processes
+from sr_models.training.folder import RunFolder
+from sr_models.training.loop import Leader, Loop
+from sr_models.training.monitor import Monitor
+from sr_models.training.objective import Objective
+from sr_models.training.state import Content, begin, model_of
+from sr_models.training.stopping import StopSignals
+from sr_models.training.summary import closing, opening
+from sr_models.training.validation import Validation
 
 __all__ = ["train_model"]
 
@@ -30,30 +36,39 @@ def train_model(
     output: str | os.PathLike[str],
     *,
     accelerator: str = "auto",
+    devices: int | Literal["auto"] = "auto",
+    strategy: Strategy = "auto",
     workers: int = 0,
-    callbacks: list[lightning.Callback] | None = None,
+    resume: Literal["auto", "never", "other_data"] = "auto",
+    callbacks: Sequence[Callable[[int, Objective], object]] = (),
 ) -> Path:
     """Train a model, or go on with the interrupted run in the same folder.
 
-    The folder receives ``training.json`` (the config), TensorBoard logs in ``logs``, ``checkpoints/last.ckpt`` to
-    resume from and, at the end, ``model.safetensors`` with ``model.json``. A run that was interrupted and resumed
-    equals an unbroken one.
+    The folder receives ``training.json`` (the settings), ``logs`` for TensorBoard, ``checkpoints/last.ckpt`` and
+    ``previous.ckpt`` to go on from, ``best.safetensors`` and, at the end, ``model.safetensors``, both with the averaged
+    weights. A run that was interrupted and taken up again equals an unbroken one bit for bit on a CPU.
 
     Args:
         config: settings of the run.
         output: folder, created if needed.
         accelerator: Lightning's name of the hardware: ``auto``, ``cpu``, ``gpu``, ...
-        workers: processes that prepare crops beside the training process.
-        callbacks: further Lightning callbacks.
+        devices: devices of this machine, each with a process of its own; ``auto``: all GPUs, or one process.
+        strategy: how several processes share the model: ``ddp`` copies it, ``fsdp`` shards it, ``auto`` copies it.
+        workers: processes that prepare crops beside each training process.
+        resume: ``auto`` goes on with a run in the folder, ``never`` refuses a folder that holds one.
+            ``other_data`` also goes on if the images are not those with which the run began.
+        callbacks: called with the number of finished steps and the objective after every step.
 
     Returns:
         The path of ``model.safetensors``.
 
     Raises:
-        ValueError: a config that does not fit the data or the model, or another run in the folder.
-        FloatingPointError: if the likelihood stops being finite.
+        ValueError: settings that do not fit the data, the model or the machine, or another run in the folder.
+        FileNotFoundError: no such images.
+        FloatingPointError: likelihoods or gradients that are not finite for too many steps in a row.
+        Stopped: a signal ended the run after its state was written.
     """
-    output, recipe = Path(output), config.recipe
+    output, recipe = Path(output).expanduser(), config.recipe
     config_of(config.model, scale=config.scale, preset=config.preset, **config.overrides)
     data = RandomCrops(
         config.images,
@@ -61,96 +76,101 @@ def train_model(
         crop=config.crop,
         length=recipe.steps * recipe.batch_size,
         seed=config.seed,
+        lr_images=config.lr_images,
+        degradation=config.degradation,
+        rotate=config.rotate,
+        strict=config.strict,
     )
-    validation = (
-        FixedCrops(config.val_images, scale=config.scale, crop=config.crop) if config.val_images is not None else None
+    fabric = start_processes(accelerator, devices, strategy)
+    if recipe.batch_size % (fabric.world_size * config.accumulate):
+        raise ValueError(
+            f"batch_size must be a multiple of {fabric.world_size} devices times accumulate {config.accumulate}, "
+            f"got {recipe.batch_size}"
+        )
+    with ExitStack() as stack:
+        leader: Leader | None = None
+
+        def lead() -> Content:
+            nonlocal leader
+            validation = _validation(config)
+            images = data.notes
+            folder = stack.enter_context(
+                RunFolder(output, config, fingerprint=data.fingerprint, resume=resume, data=images[0])
+            )
+            content = folder.checkpoints.newest() or begin(_initial_model(config))
+            first = content["step"]
+            if first > recipe.steps:
+                raise ValueError(f"steps must be at least {first}, which the run has already done, got {recipe.steps}")
+            monitor = stack.enter_context(
+                Monitor(output, first_step=first, steps=recipe.steps, encoder_steps=config.encoder_steps)
+            )
+            model, device, count = model_of(content, average=False), fabric.device, fabric.world_size
+            for line in opening(config, model, device=device, devices=count, images=images, first_step=first):
+                monitor.say(line)
+            for line in folder.notes:
+                monitor.say(line)
+            folder.record(first)
+            leader = Leader(folder.checkpoints, monitor, validation)
+            return content
+
+        content = first_decides(fabric, lead)
+        with StopSignals() as signals:
+            loop = Loop(
+                config,
+                fabric,
+                strategy,
+                data,
+                output=output,
+                workers=workers,
+                signals=signals,
+                callbacks=callbacks,
+                leader=leader,
+            )
+            started, first = monotonic(), content["step"]
+            content = loop.run(content)
+            content["best"] = loop.score(content)
+            first_decides(fabric, lambda: _finish(content, loop))
+        if leader:
+            best = content["best"]
+            for line in closing(
+                output,
+                steps=content["step"] - first,
+                seconds=monotonic() - started,
+                skipped=content["skipped"],
+                best=(best["figure"], best["value"], best["step"]) if best else None,
+            ):
+                leader.monitor.say(line)
+    return output / "model.safetensors"
+
+
+def _validation(config: TrainingConfig) -> Validation | None:
+    if config.val_images is None:
+        return None
+    return Validation(
+        config.val_images,
+        scale=config.scale,
+        crop=config.crop,
+        seed=config.seed,
+        lr_images=config.val_lr_images,
+        degradation=config.degradation,
     )
-    lightning.seed_everything(config.seed, verbose=False)
-    model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
+
+
+def _initial_model(config: TrainingConfig) -> SuperResolutionFlow:
+    """Create the model of a run before its first step; it depends on nothing but the settings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(random_stream(config.seed, "weights").get_state())
+        model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
+    if config.init_from is not None:
+        load_initial_weights(model, config.init_from)
     if config.encoder is not None:
         load_encoder(config.encoder, model.encoder)
-    _claim(output, config)
-
-    module = FlowTraining(model, config)
-    checkpoint = output / "checkpoints" / "last.ckpt"
-    trainer = lightning.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=recipe.steps,
-        max_epochs=-1,
-        logger=TensorBoardLogger(output, name=None, version="logs"),
-        callbacks=[
-            ModelCheckpoint(
-                checkpoint.parent,
-                filename="last",
-                every_n_train_steps=config.save_every,
-                enable_version_counter=False,
-            ),
-            _ProgressBar(),
-            *(callbacks or []),
-        ],
-        gradient_clip_val=config.gradient_clip or None,
-        val_check_interval=min(config.val_every, recipe.steps) if validation else None,
-        check_val_every_n_epoch=None if validation else 1,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-    )
-    sampler = StepSampler(recipe.batch_size, recipe.steps, lambda: module.global_step)
-    with warnings.catch_warnings():
-        _quieten_lightning()
-        trainer.fit(
-            module,
-            DataLoader(
-                data,
-                batch_sampler=sampler,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                worker_init_fn=unbind,
-            ),
-            DataLoader(validation, batch_size=recipe.batch_size) if validation else None,
-            ckpt_path=checkpoint if checkpoint.exists() else None,
-            weights_only=True,
-        )
-    path = output / "model.safetensors"
-    save_model(model, path)
-    return path
+    return model
 
 
-def _claim(output: Path, config: TrainingConfig) -> None:
-    """Make the folder this run's own, or raise if another run lives in it."""
-    record = output / "training.json"
-    # through JSON, so that what is compared is what is stored
-    settings = json.loads(json.dumps(config.settings()))
-    if record.exists():
-        previous = json.loads(record.read_text())
-        differing = [name for name in settings if previous.get(name) != settings[name]]
-        if differing:
-            changes = ", ".join(f"{name} was {previous.get(name)!r}, now {settings[name]!r}" for name in differing)
-            raise ValueError(f"folder {output} holds a run with other settings ({changes}); choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(settings, indent=2))
-
-
-class _ProgressBar(TQDMProgressBar):
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
-        if pl_module.global_step > pl_module.config.encoder_steps:
-            shown.pop("l1", None)
-        return shown
-
-
-def _quieten_lightning() -> None:
-    """Silence advice that does not apply; inside ``warnings.catch_warnings``."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # a worker process would take a core from the training itself
-        ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run is resumed
-        ".*your dataloader is not resumable.*",  # StepSampler is
-        ".*have no `val_dataloader`.*",  # validation is optional
-        ".*LeafSpec.*deprecated.*",  # of Lightning's own making
-    ):
-        warnings.filterwarnings("ignore", message)
+def _finish(content: Content, loop: Loop) -> None:
+    """Look at the last weights, and write them if they are good."""
+    assert loop.leader
+    loop.check_final(content)
+    loop.leader.checkpoints.write(content)
+    save_model(model_of(content, average=True), loop.output / "model.safetensors")

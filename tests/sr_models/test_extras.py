@@ -8,7 +8,7 @@ from pathlib import Path
 from sr_models._extras import EXTRAS, install_hint
 
 #: Import names that are not those of the distribution.
-IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage", "scikit-learn": "sklearn"}
 
 
 def test_every_package_of_the_extras_is_known() -> None:

@@ -87,7 +87,7 @@ def test_draws_do_not_follow_torchs_defaults() -> None:
     hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
 
     def draws() -> list[torch.Tensor]:
-        pair = noisy_pair(model, hr, lr, 0.0, random_stream(1, "noise", 0))
+        pair = noisy_pair(model, hr, lr, 0.0, [random_stream(1, "noise", 0), random_stream(1, "noise", 1)])
         return [*draw_latents([(3, 4, 4), (2, 2, 2)], [0, 3], 0.9, 1), pair.hr, pair.lr, pair.noise]
 
     expected = draws()
@@ -130,7 +130,7 @@ class TestSeeds:
 
 
 def test_another_purpose() -> None:
-    with pytest.raises(ValueError, match=r"purpose must be one of 'latents', 'noise', .*, got 'latent'"):
+    with pytest.raises(ValueError, match=r"purpose must be one of 'weights', 'latents', 'noise', .*, got 'latent'"):
         random_stream(0, "latent")
     with pytest.raises(TypeError, match="float"):
         random_stream(0, "latents", 1.5)

@@ -18,6 +18,8 @@ FLOORS = [
     {"_extras", "openmp", "seeds"},
     {"randomness"},
     {"io"},
+    {"degradations"},
+    {"data"},
     {"networks"},
     {"flow"},
     {"training.recipe", "models.publication"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,14 @@ class TrainingCurve:
 def training_curve(logs: Path) -> TrainingCurve:
     """Read the curve from a folder of TensorBoard logs. The later value counts where a resumed run repeated a step."""
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0})
-    events.Reload()
+    # a resumed run has the steps dropped that it repeats, which is no accident
+    logger = logging.getLogger("tensorboard")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        events.Reload()
+    finally:
+        logger.setLevel(level)
     tags = events.Tags()["scalars"]
 
     def series(tag: str) -> list[tuple[int, float]]:

@@ -11,6 +11,7 @@ import pytest
 from missing_packages import run_without
 from PIL import Image
 
+import invflow
 from sr_models._extras import EXTRAS
 from sr_models.checkpoints.files import read_file, write_file
 from sr_models.cli import COMMANDS, main
@@ -121,6 +122,11 @@ def test_help_is_quick_and_complete() -> None:
     assert "lightning" not in result.stderr
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sr-models {invflow.__version__}\n"
+
+
 def call(*arguments: str) -> str:
     """Code that is the process ``sr-models`` with these arguments."""
     return f"import sys; from sr_models.cli import main; sys.argv = ['sr-models', *{arguments}]; sys.exit(main())"
@@ -134,7 +140,7 @@ def test_the_module_is_the_command() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_no_library(command: str) -> None:
-    heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse"}
+    heavy = {"torch", "numpy", "scipy", *EXTRAS} - {"jsonargparse", "yaml"}
     assert run_without(heavy, call(command, "--help")).returncode == 0
 
 
@@ -150,6 +156,7 @@ def test_help_loads_no_library(command: str) -> None:
             ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
+        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict {true,false}"]),
         ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
     ],
 )

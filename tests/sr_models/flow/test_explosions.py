@@ -41,6 +41,23 @@ def test_drawing_again_ends(model: SuperResolutionFlow) -> None:
         model.sample(LR, 2)
 
 
+@pytest.mark.parametrize("temperature", [0, 0.0, "zeros"])
+def test_zero_latents_are_drawn_once(
+    model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch, temperature: float | str
+) -> None:
+    damage(model, 1, 3, math.nan)
+    draws = []
+    draw = model_module.draw_latents
+    monkeypatch.setattr(model_module, "draw_latents", lambda *given: draws.append(given) or draw(*given))
+    given = [0.0] * len(model.latent_shapes(4, 4)) if temperature == "zeros" else temperature
+    with pytest.raises(ExplosionError, match=r"sample 0 exploded at level 1, layer 3: .*; there is one draw at temp"):
+        model.sample(LR, 2, temperature=given)
+    assert len(draws) == 1
+    # one latent that is drawn makes other draws
+    with pytest.raises(ExplosionError, match="sample 0 exploded in 6 draws"):
+        model.sample(LR, 2, temperature=[0.0] * (len(model.latent_shapes(4, 4)) - 1) + [0.1])
+
+
 def test_clamped_samples_are_finite(model: SuperResolutionFlow) -> None:
     damage(model, 3, 3, math.nan)
     samples = model.sample(LR, 2, on_explode="clamp")

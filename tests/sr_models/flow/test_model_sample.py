@@ -74,3 +74,22 @@ def test_tiles_where_one_side_is_small() -> None:
     lr = torch.rand(1, 3, 16, 40, dtype=torch.float64)
     assert not torch.equal(model.sample(lr, tile=20), model.sample(lr))
     assert torch.equal(model.sample(lr, tile=40), model.sample(lr))
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("size", [(4, 6), (23, 40)])
+def test_progress_adds_up_to_one(tile: int | None, size: tuple[int, int]) -> None:
+    model = randomised("srflow-da")
+    lr = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts: list[float] = []
+    samples = model.sample(lr, 3, tile=tile, on_progress=parts.append)
+    assert torch.equal(samples, model.sample(lr, 3, tile=tile))
+    assert len(parts) > 5
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(1)
+
+
+def test_no_images_make_no_progress() -> None:
+    parts: list[float] = []
+    assert randomised("srflow-da").sample(torch.empty(0, 3, 4, 4).double(), on_progress=parts.append).shape[0] == 0
+    assert not parts

@@ -10,6 +10,7 @@ from torch import Tensor
 import sr_models
 from sr_models.flow.noise import clean_condition, noisy_pair
 from sr_models.io.resize import imresize
+from sr_models.randomness import random_stream
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 
@@ -19,7 +20,7 @@ def pair(batch: int = 3, scale: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def draw(model: sr_models.SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, seed: int = 0):
-    return noisy_pair(model, hr, lr, std, torch.Generator().manual_seed(seed))
+    return noisy_pair(model, hr, lr, std, [random_stream(seed, "noise", index) for index in range(len(hr))])
 
 
 def test_fixed_noise() -> None:

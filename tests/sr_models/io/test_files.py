@@ -43,12 +43,15 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
     assert path.read_bytes() == b"content"
 
 
-def test_the_content_reaches_the_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_reaches_the_disk_before_the_rename_and_the_name_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 
     def recorded_fsync(descriptor: int) -> None:
-        calls.append(f"{os.fstat(descriptor).st_size} bytes to the disk")
+        status = os.fstat(descriptor)
+        calls.append("folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
         fsync(descriptor)
 
     def recorded_replace(source: Path, target: Path) -> None:
@@ -59,7 +62,7 @@ def test_the_content_reaches_the_disk_before_the_rename(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "replace", recorded_replace)
     write_bytes(tmp_path / "a", b"content")
-    assert calls == ["7 bytes to the disk", "rename"]
+    assert calls == ["7 bytes", "rename", "folder"]
 
 
 def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import sr_models
+from sr_models.data.crops import RandomCrops
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import write_image
 from sr_models.training.config import TrainingConfig
-from sr_models.training.data import RandomCrops
 from sr_models.training.initialization import varied_batch
 from sr_models.training.run import train_model
 

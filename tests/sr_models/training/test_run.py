@@ -3,67 +3,174 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
+from torch import Tensor
 
 import sr_models
 from sr_models.checkpoints.convert import convert_published
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
 from sr_models.evaluation.report.curve import training_curve
+from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
+from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
+from sr_models.training.stopping import Stopped
 
 MakeConfig = Callable[..., TrainingConfig]
 
 
-class StopAt(lightning.Callback):
-    """Interruption of a run, as a killed process causes it."""
+def stop_at(stop: int, error: BaseException) -> Callable[[int, Objective], None]:
+    """A failure after a step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def callback(step: int, objective: Objective) -> None:
+        if step == stop:
+            raise error
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            raise InterruptedError("killed")
+    return callback
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
-def test_resumed_run_equals_unbroken_run(config: MakeConfig, tmp_path: Path, stop: int) -> None:
-    unbroken = train_model(config(), tmp_path / "unbroken", accelerator="cpu")
+def send_at(stop: int, number: int) -> Callable[[int, Objective], None]:
+    return lambda step, objective: signal.raise_signal(number) if step == stop else None
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load_model(path).state_dict()
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_model(config(), tmp_path_factory.mktemp("unbroken"), accelerator="cpu")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 7, 8])
+def test_resumed_run_equals_unbroken_run(config: MakeConfig, tmp_path: Path, unbroken: Path, stop: int) -> None:
     with pytest.raises(InterruptedError):
-        train_model(config(), tmp_path / "broken", accelerator="cpu", callbacks=[StopAt(stop)])
-    assert not (tmp_path / "broken" / "model.safetensors").exists()
-    resumed = train_model(config(), tmp_path / "broken", accelerator="cpu")
-    expected, actual = load_model(unbroken).state_dict(), load_model(resumed).state_dict()
-    for name, tensor in expected.items():
-        assert torch.equal(actual[name], tensor), name
-    curves = [training_curve(tmp_path / name / "logs") for name in ("unbroken", "broken")]
+        train_model(config(), tmp_path, accelerator="cpu", callbacks=[stop_at(stop, InterruptedError())])
+    assert not (tmp_path / "model.safetensors").exists()
+    assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == stop
+    resumed = train_model(config(), tmp_path, accelerator="cpu")
+    assert_equal(weights(unbroken), weights(resumed))
+    curves = [training_curve(folder / "logs") for folder in (unbroken.parent, tmp_path)]
     assert curves[0].val_nll == curves[1].val_nll
 
 
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"average": 0.0}, {"precision": "bf16"}, {"memory": "invert"}])
+def test_resumed_runs_of_every_kind(config: MakeConfig, tmp_path: Path, changes: dict[str, object]) -> None:
+    whole = train_model(config(**changes), tmp_path / "whole", accelerator="cpu")
+    for stop in (2, 5):
+        with pytest.raises(InterruptedError):
+            train_model(config(**changes), tmp_path / "parts", accelerator="cpu", workers=stop % 2,
+                        callbacks=[stop_at(stop, InterruptedError())])  # fmt: skip
+    assert_equal(weights(whole), weights(train_model(config(**changes), tmp_path / "parts", accelerator="cpu")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_run_after_its_step(
+    config: MakeConfig, tmp_path: Path, unbroken: Path, number: signal.Signals
+) -> None:
+    with pytest.raises(Stopped, match="stopped at step 4; the same command goes on") as caught:
+        train_model(config(), tmp_path, accelerator="cpu", callbacks=[send_at(4, number)])
+    assert caught.value.exit_code == 128 + number
+    assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == 4
+    assert_equal(weights(unbroken), weights(train_model(config(), tmp_path, accelerator="cpu")))
+
+
+def test_a_step_that_was_interrupted_is_done_again(
+    config: MakeConfig, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.Adam.step
+    calls = []
+
+    def fail_within(optimizer: torch.optim.Adam, *args: object) -> None:
+        step(optimizer, *args)
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", fail_within)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(config(), tmp_path, accelerator="cpu")
+    monkeypatch.undo()
+    # of the fifth step a part was done: its state is not written, and that of the third is what there is
+    assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == 3
+    assert_equal(weights(unbroken), weights(train_model(config(), tmp_path, accelerator="cpu")))
+
+
 def test_finished_run_is_left_as_it_is(config: MakeConfig, tmp_path: Path) -> None:
-    path = train_model(config(), tmp_path, accelerator="cpu")
-    before = load_model(path).state_dict()
-    after = load_model(train_model(config(), tmp_path, accelerator="cpu")).state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before = weights(train_model(config(), tmp_path, accelerator="cpu"))
+    called = []
+    again = train_model(config(), tmp_path, accelerator="cpu", callbacks=[lambda step, _: called.append(step)])
+    assert_equal(before, weights(again))
+    assert called == []
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_another_rate(config: MakeConfig, tmp_path: Path) -> None:
+    before = weights(train_model(config(), tmp_path, accelerator="cpu"))
+    steps = []
+    path = train_model(config(steps=10, lr=1e-4), tmp_path, accelerator="cpu",
+                       callbacks=[lambda step, _: steps.append(step)])  # fmt: skip
+    assert steps == [9, 10]
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(path).items())
+    with pytest.raises(ValueError, match="steps must be at least 10, which the run has already done, got 9"):
+        train_model(config(steps=9), tmp_path, accelerator="cpu")
 
 
 def test_another_run_in_the_folder_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     train_model(config(), tmp_path, accelerator="cpu")
     record = (tmp_path / "training.json").read_text()
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(lr was 0.001, now 0.5\)"):
-        train_model(config(lr=0.5), tmp_path, accelerator="cpu")
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed was 10, now 11\)"):
+        train_model(config(seed=11), tmp_path, accelerator="cpu")
     assert (tmp_path / "training.json").read_text() == record
-    assert json.loads(record)["lr"] == 1e-3
+    assert json.loads(record)["settings"]["seed"] == 10
 
 
 def test_without_validation_folder(config: MakeConfig, tmp_path: Path) -> None:
     assert train_model(config(val_images=None), tmp_path, accelerator="cpu").exists()
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_the_best_weights_are_kept(config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sr_models.training import validation
+
+    seen = []
+    figures = iter([3.0, 1.0, 2.0, 1.5, 1.7])
+
+    def score(self: validation.Validation, model: sr_models.SuperResolutionFlow, *_: object, **__: object) -> object:
+        scores = {"val_nll": next(figures)}
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return validation.Scores(scores, torch.zeros(3, 4, 4), ("truth",))
+
+    monkeypatch.setattr(validation.Validation, "__call__", score)
+    path = train_model(config(val_every=2, encoder_steps=1), tmp_path, accelerator="cpu")  # at 1, 2, 4, 6 and 8
+    assert next(figures, None) is None
+    assert_equal(seen[1], weights(tmp_path / "best.safetensors"))
+    assert_equal(seen[-1], weights(path))
+    best = Checkpoints(tmp_path / "checkpoints").newest()["best"]
+    assert best == {"figure": "val_nll", "value": 1.0, "step": 2}
+
+
+def test_the_file_holds_the_averaged_weights(config: MakeConfig, tmp_path: Path) -> None:
+    trained = {}
+
+    def keep(step: int, objective: Objective) -> None:
+        trained.update({name: tensor.clone() for name, tensor in objective.model.state_dict().items()})
+
+    for average in (0.0, 0.9):
+        path = train_model(config(average=average), tmp_path / str(average), accelerator="cpu", callbacks=[keep])
+        equal = all(torch.equal(tensor, trained[name]) for name, tensor in weights(path).items())
+        assert equal == (not average)
 
 
 def test_pretrained_encoder(config: MakeConfig, tmp_path: Path) -> None:
@@ -79,3 +186,30 @@ def test_pretrained_encoder(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot load encoder .*rrdb.safetensors: size mismatch"):
         train_model(other, tmp_path / "other", accelerator="cpu")
     assert not (tmp_path / "other").exists()
+
+
+def test_training_begins_from_the_weights_of_a_model(config: MakeConfig, tmp_path: Path, unbroken: Path) -> None:
+    tuned = train_model(config(init_from=str(unbroken), encoder_steps=0, steps=1, lr=1e-12, average=0.0,
+                               encoder_frozen=0.0), tmp_path / "tuned", accelerator="cpu")  # fmt: skip
+    for name, tensor in weights(unbroken).items():
+        torch.testing.assert_close(weights(tuned)[name], tensor, rtol=0, atol=1e-8)
+
+
+def test_an_encoder_alone_can_be_trained(config: MakeConfig, tmp_path: Path) -> None:
+    run = config(steps=6, encoder_steps=6)
+    path = train_model(run, tmp_path / "encoder", accelerator="cpu")
+    curve = training_curve(tmp_path / "encoder" / "logs")
+    assert curve.l1
+    assert not curve.nll
+    flow = train_model(config(init_from=str(path), encoder_steps=0), tmp_path / "flow", accelerator="cpu")
+    assert flow.exists()
+
+
+def test_a_machine_without_the_hardware_says_so_and_leaves_nothing(config: MakeConfig, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=r"accelerator 'gpu' with devices 'auto' cannot be used: .*gpu"):
+        train_model(config(), tmp_path / "run", accelerator="gpu")
+    with pytest.raises(ValueError, match="strategy must be auto, ddp or fsdp, got 'deepspeed'"):
+        train_model(config(), tmp_path / "run", strategy="deepspeed")
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_a_resumed_run_repeats_steps_and_its_values_count(tmp_path: Path) -> Non
     assert curve.l1 == []
     assert curve.nll == [(0, 4.0), (10, 3.5), (20, 2.5), (30, 2.0)]
     assert curve.val_nll == [(0, 5.0)]
+
+
+def test_what_a_resumed_run_purges_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log(tmp_path, "val_nll", {0: 5.0, 15: 4.0, 30: 3.0})
+    time.sleep(1.01)  # the names of the logs begin with the second
+    with SummaryWriter(str(tmp_path), purge_step=20) as writer:
+        writer.add_scalar("nll", 1.0, 20)
+    curve = training_curve(tmp_path)
+    assert curve.val_nll == [(0, 5.0), (15, 4.0)]
+    assert curve.nll == [(20, 1.0)]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("l1", [[], [(0, 0.5), (10, 0.25)]])

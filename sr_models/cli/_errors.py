@@ -1,0 +1,66 @@
+"""Errors that a user can mend, told in a line, and all others, which are bugs and keep their traceback."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from sr_models._extras import install_hint
+
+__all__ = ["end_progress_bars", "users_error"]
+
+#: Classes of libraries, which are not imported only to be compared, and what to do about them.
+_ADVICE = {
+    "lightning.fabric.utilities.exceptions.MisconfigurationException": "",
+    "torch.OutOfMemoryError": "choose a smaller batch_size, crop or tile",
+    "torch.distributed.DistNetworkError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
+    "torch.distributed.DistStoreError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
+}
+#: Beginnings of messages of RuntimeError, the class in which torch reports what has no class of its own.
+_RUNTIME_ADVICE = {
+    r"DataLoader worker .*(exited unexpectedly|killed by signal)": (
+        "the system has ended a process that loads images, mostly for want of memory; choose fewer workers"
+    ),
+    r"unable to (mmap|open shared|write to file|allocate shared)|.*shared memory|.*bus error": (
+        "there is not enough shared memory; choose fewer workers or enlarge /dev/shm"
+    ),
+    r".*(not enough memory|can't allocate memory)": "choose a smaller batch_size, crop or tile",
+}
+
+
+def users_error(error: Exception) -> str | None:
+    """Describe an error that the user can mend: bad input, a full disk, a missing package or device.
+
+    Returns:
+        What to print; ``None`` for an error that is a bug.
+    """
+    message = _told_by_worker(str(error))
+    if isinstance(error, ModuleNotFoundError):
+        return install_hint(error)
+    if isinstance(error, (argparse.ArgumentError, ValueError, OSError, FloatingPointError)):
+        return message
+    if isinstance(error, MemoryError):
+        return f"out of memory{f' ({message})' if message else ''}; choose a smaller batch_size, crop or tile"
+    for kind in type(error).__mro__:
+        if (advice := _ADVICE.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
+            return "; ".join(filter(None, [message, advice]))
+    if isinstance(error, RuntimeError):
+        for pattern, advice in _RUNTIME_ADVICE.items():
+            if re.match(pattern, message, re.IGNORECASE | re.DOTALL):
+                return f"{message.splitlines()[0]}; {advice}"
+    return None
+
+
+def end_progress_bars() -> None:
+    """Close tqdm's bars, if there are any, so that the next line does not stand behind one."""
+    if (tqdm := sys.modules.get("tqdm")) is not None:
+        for bar in list(getattr(tqdm.tqdm, "_instances", ())):
+            bar.close()
+
+
+def _told_by_worker(message: str) -> str:
+    """Return the error of a worker process without its traceback."""
+    if not re.match(r"Caught \w+ in DataLoader worker process", message):
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]

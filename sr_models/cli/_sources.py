@@ -1,0 +1,103 @@
+"""Options that stand in files and environment variables, turned into what the user could have typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["from_environment", "from_files", "nearest", "split_files"]
+
+
+def split_files(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the files of ``--config FILE`` and ``--config=FILE`` out of the options; return the files and the rest."""
+    files, rest = [], []
+    given = iter(options)
+    for option in given:
+        name, equals, value = option.partition("=")
+        if name != "--config":
+            rest.append(option)
+        elif file := value if equals else next(given, ""):
+            files.append(file)
+        else:
+            raise ValueError("--config needs the name of a YAML file")
+    return files, rest
+
+
+def from_files(files: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the settings of YAML files as options; later files win. A value of null stands for the default.
+
+    Args:
+        files: their names; ``~`` is the home folder.
+        known: names of the options that may stand in a file.
+
+    Raises:
+        OSError: a file that cannot be read.
+        ValueError: no YAML, no mapping, or an unknown option. The message names the file.
+    """
+    settings: dict[str, Any] = {}
+    for file in files:
+        for name, value in _read(file).items():
+            option = str(name).replace("-", "_")
+            if option not in known:
+                raise ValueError(f"unknown setting {str(name)!r} in {file}{nearest(option, known)}")
+            settings[option] = value
+    return [f"--{name}={_typed(value)}" for name, value in settings.items() if value is not None]
+
+
+def from_environment(prefix: str, variables: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Return the settings of environment variables as options: ``PREFIX_BATCH_SIZE`` is ``--batch_size``.
+
+    Args:
+        prefix: beginning of the variables' names, with the underscore.
+        variables: the environment.
+        known: names of the options that may be a variable.
+
+    Raises:
+        ValueError: a variable with the prefix that names no option.
+    """
+    options = []
+    for variable, value in variables.items():
+        if variable.startswith(prefix):
+            name = variable.removeprefix(prefix).lower()
+            if name not in known:
+                raise ValueError(f"environment variable {variable} names no option{nearest(name, known)}")
+            options.append(f"--{name}={value}")
+    return options
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Suggest the known name that a mistyped one resembles; empty if none does."""
+    found = get_close_matches(name, known, n=1) or [other for other in sorted(known) if other.startswith(name)]
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _read(file: str) -> dict[Any, Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes 1e-4 for a text, as it has no point."""
+
+    number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    try:
+        with open(os.path.expanduser(file), encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"config {file} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config {file} is no text: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"config {file} must hold lines such as 'steps: 1000', got a {type(content).__name__}")
+    return content
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,39 @@
+"""Noticing images in 0..255 where images in [0, 1] are meant."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invflow.ops._transforms import has_values, is_intercepted
+
+__all__ = ["check_range"]
+
+#: No image in [0, 1] comes near it, noise included. Only an almost black image in 0..255 stays below.
+LARGEST = 16.0
+
+
+def check_range(image: Tensor, name: str) -> None:
+    """Check that an image is roughly in [0, 1].
+
+    Slightly larger values are fine, since images with noise are encoded in training. Values that are not finite are
+    left to others. Nothing is checked while a compiler, tracer or transform looks on, or a CUDA graph is captured.
+
+    Args:
+        image: a tensor of any shape. Its values are waited for if it is on an accelerator.
+        name: name in the message.
+
+    Raises:
+        ValueError: values that only images in 0..255 have.
+    """
+    if torch.compiler.is_compiling() or is_intercepted() or not has_values(image) or not image.numel():
+        return
+    if image.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    low, high = (value.item() for value in torch.aminmax(image.detach()))
+    if LARGEST < max(-low, high) < math.inf:
+        raise ValueError(
+            f"{name} must have values in [0, 1], got values in {low:.4g}..{high:.4g}; divide 8-bit values by 255"
+        )

@@ -1,0 +1,128 @@
+"""Processes and devices of a run: Lightning Fabric starts them, torch shares the gradients."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar, cast
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from sr_models.training.objective import Objective, Phase
+
+__all__ = ["Strategy", "distribute", "first_decides", "largest", "last_part_only", "mean", "start_processes"]
+
+Strategy = Literal["auto", "ddp", "fsdp"]
+T = TypeVar("T")
+
+
+def start_processes(accelerator: str, devices: int | str, strategy: Strategy) -> Fabric:
+    """Start one process a device, or join those that torchrun or SLURM started.
+
+    Args:
+        accelerator: Lightning's name of the hardware: ``auto``, ``cpu``, ``gpu``, ...
+        devices: number of devices a machine, or ``auto``: all GPUs, or one process without GPUs.
+        strategy: ``ddp`` copies the model to every process; ``fsdp`` shards its parameters; ``auto`` is ``ddp``.
+
+    Raises:
+        ValueError: hardware or a number of devices that this machine does not have.
+    """
+    if strategy not in ("auto", "ddp", "fsdp"):
+        raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
+    for name in ("rank_zero", "distributed"):
+        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
+    try:
+        # torch shards the model, so that Fabric has only to start the processes and to connect them
+        fabric = Fabric(accelerator=accelerator, devices=devices, strategy="auto" if strategy == "auto" else "ddp")
+        fabric.launch()
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"accelerator {accelerator!r} with devices {devices!r} cannot be used: {reason}") from error
+    return fabric
+
+
+def distribute(objective: Objective, phase: Phase, fabric: Fabric, strategy: Strategy) -> nn.Module:
+    """Make an objective share its gradients with the other processes.
+
+    Args:
+        objective: on the process's device, prepared for the phase.
+        phase: says which parameters learn.
+        fabric: of :func:`start_processes`.
+        strategy: as there.
+
+    Returns:
+        The module to call; the objective's own parameters are those that learn.
+    """
+    if strategy == "fsdp":
+        mesh = torch.distributed.device_mesh.init_device_mesh(fabric.device.type, (fabric.world_size,))
+        for block in objective.model.encoder.trunk:
+            fully_shard(block, mesh=mesh)
+        fully_shard(objective, mesh=mesh)
+        return objective
+    if fabric.world_size == 1:
+        return objective
+    own = [fabric.device.index] if fabric.device.type == "cuda" else None
+    # a likelihood leaves out the convolutions of the encoder that make an image of its features
+    unused = phase.encoder and phase.flow
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its new name is of torch 2.14
+        # the only buffers are flags and permutations, which no step changes
+        return DistributedDataParallel(
+            objective, device_ids=own, broadcast_buffers=False, find_unused_parameters=unused
+        )
+
+
+@contextmanager
+def last_part_only(module: nn.Module, last: bool) -> Iterator[None]:
+    """Let processes exchange gradients only in the backward pass of a batch's last part."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+def mean(value: Tensor, fabric: Fabric) -> Tensor:
+    """Return the mean of a scalar over the processes."""
+    return value if fabric.world_size == 1 else _reduced(value, fabric, "mean")
+
+
+def largest(value: int, fabric: Fabric) -> int:
+    """Return the largest of a number over the processes."""
+    if fabric.world_size == 1:
+        return value
+    return int(_reduced(torch.tensor(value, device=fabric.device), fabric, "max"))
+
+
+def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:
+    reduced = fabric.all_reduce(value.clone(), reduce_op=operation)
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
+def first_decides(fabric: Fabric, function: Callable[[], T]) -> T:
+    """Call a function in the first process; every process gets its result.
+
+    An exception goes on in the first process and ends the others, which would wait for ever.
+    """
+    outcome: tuple[T | None, bool] = (None, False)
+    if fabric.global_rank == 0:
+        try:
+            outcome = function(), True
+        finally:
+            outcome = fabric.broadcast(outcome)
+    else:
+        outcome = fabric.broadcast(outcome)
+        if not outcome[1]:
+            raise SystemExit(2)
+    return cast(T, outcome[0])

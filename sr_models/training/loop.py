@@ -1,0 +1,346 @@
+"""The training loop: from one state of a run to a later one, step by step."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader, default_collate
+
+from invflow import FlowSequential
+from sr_models.checkpoints.files import describe_file, save_model
+from sr_models.data.crops import RandomCrops
+from sr_models.data.failures import Failures
+from sr_models.data.sampler import StepSampler
+from sr_models.io.files import append_line
+from sr_models.openmp import unbind
+from sr_models.training.average import begin_average, update_average
+from sr_models.training.checkpoints import Checkpoints
+from sr_models.training.config import TrainingConfig
+from sr_models.training.distribution import Strategy, distribute, largest, last_part_only, mean
+from sr_models.training.initialization import initialize_flow
+from sr_models.training.monitor import Monitor
+from sr_models.training.objective import Objective, Phase, advice, phases
+from sr_models.training.state import Content, gather, gather_optimizer, like, model_of, restore_optimizer
+from sr_models.training.stopping import Stopped, StopSignals, ignore_signals
+from sr_models.training.validation import Validation
+
+__all__ = ["Leader", "Loop", "better"]
+
+
+@dataclass
+class Leader:
+    """What only the first process does: it writes, scores and shows."""
+
+    checkpoints: Checkpoints
+    monitor: Monitor
+    validation: Validation | None
+
+
+class Loop:
+    """Take a run from one state to its end.
+
+    Every process of a run has one. A phase is built anew from a state of whole tensors, as after an interruption.
+
+    Args:
+        config: settings of the run.
+        fabric: the processes.
+        strategy: how they share the model.
+        data: crops of the whole run.
+        output: folder of the run.
+        workers: processes that prepare crops beside each training process.
+        signals: what the operating system asks for.
+        callbacks: called with the number of finished steps and the objective after every step.
+        leader: the duties of the first process, ``None`` in others.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        fabric: Fabric,
+        strategy: Strategy,
+        data: RandomCrops,
+        *,
+        output: Path,
+        workers: int,
+        signals: StopSignals,
+        callbacks: Sequence[Callable[[int, Objective], object]],
+        leader: Leader | None,
+    ) -> None:
+        self.config = config
+        self.fabric, self.strategy = fabric, strategy
+        self.data, self.workers = data, workers
+        self.output = output
+        self.signals = signals
+        self.callbacks = callbacks
+        self.leader = leader
+        self.failing = 0
+        self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
+        self.has_flow = config.encoder_steps < config.recipe.steps
+
+    def run(self, content: Content) -> Content:
+        """Train from a state on and return the last one.
+
+        Args:
+            content: the same in every process.
+
+        Raises:
+            FloatingPointError: losses or gradients that are not finite for too many steps in a row.
+            Stopped: a signal ended the run; its state was written.
+        """
+        for phase in phases(self.config):
+            if content["step"] in phase.steps:
+                if content["step"] == self.config.encoder_steps:
+                    content = self.fabric.broadcast(initialize_flow(content, self.config, self.data, self.fabric))
+                content = self._train(phase, content)
+        return content
+
+    def _train(self, phase: Phase, content: Content) -> Content:
+        self._restore(phase, content)
+        try:
+            for batch in self._batches(phase):
+                self._validate()
+                self._train_step(phase, batch)
+        except FloatingPointError:
+            raise  # the state that led here is not worth keeping
+        except BaseException:
+            self._rescue()
+            raise
+        return self._content()
+
+    def _restore(self, phase: Phase, content: Content) -> None:
+        """Build module, optimizer and average of a phase from a state."""
+        model = model_of(content, average=False).train()
+        for level in model.levels:
+            assert isinstance(level, FlowSequential)
+            level.memory = self.config.memory
+        self.objective = Objective(model.to(self.fabric.device), self.config)
+        self.objective.prepare(phase)
+        if self.config.compile:
+            self.objective.compile()
+        self.module = distribute(self.objective, phase, self.fabric, self.strategy)
+        self.optimizer = torch.optim.Adam(
+            [{"params": list(model.encoder.parameters())}, {"params": list(model.levels.parameters())}]
+        )
+        restore_optimizer(content["optimizer"], self.optimizer, model)
+        self.average = like(content["average"], model) if content["average"] else None
+        if self.config.average and self.average is None:
+            self.average = begin_average(model)
+        self.scaler = torch.amp.GradScaler(self.fabric.device.type, enabled=self.config.precision == "fp16")
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
+        self.skipped, self.best = content["skipped"], content["best"]
+        self.step = content["step"]
+        self.whole = True
+
+    def _content(self) -> Content:
+        """Return the present state. Every process must take part."""
+        model = self.objective.model
+        return {
+            "format": 1,
+            "step": self.step,
+            "description": json.dumps(describe_file(model)),
+            "model": gather(model.state_dict()),
+            "average": gather(self.average) if self.average else None,
+            "optimizer": gather_optimizer(self.optimizer, model),
+            "scaler": self.scaler.state_dict() or None,
+            "skipped": self.skipped,
+            "best": self.best,
+        }
+
+    def _batches(self, phase: Phase) -> Iterator[list[dict[str, Any]]]:
+        """Yield the parts of each step's batch that are this process's share."""
+        parts = self.config.accumulate
+        sampler = StepSampler(
+            self.config.recipe.batch_size,
+            range(self.step, phase.steps.stop),
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            parts=parts,
+        )
+        loader = DataLoader(
+            self.data,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            worker_init_fn=_begin_worker,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        numbered = zip(sampler, loader, strict=True)
+        while batch := [{**part, "crops": crops} for crops, part in islice(numbered, parts)]:
+            yield batch
+
+    def _train_step(self, phase: Phase, batch: list[dict[str, Any]]) -> None:
+        for part in batch:
+            self.failures.add(part["failed"])
+        for group, rate in zip(self.optimizer.param_groups, self.config.learning_rates(self.step), strict=True):
+            group["lr"] = rate
+        loss = mean(self._backward(phase, batch), self.fabric)
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        if torch.isfinite(loss + norm):
+            self.failing = 0
+            if self.step and self.step % self.config.save_every == 0:
+                self._save()  # the weights have just shown that they are good
+            self._update()
+        else:
+            self._skip(batch, loss, norm)
+        self.step += 1
+        self._after_step(phase, loss, norm)
+
+    def _backward(self, phase: Phase, batch: list[dict[str, Any]]) -> Tensor:
+        """Accumulate the gradients of a batch's parts; return this process's mean loss."""
+        self.optimizer.zero_grad()
+        loss = torch.zeros((), device=self.fabric.device)
+        for number, part in enumerate(batch, start=1):
+            hr, lr = (part[name].to(self.fabric.device, non_blocking=True) for name in ("hr", "lr"))
+            with last_part_only(self.module, number == len(batch)):
+                part_loss = self.module(hr, lr, part["crops"], phase.loss) / len(batch)
+                self.scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
+        return loss
+
+    def _clip(self) -> Tensor:
+        """Limit the gradient's norm as the settings say, and return what it was."""
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.grad is not None]
+        norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _update(self) -> None:
+        self.whole = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            updates = max(self.step - self.config.encoder_steps, 0)
+            update_average(self.average, self.objective.model, self.config.average, updates)
+        self.whole = True
+
+    def _skip(self, batch: list[dict[str, Any]], loss: Tensor, norm: Tensor) -> None:
+        """Leave out a step whose loss or gradient is not finite; end the run after too many in a row."""
+        self.scaler.update()
+        self.skipped += 1
+        self.failing += 1
+        what = "likelihood" if self.step >= self.config.encoder_steps else "encoder's L1 loss"
+        what = what if not torch.isfinite(loss) else "gradient"
+        paths = sorted({path for part in batch for path in part["path"]})
+        if self.leader:
+            record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
+            append_line(self.output / "skipped.jsonl", json.dumps(record))
+            self._say(f"the {what} is not finite at step {self.step}; skipped ({', '.join(paths)})")
+        if self.failing > self.config.max_skipped:
+            hr = torch.cat([part["hr"] for part in batch])
+            hint = advice(self.config, self.objective.model, hr, self.step)
+            raise FloatingPointError(
+                f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}"
+            )
+
+    def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
+        if self.leader:
+            rate = self.optimizer.param_groups[int(phase.flow)]["lr"]
+            self.leader.monitor.step(
+                self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped
+            )
+        for callback in self.callbacks:
+            callback(self.step, self.objective)
+        if signal := largest(self.signals.received or 0, self.fabric):
+            self._save()
+            raise Stopped(signal, self.step, self.output)
+
+    def _say(self, line: str) -> None:
+        # every process reads its own files, so that each may have something to say
+        if self.leader:
+            self.leader.monitor.say(line)
+        else:
+            print(line, file=sys.stderr)
+
+    def _save(self) -> None:
+        """Write a checkpoint. Every process must take part."""
+        content = self._content()
+        if self.leader:
+            self.leader.checkpoints.write(content)
+
+    def _rescue(self) -> None:
+        """Write a checkpoint after an exception, if the state is that between two steps."""
+        # other processes may not have failed, so nothing that needs them can be done
+        if not self.whole or (self.strategy == "fsdp" and self.fabric.world_size > 1):
+            return
+        try:
+            self._save()
+        except (OSError, FloatingPointError) as error:
+            self._say(f"no checkpoint of step {self.step}: {error}")
+
+    def _validate(self) -> None:
+        """Score the weights if this step is one for it, and keep them if they are the best so far."""
+        every = self.config.val_every
+        if (self.has_flow and self.step == self.config.encoder_steps) or (self.step and self.step % every == 0):
+            self.best = self.score(self._content())
+
+    def score(self, content: Content) -> dict[str, Any] | None:
+        """Score the weights of a state, show the scores, and write the weights if they are the best so far.
+
+        Args:
+            content: the state. Every process takes part; the first one does the work.
+
+        Returns:
+            Name, value and step of the best figure so far; ``None`` if there is none.
+
+        Raises:
+            FloatingPointError: a likelihood that is not finite.
+        """
+        best = content["best"]
+        if self.leader and self.leader.validation:
+            encoder_only = content["step"] < self.config.encoder_steps or not self.has_flow
+            model = model_of(content, average=True).to(self.fabric.device)
+            scores = self.leader.validation(model, self.fabric.device, encoder_only=encoder_only)
+            self.leader.monitor.scores(content["step"], scores)
+            best = better(best, self.config.best_figure, scores.figures, content["step"])
+            if best is not content["best"]:
+                save_model(model.cpu(), self.output / "best.safetensors")
+        return self.fabric.broadcast(best)
+
+    @torch.no_grad()
+    def check_final(self, content: Content) -> None:
+        """Raise ``FloatingPointError`` if the weights of a state give a loss that is not finite for the last batch."""
+        step = content["step"] - 1
+        size = self.config.recipe.batch_size
+        crops = range(step * size, (step + 1) * size)
+        batch = default_collate([self.data[crop] for crop in crops])
+        hr, lr = (batch[name].to(self.fabric.device) for name in ("hr", "lr"))
+        model = model_of(content, average=True).to(self.fabric.device)
+        kind = "nll" if content["step"] > self.config.encoder_steps else "l1"
+        if not torch.isfinite(Objective(model, self.config)(hr, lr, crops, kind)):
+            hint = advice(self.config, model, hr, content["step"])
+            raise FloatingPointError(f"the loss of the last weights is not finite; {hint}")
+
+
+def _begin_worker(number: int) -> None:
+    unbind()
+    ignore_signals()
+
+
+def better(best: dict[str, Any] | None, figure: str, figures: Mapping[str, float], step: int) -> dict[str, Any] | None:
+    """Return the better of the best figure so far and that of a step; the earlier one of two that are equal.
+
+    Args:
+        best: ``figure``, ``value`` and ``step`` of the best so far.
+        figure: name of the figure; of ``val_nll`` less is better, of others more.
+        figures: those of the step. They may lack the figure.
+        step: number of finished steps.
+    """
+    value = figures.get(figure)
+    if value is None or not math.isfinite(value):
+        return best
+    sign = -1 if figure == "val_nll" else 1
+    if best is None or best["figure"] != figure or sign * value > sign * best["value"]:
+        return {"figure": figure, "value": value, "step": step}
+    return best

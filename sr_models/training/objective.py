@@ -1,0 +1,111 @@
+"""What a training step minimises: L1 of the encoder's image, or the negative log-likelihood of noisy crops."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.flow.noise import noisy_pair
+from sr_models.randomness import random_stream
+from sr_models.training.config import TrainingConfig
+
+__all__ = ["Objective", "Phase", "advice", "phases"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: A colour of a crop whose standard deviation is less than a grey level carries nothing.
+_BLANK = 1 / 255
+
+
+class Phase(NamedTuple):
+    """Successive training steps that train the same parameters.
+
+    Attributes:
+        loss: ``"l1"`` or ``"nll"``.
+        steps: the steps of the whole run that belong to it.
+        encoder: whether the encoder learns.
+        flow: whether the levels learn.
+    """
+
+    loss: str
+    steps: range
+    encoder: bool
+    flow: bool
+
+
+def phases(config: TrainingConfig) -> list[Phase]:
+    """List the phases of a run in order, none of them empty."""
+    begin, end = config.encoder_steps, config.recipe.steps
+    thaw = bisect_left(range(end), config.recipe.encoder_frozen, lo=begin, key=config.flow_progress)
+    parts = [
+        Phase("l1", range(begin), encoder=True, flow=False),
+        Phase("nll", range(begin, thaw), encoder=False, flow=True),
+        Phase("nll", range(thaw, end), encoder=True, flow=True),
+    ]
+    return [phase for phase in parts if phase.steps]
+
+
+class Objective(nn.Module):
+    """Compute the loss of a batch of crops, as a module, so that it can be distributed and compiled.
+
+    Args:
+        model: receives the gradients.
+        config: settings of the run.
+    """
+
+    def __init__(self, model: SuperResolutionFlow, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def prepare(self, phase: Phase) -> None:
+        """Let only the parameters of a phase learn."""
+        self.model.encoder.requires_grad_(phase.encoder)
+        self.model.levels.requires_grad_(phase.flow)
+
+    def forward(self, hr: Tensor, lr: Tensor, crops: Sequence[int], loss: str) -> Tensor:
+        """Return the mean loss of the crops, a scalar in float32.
+
+        Args:
+            hr: (B, 3, H, W) in [0, 1].
+            lr: (B, 3, h, w) in [0, 1].
+            crops: number of every crop among those of the run, which determines its noise.
+            loss: ``"l1"`` or ``"nll"``.
+        """
+        with self._autocast(hr.device.type):
+            if loss == "l1":
+                return (self.model.encoder.image(lr) - hr).abs().mean()
+            # every crop has a stream of its own, so that its noise does not depend on how batches are divided
+            streams = [random_stream(self.config.seed, "noise", crop) for crop in crops]
+            pair = noisy_pair(self.model, hr, lr, self.config.recipe.noise_std, streams)
+            return self.model.encode(*pair).bits_per_dim.mean()
+
+    def _autocast(self, device: str) -> AbstractContextManager[object]:
+        dtype = _DTYPES.get(self.config.precision)
+        return nullcontext() if dtype is None else torch.autocast(device, dtype)
+
+
+def advice(config: TrainingConfig, model: SuperResolutionFlow, hr: Tensor, step: int) -> str:
+    """Say what to do about losses or gradients that are not finite.
+
+    Args:
+        config: settings of the run.
+        model: the model.
+        hr: images (B, 3, H, W) of a batch whose loss was not finite.
+        step: the step of that batch.
+    """
+    if step < config.encoder_steps:
+        return f"lower encoder_lr ({config.encoder_lr})"
+    noiseless = not (config.recipe.noise_std or model.noise_channels)
+    if noiseless and bool((hr.std((2, 3), correction=0) < _BLANK).any()):
+        return "the batch has a blank crop, whose likelihood has no bound without noise; set noise_std"
+    if step == config.encoder_steps:
+        return "the flow has learned nothing yet, so lr is not the reason; choose other images or another seed"
+    clip = config.gradient_clip
+    return f"lower lr ({config.recipe.lr}) or {f'lower gradient_clip ({clip})' if clip else 'set gradient_clip'}"

@@ -1,0 +1,92 @@
+"""Several processes train as one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_models.checkpoints.files import load_model
+from sr_models.evaluation.report.curve import training_curve
+from sr_models.training.checkpoints import Checkpoints
+from sr_models.training.config import TrainingConfig
+from sr_models.training.run import train_model
+
+MakeConfig = Callable[..., TrainingConfig]
+#: Trainings of 8 steps with 4 crops each.
+RUN = {"batch_size": 4, "val_every": 8, "encoder_frozen": 0.5}
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+
+
+def start(config: TrainingConfig, output: Path, processes: int, **placement: object) -> None:
+    """Train in new processes that torchrun starts, with gloo."""
+    arguments = {"config": dataclasses.asdict(config), "output": str(output), **placement}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    script = str(Path(__file__).with_name("_process.py"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*torchrun, script, json.dumps(arguments)], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def losses(output: Path) -> list[float]:
+    curve = training_curve(output / "logs")
+    return [value for _, value in [*curve.l1, *curve.nll, *curve.val_nll]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        ("ddp", {}),
+        ("ddp", {"accumulate": 2, "memory": "invert"}),
+        ("fsdp", {}),
+        ("fsdp", {"accumulate": 2, "memory": "invert"}),
+    ],
+)
+def test_two_processes_train_as_one_does(
+    config: MakeConfig, tmp_path: Path, strategy: str, changes: dict[str, object]
+) -> None:
+    # Adam's first steps turn a gradient's sign into a whole step, so that rounding moves weights by up to lr a step
+    run = config(**RUN, **changes, lr=1e-5, encoder_lr=1e-5)
+    train_model(run, tmp_path / "one", accelerator="cpu")
+    start(run, tmp_path / "two", 2, strategy=strategy, devices=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
+    one, two = (load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) -> None:
+    run = config(**RUN, lr=1e-5, encoder_lr=1e-5)
+    train_model(run, tmp_path / "one", accelerator="cpu")
+
+    def stop(step: int, objective: object) -> None:
+        if step == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_model(run, tmp_path / "more", accelerator="cpu", callbacks=[stop])
+    start(run, tmp_path / "more", 2, strategy="fsdp", devices=2)
+    last = Checkpoints(tmp_path / "more" / "checkpoints").newest()
+    assert last["step"] == 8
+    assert losses(tmp_path / "more")[-1] == pytest.approx(losses(tmp_path / "one")[-1], rel=2e-4)
+    # the state is whole, whoever wrote it
+    one = Checkpoints(tmp_path / "one" / "checkpoints").newest()
+    for part in ("model", "average"):
+        assert {name: t.shape for name, t in last[part].items()} == {name: t.shape for name, t in one[part].items()}
+    assert last["optimizer"].keys() == one["optimizer"].keys()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="batch_size"):
+        start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2, devices=2)
+    assert not (tmp_path / "run").exists()
