@@ -30,7 +30,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]],
     """Run a function as the command ``list``."""
 
     def run(action: Callable[[], object]) -> int:
-        monkeypatch.setattr(cli, "_run", lambda *_: action())
+        def command_line(*_: object) -> int:
+            action()
+            return 0
+
+        monkeypatch.setattr(cli, "_run", command_line)
         return main(["list"])
 
     return run
