@@ -11,10 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from sr_models.data.memory import Memory
-from sr_models.data.photographs import Photographs
+from sr_models.data.photographs import Photographs, UnreadableImage
 from sr_models.degradations import degrade
 from sr_models.io.images import to_tensor
-from sr_models.io.listing import one_line
 from sr_models.randomness import random_stream
 from sr_models.seeds import check_seed
 
@@ -46,8 +45,7 @@ class RandomCrops(Dataset[Item]):
 
     Args:
         images: a folder, also of a known layout (:mod:`sr_models.data.layouts`), an image, a pattern or a list of
-            images (:func:`sr_models.io.listing.list_images`), or a pack (:mod:`sr_models.data.packing`). Images without
-            room for a crop are not used.
+            images (:func:`sr_models.io.listing.list_images`). Images without room for a crop are not used.
         scale: enlargement.
         crop: side of the high-resolution crop in pixels, a multiple of ``scale``.
         length: number of crops.
@@ -70,7 +68,7 @@ class RandomCrops(Dataset[Item]):
     Raises:
         FileNotFoundError: no such images.
         ValueError: no image that can be used, a crop that the scale does not divide, or a name of an image that fits
-            two low-resolution ones; an unknown degradation.
+            two low-resolution ones.
         CropError: from items, when no image can be read any more.
     """
 
@@ -108,8 +106,8 @@ class RandomCrops(Dataset[Item]):
             index = _below(len(self._photographs), stream)
             try:
                 high, *given = self._memory.get(index, partial(self._photographs.read, index))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[index], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 continue
             # positions on the grid of low-resolution pixels if there are such pixels
             grid = self.scale if given else 1
@@ -122,7 +120,7 @@ class RandomCrops(Dataset[Item]):
             else:
                 lr = degrade(self.degradation)(hr, self.scale, stream)
             return _item(hr, lr, self.listing.paths[index], failed)
-        raise CropError(f"{_TRIES} images in a row could not be read; the last one: {failed[-1]}")
+        raise CropError(f"no image could be read in {_TRIES} tries; the last one: {failed[-1]}")
 
 
 class FixedCrops(Dataset[Item]):
@@ -160,8 +158,8 @@ class FixedCrops(Dataset[Item]):
         for _ in range(len(self._photographs)):
             try:
                 crops = self._memory.get(image, partial(self._cut, image))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[image], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 image = (image + 1) % len(self._photographs)
                 continue
             # another image, or one that was written anew, may have fewer crops
@@ -204,12 +202,6 @@ def _item(hr: np.ndarray, lr: np.ndarray, path: os.PathLike[str], failed: list[s
     return {"hr": to_tensor(hr), "lr": to_tensor(lr), "path": os.fspath(path), "failed": "\n".join(failed)}
 
 
-def _failure(path: os.PathLike[str], error: Exception) -> str:
-    """Say in one line why a file could not be read; messages name it once."""
-    reason = str(error).replace(f"cannot read image {path}: ", "").replace(f"image {path} ", "")
-    return f"{one_line(path)}: {' '.join(reason.split())}"
-
-
 def _below(bound: int, stream: torch.Generator) -> int:
     """Draw a number in 0..bound - 1."""
     return int(torch.randint(bound, (), generator=stream, device="cpu"))
@@ -218,6 +210,6 @@ def _below(bound: int, stream: torch.Generator) -> int:
 def _check(crop: int, scale: int, lr_images: Source | None, degradation: str) -> None:
     if crop < scale or crop % scale:
         raise ValueError(f"crop must be a positive multiple of the scale {scale}, got {crop}")
-    degrade(degradation)  # an unknown name is an error from the start
+    degrade(degradation)
     if lr_images is not None and degradation != "bicubic":
         raise ValueError(f"degradation must be 'bicubic' (the default) with lr_images, got {degradation!r}")
