@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sr_models.data import memory
 from sr_models.data.memory import Memory
 from sr_models.data.photographs import Photographs, UnreadableImage
 from sr_models.degradations import degrade
@@ -93,11 +92,6 @@ class RandomCrops(Dataset[Item]):
         self.listing, self.notes = self._photographs.listing, self._photographs.notes
         self.fingerprint = self._photographs.fingerprint
         self._memory = Memory()
-        if (size := self._photographs.decoded_bytes) > memory.LIMIT:
-            self.notes.append(
-                f"decoded they take {size / 1e9:.1f} GB, of which {memory.LIMIT / 1e9:.1f} GB stay in memory; if the "
-                "training waits for crops, use more workers, or sr-models pack, which decodes once"
-            )
 
     def __len__(self) -> int:
         return self.length

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
-from sr_models.data.packing import SUFFIX, open_images
+from sr_models.data.packing import open_images, packing_hint
+from sr_models.io.images import read_image
 from sr_models.io.listing import Listing, check_unused, fingerprint_of, one_line
 
 __all__ = ["Photographs", "UnreadableImage"]
@@ -55,6 +56,8 @@ class Photographs:
         if lr_images is not None:
             sub = any(part.endswith("_sub") for part in source.parts)
             self._pair(find_low(lr_images, scale=scale, split=split, sub=sub), strict)
+        if split == "train" and self._read_high is read_image:
+            self.notes += packing_hint(self.listing)
 
     def _pair(self, low_source: Path, strict: bool) -> None:
         low, self._read_low = open_images(low_source, strict=strict)
@@ -73,13 +76,6 @@ class Photographs:
 
     def __len__(self) -> int:
         return len(self.listing)
-
-    @property
-    def decoded_bytes(self) -> int:
-        """Size of all decoded images; 0 if they are packed, and need no decoding."""
-        listings = [listing for listing in (self.listing, self.low) if listing is not None]
-        unpacked = [listing for listing in listings if listing.root.suffix != SUFFIX or listing.root.is_dir()]
-        return sum(3 * height * width for listing in unpacked for height, width in listing.sizes)
 
     def read(self, index: int) -> tuple[np.ndarray, ...]:
         """Read an image, and its low-resolution image if there is one.

@@ -15,10 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sr_models.data.crops import FixedCrops, RandomCrops
-from sr_models.data.packing import write_pack
 from sr_models.data.sampler import StepSampler
 from sr_models.io.images import to_uint8, write_image
-from sr_models.io.listing import list_images
 from sr_models.io.resize import imresize
 
 
@@ -426,16 +424,6 @@ def test_a_data_set_is_given_by_its_parent(tmp_path: Path) -> None:
         assert crops(tmp_path, lr_images=lr_images).listing.names == ["0001.png"]
         fixed = FixedCrops(tmp_path, scale=4, crop=32, lr_images=lr_images)
         assert [Path(item["path"]).name for item in (fixed[0], fixed[1])] == ["0801.png"] * 2
-
-
-def test_more_than_memory_holds_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = 3 * (40 * 50 + 64 * 32)
-    monkeypatch.setattr("sr_models.data.memory.LIMIT", size)
-    assert len(crops(folder).notes) == 1
-    monkeypatch.setattr("sr_models.data.memory.LIMIT", size - 1)
-    assert "sr-models pack, which decodes once" in crops(folder).notes[1]
-    write_pack(list_images(folder), tmp_path / "a.pack")
-    assert len(crops(tmp_path / "a.pack").notes) == 1
 
 
 def test_a_mistake_of_a_degradation_is_no_bad_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
