@@ -116,7 +116,7 @@ class TestErrors:
 
     def test_unreadable_image(self, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"not an image")
-        with pytest.raises(ValueError, match=r"no image can be used: .*broken.png \(.*an image"):
+        with pytest.raises(ValueError, match=r"no image can be used: .*broken.png \(.*(no|not an) image"):
             crops(tmp_path)
 
     def test_empty_and_missing_folder(self, tmp_path: Path) -> None:
