@@ -11,10 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from sr_models.data.memory import Memory
-from sr_models.data.photographs import Photographs
+from sr_models.data.photographs import Photographs, UnreadableImage
 from sr_models.degradations import degrade
 from sr_models.io.images import to_tensor
-from sr_models.io.listing import one_line
 from sr_models.randomness import random_stream
 from sr_models.seeds import check_seed
 
@@ -107,8 +106,8 @@ class RandomCrops(Dataset[Item]):
             index = _below(len(self._photographs), stream)
             try:
                 high, *given = self._memory.get(index, partial(self._photographs.read, index))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[index], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 continue
             # positions on the grid of low-resolution pixels if there are such pixels
             grid = self.scale if given else 1
@@ -121,7 +120,7 @@ class RandomCrops(Dataset[Item]):
             else:
                 lr = degrade(self.degradation)(hr, self.scale, stream)
             return _item(hr, lr, self.listing.paths[index], failed)
-        raise CropError(f"{_TRIES} images in a row could not be read; the last one: {failed[-1]}")
+        raise CropError(f"no image could be read in {_TRIES} tries; the last one: {failed[-1]}")
 
 
 class FixedCrops(Dataset[Item]):
@@ -159,8 +158,8 @@ class FixedCrops(Dataset[Item]):
         for _ in range(len(self._photographs)):
             try:
                 crops = self._memory.get(image, partial(self._cut, image))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[image], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 image = (image + 1) % len(self._photographs)
                 continue
             # another image, or one that was written anew, may have fewer crops
@@ -201,12 +200,6 @@ def _oriented(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
 
 def _item(hr: np.ndarray, lr: np.ndarray, path: os.PathLike[str], failed: list[str]) -> Item:
     return {"hr": to_tensor(hr), "lr": to_tensor(lr), "path": os.fspath(path), "failed": "\n".join(failed)}
-
-
-def _failure(path: os.PathLike[str], error: Exception) -> str:
-    """Say in one line why a file could not be read; messages name it once."""
-    reason = str(error).replace(f"cannot read image {path}: ", "").replace(f"image {path} ", "")
-    return f"{one_line(path)}: {' '.join(reason.split())}"
 
 
 def _below(bound: int, stream: torch.Generator) -> int:

@@ -260,8 +260,10 @@ def _sort_in(path: Path, entry: Path | os.DirEntry[str], found: _Found, unused: 
     try:
         status = entry.stat()
     except OSError as error:
-        link = path.is_symlink()
-        unused.append(Unused(path, f"{error.strerror}", "dangling links" if link else "missing"))
+        if path.is_symlink():
+            unused.append(Unused(path, f"a link to {os.readlink(path)}: {error.strerror}", "dangling links"))
+        else:
+            unused.append(Unused(path, str(error.strerror), "missing"))
         return
     if stat.S_ISREG(status.st_mode):
         found.append((path, status))

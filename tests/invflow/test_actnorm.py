@@ -390,3 +390,12 @@ def test_a_batch_is_shared_by_the_processes_of_the_wrapper_around_the_layer(monk
     monkeypatch.setattr(torch.nn.parallel.DistributedDataParallel, "_active_ddp_module", wrapper)
     assert data_parallel_group(layer) is data_parallel_group(None) is wrapper.process_group
     assert data_parallel_group(ActNorm(3)) is None
+
+
+@pytest.mark.parametrize(("shape", "first"), [((1, 3, 1, 1), True), ((0, 3, 2, 2), False), ((1, 3, 0, 2), False)])
+def test_compiled_code_initialises_from_any_batch_that_is_not_empty(shape, first, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for layer, x in ((ActNorm(3), torch.zeros(shape)), (ActNorm(1), torch.zeros(shape)[:, :1])):
+        assert layer.initializes_from(x) is first
+        layer.mark_initialized()
+        assert not layer.initializes_from(x)

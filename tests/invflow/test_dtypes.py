@@ -128,9 +128,9 @@ def test_gradients_in_half_precision_are_rounded_once(case, dtype, kernels):
 
 @each_kernels
 @each_half
-@pytest.mark.parametrize("factor", [1.0, 1 / 3, 3e-5, 7e4], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 1.5, 1 / 3, 3e-5, 7e4], ids=str)
 def test_every_half_number_is_read_and_rounded_as_by_pytorch(dtype, factor, kernels):
-    """All 65536: subnormal, infinite and not a number too, with results rounded to nearest, even ones from a tie."""
+    """All 65536: subnormal, infinite and not a number too, with results rounded to nearest: ties (of 1.5) to even."""
     if dtype == torch.bfloat16 and INTERPRETED:
         pytest.skip("Triton's interpreter cuts float32 off to bfloat16 instead of rounding it")
     x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, 1, 256, 256).to(kernels.device)

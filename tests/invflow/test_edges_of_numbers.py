@@ -116,7 +116,7 @@ def test_a_step_divides_by_scales_without_overflow_too(channels, kernels):
 @each_direction
 @pytest.mark.parametrize(
     "form",
-    [AffineForm(eps=eps) for eps in (1e-30, 9.9e-5, 1e-4, 1.0, 1e4)]
+    [AffineForm(eps=eps) for eps in (1e-30, 1e-20, 1e-15, 1e-12, 1e-10, 1e-8, 9.9e-5, 1e-4, 1.0, 1e4)]
     + [AffineForm("bounded_exp", bound=bound) for bound in (1e-30, 80.0)],
     ids=lambda form: f"{form.scale}-{form.parameter}",
 )

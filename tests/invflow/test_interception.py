@@ -129,6 +129,31 @@ def test_a_negated_view_is_not_read_as_the_tensor_beneath_it(name, position):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
+def test_calls_that_nothing_could_intercept_pass_the_dispatcher_by(name):
+    """Forward and backward; the profiler sees what the dispatcher is asked for."""
+    function = getattr(invflow, name)
+    leaves = [tensor.requires_grad_() for tensor in tensors_of(name)]
+    with torch.profiler.profile() as profile:
+        results = function(*leaves, backend="cpu")
+        results = [results] if isinstance(results, torch.Tensor) else list(results)
+        torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])
+    seen = [event.key for event in profile.key_averages()]
+    assert "aten::ones_like" in seen
+    assert not names_of(seen)
+
+
+@pytest.mark.parametrize("name", ["affine_coupling", "flow_step"])
+def test_batched_gradients_of_log_det_alone(name):
+    leaves = [tensor.requires_grad_() for tensor in tensors_of(name)]
+    _, log_det = getattr(invflow, name)(*leaves, backend="cpu")
+    batch = torch.randn(3, *log_det.shape)
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    found = torch.autograd.grad(log_det, leaves, batch, is_grads_batched=True, **options)
+    one_by_one = [torch.autograd.grad(log_det, leaves, each, **options) for each in batch]
+    torch.testing.assert_close(found, tuple(map(torch.stack, zip(*one_by_one, strict=True))))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_batched_gradients_are_those_of_one_after_the_other(name):
     function = getattr(invflow, name)
     leaves = [tensor.requires_grad_() for tensor in tensors_of(name)]

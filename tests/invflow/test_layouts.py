@@ -131,3 +131,18 @@ def test_every_result_is_the_same_in_every_run(shape, threads):
     first, second = (step_and_gradients(shape, threads) for _ in range(2))
     for expected, actual in zip(first, second, strict=True):
         assert torch.equal(actual, expected)
+
+
+@pytest.mark.skipif(cpu.extension is None, reason="needs the extension invflow._C")
+@pytest.mark.parametrize("size", [(512, 520), (517, 517)], ids=["aligned rows", "rows of an odd length"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_results_larger_than_the_caches(dtype, size):
+    """More than 4 MiB are written past the caches, by instructions that end the process at unaligned addresses."""
+    x, h, matrix, shift = (torch.randn(shape, dtype=dtype) for shape in ((1, 4, *size), (1, 4, *size), (4, 4), (4,)))
+    found = []
+    for backend in ("cpu", "reference"):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, matrix, shift, h)]
+        y, log_det = flow_step(*leaves, backend=backend)
+        grads = torch.autograd.grad([y, log_det], leaves, [x, torch.ones_like(log_det)])
+        found.append([y, log_det / x[0].numel(), *(grad / grad.abs().max() for grad in grads)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -56,7 +56,7 @@ class TestMistakes:
                 "sample --checkpoint {model} --images {images} --output {out} --device hal",
                 "device 'hal' cannot be used",
             ),
-            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "times lr"),
+            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "which is not 4 times the"),
             ("evaluate --checkpoint {model} --images {images} --output {out}/none/x.csv", "does not exist"),
             ("sample --checkpoint {model} --images {deep} --output {out}", "got Pillow mode 'I' of 32 bits"),
             ("sample --checkpoint {model} --images {nan} --output {out}", "got Pillow mode 'F' of 32 bits"),
@@ -156,7 +156,7 @@ def test_help_loads_no_library(command: str) -> None:
             ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
-        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict {true,false}"]),
+        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict [{true,false}]"]),
         ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
     ],
 )
