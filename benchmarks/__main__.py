@@ -46,6 +46,7 @@ try:
     import invflow
     from benchmarks import sampling
     from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
+    from benchmarks.crops import crops_table, measure_crops
     from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
     from benchmarks.neighbour import measure_neighbour
     from benchmarks.overhead import measure_overhead, overhead_table
@@ -123,6 +124,12 @@ def _neighbour(arguments: argparse.Namespace) -> None:
     print(f"{step}: {quiet:.3f} s quiet, {busy:.3f} s beside a busy process, {busy / quiet:.1f} times as long")
 
 
+def _crops(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    print(crops_table(measure_crops(arguments.rounds)))
+
+
 def _report(arguments: argparse.Namespace) -> None:
     record = json.loads(arguments.json.read_text())
     results = [Measurement(**result) for result in record["results"]]
@@ -178,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     neighbour.add_argument("--rounds", type=int, default=9, help="timed steps of each; default 9")
     neighbour.set_defaults(function=_neighbour)
+    crops = commands.add_parser("crops", help="processor time of a training crop from files and from a pack")
+    crops.add_argument("--rounds", type=int, default=15, help="timed crops of each; default 15")
+    crops.set_defaults(function=_crops)
     report = commands.add_parser("report", help="print the table of a file, and optionally plot it")
     report.add_argument("json", type=Path)
     report.add_argument("--plot", type=Path, help="PNG or SVG file (needs matplotlib)")

@@ -6,6 +6,7 @@ A run that goes on has its weights in a checkpoint, ``last.ckpt``. Models are re
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.flow.model import SuperResolutionFlow
@@ -34,6 +35,7 @@ __all__ = [
     "read_file",
     "read_weights",
     "save_model",
+    "weights_fingerprint",
     "write_file",
 ]
 
@@ -180,6 +182,15 @@ def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
     """Create a model with fresh weights from the description in a JSON file."""
     fields = dict(description["config"])
     return create(description["model"], scale=fields.pop("scale"), **fields)
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Hash names and values of a model's tensors to 32 hexadecimal digits; the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; ``None``: those of the process.
 
     Returns:
-        The exit code: 0, 2 after an error, 130 after an interruption. A training run that a signal has ended after a
-        checkpoint: 128 + the signal's number.
+        The exit code: 0, 1 if a command could do only a part of its work, 2 after an error, 130 after an interruption.
+        A training run that a signal has ended after a checkpoint: 128 + the signal's number.
 
     Raises:
         Exception: one that is not the user's to mend; its traceback belongs into a report of a bug.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"sr-models {invflow.__version__}")
         elif command in COMMANDS:
-            _run(command, options)
+            return _run(command, options)
         else:
             given = repr(command) if command else "none"
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {given}; see sr-models --help")
@@ -63,11 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: str, options: Sequence[str]) -> None:
+def _run(command: str, options: Sequence[str]) -> int:
     from sr_models.cli._parser import parse
 
     module = importlib.import_module(f"sr_models.cli.{command}")
-    module.run(**parse(f"sr-models {command}", module, options))
+    # a command that does only a part of its work returns 1
+    return module.run(**parse(f"sr-models {command}", module, options)) or 0
 
 
 def _say(message: str, code: int) -> int:

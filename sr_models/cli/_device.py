@@ -8,14 +8,35 @@ __all__ = ["usable_device"]
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device of that name.
+    """Return the device of that name; of ``auto``, the machine's accelerator if torch can use one, else the CPU.
 
     Raises:
-        ValueError: there is no such device, or torch cannot use it.
+        ValueError: there is no such device, or torch cannot use it. The message names those that it can.
     """
+    usable = _usable()
+    if name == "auto":
+        return torch.device(usable[-1].partition(":")[0])
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    except RuntimeError:
+        raise ValueError(f"device {name!r} cannot be used: unknown; usable here: {', '.join(usable)}") from None
+    full = name if device.type == "cpu" or device.index is not None else f"{device.type}:0"
+    if device.type != "cpu" and full not in usable:
+        raise ValueError(
+            f"device {name!r} cannot be used: not on this machine, or torch is not built for it; usable here: "
+            f"{', '.join(usable)}"
+        )
+    try:
+        torch.empty(1, device=device)
+    # a driver that is too old, a GPU that is taken, ...
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0][:200]}") from None
     return device
+
+
+def _usable() -> list[str]:
+    """Name the devices that torch can use, the CPU first and an accelerator's first device last."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return ["cpu"]
+    return ["cpu", *(f"{accelerator.type}:{index}" for index in reversed(range(torch.accelerator.device_count())))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import traceback
 
 from sr_models._extras import install_hint
 
@@ -17,11 +18,11 @@ _ADVICE = {
     "torch.distributed.DistNetworkError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
     "torch.distributed.DistStoreError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
 }
-#: Beginnings of messages of RuntimeError, the class in which torch reports what has no class of its own.
+_WORKER_ENDED = "the system has ended a process that loads images, mostly for want of memory; choose fewer workers"
+#: Beginnings of messages of RuntimeError, the class in which libraries report what has no class of its own.
 _RUNTIME_ADVICE = {
-    r"DataLoader worker .*(exited unexpectedly|killed by signal)": (
-        "the system has ended a process that loads images, mostly for want of memory; choose fewer workers"
-    ),
+    r"(`\w+` can not run on your system|No supported gpu backend found)": "choose another accelerator",
+    r"DataLoader worker .*(exited unexpectedly|killed by signal)": _WORKER_ENDED,
     r"unable to (mmap|open shared|write to file|allocate shared)|.*shared memory|.*bus error": (
         "there is not enough shared memory; choose fewer workers or enlarge /dev/shm"
     ),
@@ -38,17 +39,19 @@ def users_error(error: Exception) -> str | None:
     message = _told_by_worker(str(error))
     if isinstance(error, ModuleNotFoundError):
         return install_hint(error)
+    if isinstance(error, (OSError, EOFError)) and _while_fetching(error):
+        return f"{message or 'no answer'}; {_WORKER_ENDED}"
     if isinstance(error, (argparse.ArgumentError, ValueError, OSError, FloatingPointError)):
         return message
     if isinstance(error, MemoryError):
         return f"out of memory{f' ({message})' if message else ''}; choose a smaller batch_size, crop or tile"
     for kind in type(error).__mro__:
         if (advice := _ADVICE.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-            return "; ".join(filter(None, [message, advice]))
+            return "; ".join(filter(None, [message.rstrip(". "), advice]))
     if isinstance(error, RuntimeError):
         for pattern, advice in _RUNTIME_ADVICE.items():
             if re.match(pattern, message, re.IGNORECASE | re.DOTALL):
-                return f"{message.splitlines()[0]}; {advice}"
+                return f"{message.splitlines()[0].rstrip('.! ')}; {advice}"
     return None
 
 
@@ -64,3 +67,9 @@ def _told_by_worker(message: str) -> str:
     if not re.match(r"Caught \w+ in DataLoader worker process", message):
         return message
     return message.rstrip().splitlines()[-1].partition(": ")[2]
+
+
+def _while_fetching(error: Exception) -> bool:
+    """Tell whether an error came up while a tensor was fetched from a worker process, which is then dead."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__", "").startswith("torch.multiprocessing") for frame in frames)

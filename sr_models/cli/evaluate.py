@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from typing import Literal
 
 __all__ = ["run"]
 
@@ -15,39 +16,68 @@ def run(
     n: int = 10,
     temperature: float = 0.9,
     seed: int = 0,
+    on_explode: Literal["error", "resample", "clamp"] = "resample",
+    tile: int | None = None,
     device: str = "cpu",
-) -> None:
+    overwrite: bool = False,
+) -> int:
     """Score a model: likelihood, PSNR, SSIM, LR-PSNR and the NTIRE challenge's diversity.
 
     The diversity is measured with LPIPS if its AlexNet weights are on this machine, otherwise with the per-pixel
     squared error; the table names which.
 
+    Scores are written image by image. The same command goes on after an interruption. An image that cannot be read or
+    sampled does not stop the others. It is named at the end, and the exit code is 1.
+
     Example:
         sr-models evaluate --checkpoint model.safetensors --images photographs/test --output scores.csv
+        sr-models evaluate --checkpoint runs/mine --images DIV2K_valid_HR --lr_images DIV2K_valid_LR_bicubic/X4
 
     Args:
-        checkpoint: model.safetensors with model.json beside it.
-        images: folder of high-resolution images.
-        lr_images: folder of low-resolution images of the same names; without it they are made by bicubic reduction.
-        output: CSV file for the scores.
+        checkpoint: model.safetensors with model.json beside it, a run's folder, or a checkpoint in it.
+        images: folder of high-resolution images, a pattern such as 'photos/**/*.png', or a text file that lists them.
+        lr_images: folder of low-resolution images, named like the others (0801.png or 0801x4.png for 0801.png); without
+            it they are made by bicubic reduction.
+        output: CSV file for the scores; settings and means go to a file beside it, scores.summary.json.
         n: samples an image; the challenge takes 10.
         temperature: standard deviation of the latents.
         seed: same seed, same scores.
-        device: cpu, cuda, ...
+        on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
+            then an error), or limited activations.
+        tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
+        device: cpu, cuda, cuda:1, ... or auto.
+        overwrite: score all images again, and replace what other settings or commands wrote.
     """
-    from sr_models.checkpoints.files import load_model
+    from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.cli._device import usable_device
-    from sr_models.evaluation.evaluate import evaluate_model, scores_table, write_scores
+    from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.evaluation.metrics import best_available_distance
+    from sr_models.evaluation.record import ScoreRecord
+    from sr_models.evaluation.scores import scores_table
 
-    model = load_model(checkpoint).to(usable_device(device))
-    if output is not None and not Path(output).parent.is_dir():
-        raise FileNotFoundError(f"folder of output {output} does not exist")
-    name, distance = best_available_distance(device)
+    place = usable_device(device)
+    stored = read_weights(checkpoint)
+    model = create_stored(stored).to(place)
+    name, distance = best_available_distance(place)
+    about = {"checkpoint": str(stored.file), "step": stored.step, "images": images, "lr_images": lr_images}
+    record = ScoreRecord(output, distance_name=name, about=about, overwrite=overwrite)
     scores = evaluate_model(
-        model, images, lr_images=lr_images, samples=n, temperature=temperature, seed=seed, distance=distance
+        model,
+        images,
+        lr_images=lr_images,
+        samples=n,
+        temperature=temperature,
+        seed=seed,
+        distance=distance,
+        on_explode=on_explode,
+        tile=tile,
+        record=record,
     )
     print(scores_table(scores, name))
     if output is not None:
-        write_scores(Path(output), scores, name)
         print(f"wrote {output}")
+    for image, reason in record.failures.items():
+        print(f"sr-models: not scored: {image}: {reason}", file=sys.stderr)
+    if record.failures:
+        print(f"sr-models: the means are of {len(scores)} images, without {len(record.failures)}", file=sys.stderr)
+    return 1 if record.failures else 0

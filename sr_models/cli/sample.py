@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from sr_models.cli._parser import CommandParser
+
+__all__ = ["add_arguments", "run"]
 
 
 def run(
+    images: list[str],
     checkpoint: str,
-    images: str,
     output: str,
     n: int = 10,
     temperature: float | list[float] = 0.9,
@@ -18,16 +20,24 @@ def run(
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
     device: str = "cpu",
-) -> None:
-    """Draw super-resolved samples of every low-resolution image in a folder.
+    overwrite: bool = False,
+) -> int:
+    """Draw super-resolved samples of low-resolution images.
+
+    Samples are PNG files in sRGB: NAME_sample000.png, NAME_sample001.png, ... Sub-folders become sub-folders of the
+    output. Colour profiles are converted, EXIF orientation is applied, transparent pixels become white.
+
+    The same command goes on after an interruption: samples that are there are not drawn again. An image that cannot be
+    read or sampled does not stop the others. It is named at the end, and the exit code is 1.
 
     Example:
         sr-models sample --checkpoint model.safetensors --images low_resolution --output samples --n 4
+        sr-models sample --checkpoint runs/mine --images a.png 'scans/**/*.tif' --output samples --tile 64
 
     Args:
-        checkpoint: model.safetensors with model.json beside it.
-        images: folder of low-resolution images.
-        output: folder that receives NAME_sample000.png, NAME_sample001.png, ...; created if needed.
+        images: images, folders, patterns such as 'photos/**/*.png', or text files that list images.
+        checkpoint: model.safetensors with model.json beside it, a run's folder, or a checkpoint in it.
+        output: folder for the samples, created if needed.
         n: samples an image.
         temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published. A list such as
             [0.9,0.5] has one for each latent, the finest first.
@@ -35,21 +45,32 @@ def run(
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
-        device: cpu, cuda, ...
+        device: cpu, cuda, cuda:1, ... or auto.
+        overwrite: draw all samples again, and replace files that other settings or commands wrote.
     """
-    from tqdm import tqdm
+    from sr_models.cli._sampling import sample_images
 
-    from sr_models.checkpoints.files import load_model
-    from sr_models.cli._device import usable_device
-    from sr_models.io.images import find_images, read_image, to_tensor, to_uint8, write_image
+    return sample_images(
+        images,
+        checkpoint,
+        output,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        on_explode=on_explode,
+        tile=tile,
+        device=device,
+        overwrite=overwrite,
+    )
 
-    model = load_model(checkpoint).to(usable_device(device))
-    paths = find_images(images)
-    like = next(model.parameters())
-    for path in tqdm(paths, desc="sampling", unit="image"):
-        lr = to_tensor(read_image(path))[None].to(like)
-        samples = model.sample(lr, n, temperature=temperature, seed=seed, on_explode=on_explode, tile=tile)[0]
-        Path(output).mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(samples):
-            write_image(Path(output) / f"{path.stem}_sample{index:03d}.png", to_uint8(image))
-    print(f"wrote {n * len(paths)} images to {output}")
+
+def add_arguments(parser: CommandParser) -> None:
+    """Declare the options; several images may follow ``--images``, as a shell writes a pattern."""
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=str,
+        required=True,
+        help="images, folders, patterns such as 'photos/**/*.png', or text files that list images",
+    )
+    parser.add_function_arguments(run, as_group=False, skip={"images"})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sr_models.cli._parser import CommandParser
+    from sr_models.training.config import TrainingConfig
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,6 +20,7 @@ def run(
     strategy: str,
     workers: int,
     resume: str,
+    check: bool,
     stages: list[dict[str, Any]] | None,
     config: Any,
     **settings: Any,
@@ -25,7 +28,8 @@ def run(
     """Train a model on photographs, or go on with the interrupted run in OUTPUT.
 
     OUTPUT receives the settings, logs for TensorBoard, checkpoints and, at the end, model.safetensors with model.json.
-    The same command takes an interrupted run up where it stopped.
+    The same command takes an interrupted run up where it stopped. With --check it trains nothing: it decodes every
+    image once, lists those that are not used, and estimates what the run costs.
 
     Settings may stand in YAML files, in environment variables (SR_MODELS_TRAIN_BATCH_SIZE=8) and in options. Options
     win over variables, and variables over files. --print_config shows the result. Relative paths begin in the current
@@ -46,8 +50,14 @@ def run(
 
     from sr_models.training.config import TrainingConfig
     from sr_models.training.run import train_model
-    from sr_models.training.stages import plan_stages, train_stages
+    from sr_models.training.stages import plan_stages, stage_runs, train_stages
 
+    output = os.path.expanduser(output)
+    planned = plan_stages(settings, stages) if stages is not None else []
+    alone = None if planned else TrainingConfig(**settings)
+    if check:
+        _check(stage_runs(planned, output) if alone is None else {Path(output): alone}, workers)
+        return
     accelerator, colon, number = device.partition(":")
     if colon and devices == "auto" and number.isdecimal():
         devices = [int(number)]
@@ -62,11 +72,7 @@ def run(
         "workers": workers,
         "resume": resume,
     }
-    output = os.path.expanduser(output)
-    if stages is None:
-        path = train_model(TrainingConfig(**settings), output, **placement)
-    else:
-        path = train_stages(plan_stages(settings, stages), output, **placement)
+    path = train_stages(planned, output, **placement) if alone is None else train_model(alone, output, **placement)
     rank_zero_only(print)(f"wrote {path}")
 
 
@@ -103,9 +109,36 @@ def add_arguments(parser: CommandParser) -> None:
         help="auto: go on with a run in OUTPUT; never: refuse a folder that holds one; other_data: go on even if the "
         "images are not those with which it began",
     )
+    parser.add_argument("--check", type=bool, default=False, help="look at images and costs, and train nothing")
     parser.add_argument("--stages", type=list[dict[str, Any]] | None, help="runs one after another: see above")
     parser.add_class_arguments(TrainingConfig)
     parser.completed = _with_recipe
+
+
+def _check(runs: dict[Path, TrainingConfig], threads: int) -> None:
+    """Print what can be known about runs before they begin."""
+    from tqdm import tqdm
+
+    from sr_models.training.check import RunCheck
+
+    decoded = set()
+    for folder, config in runs.items():
+        check = RunCheck(config)
+        print("\n".join([f"{folder}:", *check.lines()]), flush=True)
+        images = (config.images, config.lr_images, config.val_images, config.val_lr_images, config.crop)
+        if images in decoded:
+            continue
+        decoded.add(images)
+        count = sum(map(len, check.photographs))
+        found = tqdm(check.unreadable(threads or os.cpu_count() or 1), "decoding", count, unit="image")
+        damaged = [line for line in found if line is not None]
+        print(
+            "\n".join(
+                [*(f"not used: {line}" for line in damaged), f"{count - len(damaged):,} of {count:,} images decode"]
+            )
+        )
+        if damaged and config.strict:
+            raise ValueError(f"{len(damaged)} of {count} images cannot be decoded; the first one: {damaged[0]}")
 
 
 def _with_recipe(settings: dict[str, Any]) -> dict[str, Any]:

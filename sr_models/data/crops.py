@@ -11,10 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from sr_models.data.memory import Memory
-from sr_models.data.photographs import Photographs
+from sr_models.data.photographs import Photographs, UnreadableImage
+from sr_models.degradations import degrade
 from sr_models.io.images import to_tensor
-from sr_models.io.listing import one_line
-from sr_models.io.resize import imresize
 from sr_models.randomness import random_stream
 from sr_models.seeds import check_seed
 
@@ -107,8 +106,8 @@ class RandomCrops(Dataset[Item]):
             index = _below(len(self._photographs), stream)
             try:
                 high, *given = self._memory.get(index, partial(self._photographs.read, index))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[index], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 continue
             # positions on the grid of low-resolution pixels if there are such pixels
             grid = self.scale if given else 1
@@ -119,9 +118,9 @@ class RandomCrops(Dataset[Item]):
             if given:
                 lr = _oriented(_window(given[0], top // grid, left // grid, self.crop // grid), flip, turns)
             else:
-                lr = _reduce(self.degradation, hr, self.scale, stream)
+                lr = degrade(self.degradation)(hr, self.scale, stream)
             return _item(hr, lr, self.listing.paths[index], failed)
-        raise CropError(f"{_TRIES} images in a row could not be read; the last one: {failed[-1]}")
+        raise CropError(f"no image could be read in {_TRIES} tries; the last one: {failed[-1]}")
 
 
 class FixedCrops(Dataset[Item]):
@@ -159,8 +158,8 @@ class FixedCrops(Dataset[Item]):
         for _ in range(len(self._photographs)):
             try:
                 crops = self._memory.get(image, partial(self._cut, image))
-            except (OSError, ValueError) as error:
-                failed.append(_failure(self.listing.paths[image], error))
+            except UnreadableImage as error:
+                failed.append(str(error))
                 image = (image + 1) % len(self._photographs)
                 continue
             # another image, or one that was written anew, may have fewer crops
@@ -178,7 +177,7 @@ class FixedCrops(Dataset[Item]):
                 low = _window(given[0], top // self.scale, left // self.scale, self.crop // self.scale)
             hr = _window(high, top, left, self.crop)
             if not given:
-                low = _reduce(self.degradation, hr, self.scale, random_stream(0, "crops", image, number))
+                low = degrade(self.degradation)(hr, self.scale, random_stream(0, "crops", image, number))
             # copies, so that the whole image need not stay in memory
             crops += [hr.copy(), low.copy()]
         return tuple(crops)
@@ -199,20 +198,8 @@ def _oriented(image: np.ndarray, flip: bool, turns: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if flip else image, turns))
 
 
-def _reduce(degradation: str, hr: np.ndarray, scale: int, stream: torch.Generator) -> np.ndarray:
-    if degradation == "bicubic":
-        return imresize(np.ascontiguousarray(hr), 1 / scale)
-    raise NotImplementedError(degradation)
-
-
 def _item(hr: np.ndarray, lr: np.ndarray, path: os.PathLike[str], failed: list[str]) -> Item:
     return {"hr": to_tensor(hr), "lr": to_tensor(lr), "path": os.fspath(path), "failed": "\n".join(failed)}
-
-
-def _failure(path: os.PathLike[str], error: Exception) -> str:
-    """Say in one line why a file could not be read; messages name it once."""
-    reason = str(error).replace(f"cannot read image {path}: ", "").replace(f"image {path} ", "")
-    return f"{one_line(path)}: {' '.join(reason.split())}"
 
 
 def _below(bound: int, stream: torch.Generator) -> int:
@@ -223,5 +210,6 @@ def _below(bound: int, stream: torch.Generator) -> int:
 def _check(crop: int, scale: int, lr_images: Source | None, degradation: str) -> None:
     if crop < scale or crop % scale:
         raise ValueError(f"crop must be a positive multiple of the scale {scale}, got {crop}")
+    degrade(degradation)
     if lr_images is not None and degradation != "bicubic":
         raise ValueError(f"degradation must be 'bicubic' (the default) with lr_images, got {degradation!r}")

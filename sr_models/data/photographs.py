@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
-from sr_models.data.packing import open_images
+from sr_models.data.packing import open_images, packing_hint
+from sr_models.io.images import read_image
 from sr_models.io.listing import Listing, check_unused, fingerprint_of, one_line
 
-__all__ = ["Photographs"]
+__all__ = ["Photographs", "UnreadableImage"]
+
+
+class UnreadableImage(ValueError):
+    """A file that was fine when it was listed can no longer be used. The message is one line, ``path: reason``."""
 
 
 class Photographs:
@@ -49,10 +54,10 @@ class Photographs:
         self.low: Listing | None = None
         self.notes = self.listing.summary()
         if lr_images is not None:
-            self._pair(
-                find_low(lr_images, scale=scale, split=split, sub=any(part.endswith("_sub") for part in source.parts)),
-                strict,
-            )
+            sub = any(part.endswith("_sub") for part in source.parts)
+            self._pair(find_low(lr_images, scale=scale, split=split, sub=sub), strict)
+        if split == "train" and self._read_high is read_image:
+            self.notes += packing_hint(self.listing)
 
     def _pair(self, low_source: Path, strict: bool) -> None:
         low, self._read_low = open_images(low_source, strict=strict)
@@ -80,18 +85,25 @@ class Photographs:
             returned that both cover: ``H = scale * h``.
 
         Raises:
-            FileNotFoundError, ValueError: the file has become unreadable, or too small, since it was listed.
+            UnreadableImage: the file has become unreadable, or too small, since it was listed.
         """
         path = self.listing.paths[index]
-        high = self._read_high(path)
+        try:
+            high = self._read_high(path)
+            low = self._read_low(self.low.paths[index]) if self.low is not None else None
+        except (OSError, ValueError) as error:
+            # messages name the file once, but for a low-resolution image
+            reason = str(error).replace(f"cannot read image {path}: ", "").replace(f"image {path} ", "")
+            raise UnreadableImage(f"{one_line(path)}: {' '.join(reason.split())}") from error
         height, width = high.shape[:2]
         if min(height, width) < self.crop:
-            raise ValueError(f"must be at least {self.crop} x {self.crop} pixels, got {height} x {width}")
-        if self.low is None:
+            raise UnreadableImage(
+                f"{one_line(path)}: must be at least {self.crop} x {self.crop} pixels, got {height} x {width}"
+            )
+        if low is None:
             return (high,)
-        low = self._read_low(self.low.paths[index])
         rows, columns = low.shape[:2]
         if problem := size_problem((height, width), (rows, columns), self.scale):
-            raise ValueError(problem)
+            raise UnreadableImage(f"{one_line(path)}: {problem}")
         rows, columns = min(rows, height // self.scale), min(columns, width // self.scale)
         return high[: rows * self.scale, : columns * self.scale], low[:rows, :columns]

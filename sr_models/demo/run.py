@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model
 from sr_models.demo.photographs import PHOTOGRAPHS, unpack_photographs
-from sr_models.evaluation.evaluate import Scores, evaluate_model, load_pair, mean_scores, score_samples, write_scores
+from sr_models.evaluation.evaluate import evaluate_model, score_samples
 from sr_models.evaluation.metrics import best_available_distance
+from sr_models.evaluation.pairs import load_pair
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.evaluation.report.page import write_report
 from sr_models.evaluation.report.pictures import PhotographPictures
+from sr_models.evaluation.scores import Scores, mean_scores, write_scores
 from sr_models.io.images import find_images, write_image
 from sr_models.io.resize import imresize
 from sr_models.training.config import TrainingConfig

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,76 +12,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
+from sr_models.evaluation.pairs import find_pairs, load_pair
+from sr_models.evaluation.record import ScoreRecord
+from sr_models.evaluation.scores import Scores
+from sr_models.flow.explosions import OnExplode, check_on_explode
+from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
-from sr_models.io.files import write_text
-from sr_models.io.images import check_pair, crop_to_multiple, find_images, read_image, to_tensor, to_uint8
-from sr_models.io.resize import imresize
+from sr_models.flow.tiling import LEAST_TILE
+from sr_models.io.images import to_tensor, to_uint8
+from sr_models.seeds import check_seed
 
-__all__ = ["Scores", "evaluate_model", "load_pair", "mean_scores", "score_samples", "scores_table", "write_scores"]
-
-# The challenge crops to multiples of 8 at every scale.
-_CROP_MULTIPLE = 8
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Figures that are reported for one image, or their means over images.
-
-    Attributes:
-        image: file name.
-        nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images: a third of the bits per pixel
-            that the papers' code reports. A model that noise conditions sees noise zero. NaN if there is no flow.
-        psnr: dB, mean over samples.
-        ssim: mean over samples.
-        lr_psnr: dB between the reduced sample and the reduced truth, mean over samples.
-        lr_psnr_worst: dB, its minimum over samples.
-        diversity: the challenge's score in percent, under the named distance.
-        distance: mean distance to the truth, under the named distance.
-    """
-
-    image: str
-    nll: float
-    psnr: float
-    ssim: float
-    lr_psnr: float
-    lr_psnr_worst: float
-    diversity: float
-    distance: float
-
-
-def load_pair(hr_path: Path, scale: int, lr_folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a high-resolution image, cropped to multiples of 8, and its low-resolution image.
-
-    Args:
-        hr_path: high-resolution image.
-        scale: enlargement.
-        lr_folder: folder with a low-resolution image of the same name; ``None``: the high-resolution image is reduced.
-
-    Returns:
-        lr (h, w, 3) and hr (scale h, scale w, 3), uint8.
-
-    Raises:
-        FileNotFoundError: no low-resolution file of that name.
-        ValueError: an unreadable file, or sizes that do not fit.
-    """
-    hr = read_image(hr_path)
-    if min(hr.shape[:2]) < _CROP_MULTIPLE:
-        raise ValueError(
-            f"image {hr_path} must be at least {_CROP_MULTIPLE} x {_CROP_MULTIPLE} pixels, "
-            f"got {hr.shape[1]} x {hr.shape[0]}"
-        )
-    if lr_folder is None:
-        hr = np.ascontiguousarray(crop_to_multiple(hr, _CROP_MULTIPLE))
-        return imresize(hr, 1 / scale), hr
-    matches = [path for path in find_images(lr_folder) if path.stem == hr_path.stem]
-    if not matches:
-        raise FileNotFoundError(f"folder {lr_folder} has no low-resolution image named {hr_path.stem}")
-    lr = read_image(matches[0])
-    check_pair(lr, hr, scale)
-    hr = np.ascontiguousarray(crop_to_multiple(hr, _CROP_MULTIPLE))
-    return np.ascontiguousarray(lr[: hr.shape[0] // scale, : hr.shape[1] // scale]), hr
+__all__ = ["evaluate_model", "score_samples"]
 
 
 def score_samples(
@@ -124,40 +65,118 @@ def evaluate_model(
     temperature: float = 0.9,
     seed: int = 0,
     distance: Distance | None = None,
+    on_explode: OnExplode = "resample",
+    tile: int | None = None,
+    record: ScoreRecord | None = None,
     on_image: Callable[[Path, np.ndarray, list[np.ndarray], np.ndarray], None] | None = None,
 ) -> list[Scores]:
     """Sample and score every image in a folder, with a progress bar.
 
+    All pairs are found and compared before the first one is scored.
+
     Args:
         model: in evaluation mode.
-        images: folder of high-resolution images.
-        lr_images: folder of low-resolution images of the same names; none: they are made by reduction.
+        images: folder of high-resolution images, or what else :func:`sr_models.io.listing.list_images` takes.
+        lr_images: folder of low-resolution images, see :func:`sr_models.evaluation.pairs.find_pairs`; none: they are
+            made by reduction.
         samples: samples an image; the challenge takes 10.
         temperature: standard deviation of the latents; 0.9 is published.
         seed: determines the samples.
         distance: distance for the diversity; default LPIPS if its weights are here, else the squared error.
-        on_image: called with path, lr, samples and hr of every image, to show or keep them.
+        on_explode: as for :meth:`SuperResolutionFlow.sample`.
+        tile: as for :meth:`SuperResolutionFlow.sample`. The likelihood is that of the whole image nevertheless, and NaN
+            if that does not fit into memory.
+        record: keeps the scores of every image as soon as they are known. Images that it knows already are not scored
+            again. An image that cannot be read, that explodes or that does not fit into memory is noted there. None: it
+            is an error.
+        on_image: called with path, lr, samples and hr of every image that is scored, to show or keep them.
 
     Returns:
         One :class:`Scores` an image, in the order of the file names.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: images that are missing, unreadable or do not fit.
+        FileNotFoundError, NotADirectoryError: images that are missing.
+        ValueError: arguments out of range, images that do not fit, or none that could be scored.
+        ExplosionError: a sample that exploded, without a record.
     """
-    distance = best_available_distance()[1] if distance is None else distance
-    lr_folder = None if lr_images is None else Path(lr_images)
-    like = next(model.parameters())
-    results = []
-    for path in tqdm(find_images(images), desc="evaluating", unit="image"):
-        lr, hr = load_pair(path, model.scale, lr_folder)
-        lr_tensor = to_tensor(lr)[None].to(like)
-        nll = _bits_per_dim(model, to_tensor(hr)[None].to(like), lr_tensor)
-        batch = model.sample(lr_tensor, samples, temperature=temperature, seed=seed)[0]
-        drawn = [to_uint8(sample) for sample in batch]
-        results.append(score_samples(path.name, drawn, hr, model.scale, distance, nll))
-        if on_image is not None:
-            on_image(path, lr, drawn, hr)
-    return results
+    _check_sampling(model, samples, temperature, seed, on_explode, tile)
+    pairs, unreadable = find_pairs(images, model.scale, lr_images)
+    strict = record is None
+    if strict and unreadable:
+        name, reason = next(iter(unreadable.items()))
+        raise ValueError(f"image {name} cannot be used: {reason}")
+    distance_name, distance = best_available_distance() if distance is None else ("given", distance)
+    record = record or ScoreRecord(distance_name=distance_name)
+    settings = {
+        "model": model.name,
+        "weights": weights_fingerprint(model),
+        "scale": model.scale,
+        "n": samples,
+        "temperature": temperature,
+        "seed": seed,
+        "on_explode": on_explode,
+        "tile": tile,
+        "lr_images": "reduced" if lr_images is None else "given",
+    }
+    record.begin(settings, pairs)
+    for name, reason in unreadable.items():
+        record.fail(name, reason)
+    pending = [pair for pair in pairs if pair.name not in record.rows]
+    with tqdm(total=len(pairs), initial=len(pairs) - len(pending), desc="evaluating", unit="image") as bar:
+        for pair in pending:
+            try:
+                lr, hr = load_pair(pair.hr, model.scale, pair.lr)
+                lr_tensor = to_tensor(lr)[None].to(next(model.parameters()))
+                nll = _likelihood(model, to_tensor(hr)[None].to(lr_tensor), lr_tensor, tiled=tile is not None)
+                batch = model.sample(
+                    lr_tensor, samples, temperature=temperature, seed=seed, on_explode=on_explode, tile=tile
+                )[0]
+                drawn = [to_uint8(sample) for sample in batch]
+                row = score_samples(pair.name, drawn, hr, model.scale, distance, nll)
+            except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+                if strict or not _is_of_image(error):
+                    raise
+                record.fail(pair.name, " ".join(str(error).split()) or type(error).__name__)
+            else:
+                record.add(pair, row)
+                if on_image is not None:
+                    on_image(pair.hr, lr, drawn, hr)
+            bar.update()
+    if not record.rows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(record.failures.items())[:5])
+        raise ValueError(f"no image could be scored: {reasons}")
+    return record.ordered()
+
+
+def _check_sampling(
+    model: SuperResolutionFlow, samples: int, temperature: float, seed: int, on_explode: str, tile: int | None
+) -> None:
+    """Check the arguments of all samples, so that a mistake in them is not taken for a fault of an image."""
+    if samples < 1:
+        raise ValueError(f"n must be at least 1, got {samples}")
+    temperatures_of(temperature, len(model.latent_shapes(model.lr_multiple, model.lr_multiple)))
+    check_seed(seed)
+    check_on_explode(on_explode)
+    if tile is not None and tile < LEAST_TILE:
+        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+
+
+def _is_of_image(error: Exception) -> bool:
+    """Tell whether an error costs one image only: all but bugs, which torch reports with RuntimeError."""
+    return not isinstance(error, RuntimeError) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def _likelihood(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, *, tiled: bool) -> float:
+    try:
+        return _bits_per_dim(model, hr, lr)
+    except (RuntimeError, MemoryError) as error:
+        if tiled and _is_out_of_memory(error):
+            return math.nan
+        raise
 
 
 def _bits_per_dim(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> float:
@@ -167,40 +186,3 @@ def _bits_per_dim(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> float:
         return math.nan
     hr, lr = hr[..., : height * model.scale, : width * model.scale], lr[..., :height, :width]
     return model.encode(hr, lr, clean_condition(model, hr)).bits_per_dim.item()
-
-
-def mean_scores(scores: Sequence[Scores], name: str = "mean") -> Scores:
-    """Average every figure over images; the result bears the given name."""
-    names = [field.name for field in fields(Scores) if field.name != "image"]
-    means = {name: float(np.mean([getattr(row, name) for row in scores])) for name in names}
-    return Scores(image=name, **means)
-
-
-def scores_table(scores: Sequence[Scores], distance_name: str) -> str:
-    """Format the scores as an aligned text table with their mean in the last row."""
-    header = ["image", "NLL b/dim", "PSNR", "SSIM", "LR-PSNR", "worst", f"diversity({distance_name})", distance_name]
-    rows = [header] + [
-        [
-            row.image,
-            f"{row.nll:.3f}",
-            f"{row.psnr:.2f}",
-            f"{row.ssim:.4f}",
-            f"{row.lr_psnr:.2f}",
-            f"{row.lr_psnr_worst:.2f}",
-            f"{row.diversity:.2f}",
-            f"{row.distance:.4f}",
-        ]
-        for row in [*scores, mean_scores(scores)]
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def write_scores(path: Path, scores: Sequence[Scores], distance_name: str) -> None:
-    """Write the scores as CSV, atomically; the distance's name stands in the headings."""
-    renamed = {"diversity": f"diversity_{distance_name}", "distance": f"distance_{distance_name}"}
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(renamed.get(field.name, field.name) for field in fields(Scores))
-    writer.writerows(asdict(row).values() for row in scores)
-    write_text(path, text.getvalue())

@@ -6,11 +6,13 @@ Images on disk and in metrics are numpy arrays of shape (H, W, 3), uint8. Images
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sr_models.io.files import write_bytes
@@ -58,12 +60,13 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     return images
 
 
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+def write_image(path: str | os.PathLike[str], image: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
     """Write an image as PNG, atomically: the file appears complete or not at all.
 
     Args:
         path: File to write, with the suffix ``.png``; an existing file is replaced.
         image: Array (H, W, 3), uint8, RGB.
+        text: Texts that the file carries, by name; nobody sees them in the picture.
 
     Raises:
         TypeError: If ``image`` is not a uint8 array.
@@ -74,13 +77,16 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     check_rgb("image", image)
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {path}")
-    write_bytes(path, encode_png(image))
+    write_bytes(path, encode_png(image, text))
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Encode an image (H, W, 3), uint8, RGB, as a PNG file."""
+def encode_png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """Encode an image (H, W, 3), uint8, RGB, as a PNG file, with texts by name."""
+    info = PngInfo()
+    for name, value in (text or {}).items():
+        info.add_text(name, value)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
 
 

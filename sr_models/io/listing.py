@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ class Listing:
         unused: what is not used.
         fingerprint: hash of the images' names below the deepest common folder, and of their sizes in bytes.
         root: the folder that was named; otherwise the deepest one that holds all images.
+        notes: what reading each changes beyond decoding, for instance that 16 bits are rounded to 8; none for packs.
     """
 
     paths: list[Path]
@@ -57,6 +59,7 @@ class Listing:
     unused: list[Unused] = field(default_factory=list)
     fingerprint: str = ""
     root: Path = Path()
+    notes: list[tuple[str, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,11 +77,17 @@ class Listing:
             [*self.unused, *unused],
             self.fingerprint,
             self.root,
+            [self.notes[index] for index in indices] if self.notes else [],
         )
 
     def summary(self) -> list[str]:
-        """Say how many images there are, and what is not used: one line a kind, the first ones by name."""
-        return [f"{_count(len(self), 'image')} in {one_line(self.root)}", *_unused_lines(self.unused)]
+        """Say how many images there are, what reading changes, and what is not used: one line a kind."""
+        changes = Counter(note for notes in self.notes for note in notes)
+        return [
+            f"{_count(len(self), 'image')} in {one_line(self.root)}",
+            *(f"{number} of them: {one_line(note)}" for note, number in sorted(changes.items())),
+            *_unused_lines(self.unused),
+        ]
 
 
 def list_images(
@@ -109,7 +118,7 @@ def list_images(
     found, unused = _candidates(source, recursive)
     # sorted by folders first, as people read trees
     found.sort(key=lambda entry: entry[0].parts)
-    paths, sizes, lengths = [], [], []
+    paths, sizes, lengths, notes = [], [], [], []
     for (path, status), header in zip(found, read_headers(found, source), strict=True):
         if header.problem:
             unused.append(Unused(path, header.problem, "damaged"))
@@ -120,11 +129,13 @@ def list_images(
             paths.append(path)
             sizes.append((header.height, header.width))
             lengths.append(status.st_size)
+            notes.append(header.notes)
     unused.sort(key=lambda entry: entry.path.parts)
     check_unused(f"{one_line(source)}", len(paths), unused, strict)
     common = os.path.commonpath({str(path.parent) for path in paths})
     names = [os.path.relpath(path, common) for path in paths]
-    return Listing(paths, sizes, unused, fingerprint_of(names, lengths), source if source.is_dir() else Path(common))
+    root = source if source.is_dir() else Path(common)
+    return Listing(paths, sizes, unused, fingerprint_of(names, lengths), root, notes)
 
 
 def check_unused(source: str, used: int, unused: Sequence[Unused], strict: bool) -> None:
@@ -249,8 +260,10 @@ def _sort_in(path: Path, entry: Path | os.DirEntry[str], found: _Found, unused: 
     try:
         status = entry.stat()
     except OSError as error:
-        link = path.is_symlink()
-        unused.append(Unused(path, f"{error.strerror}", "dangling links" if link else "missing"))
+        if path.is_symlink():
+            unused.append(Unused(path, f"a link to {os.readlink(path)}: {error.strerror}", "dangling links"))
+        else:
+            unused.append(Unused(path, str(error.strerror), "missing"))
         return
     if stat.S_ISREG(status.st_mode):
         found.append((path, status))

@@ -110,7 +110,7 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         # a pipe would be waited for
-        raise ValueError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+        raise ValueError("it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
     return open(path, "rb")
 
 
@@ -152,17 +152,17 @@ def _what_it_is(path: str | os.PathLike[str]) -> str:
     if not head:
         return "the file is empty"
     if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page, perhaps of a download that failed"
+        return "it is a web page, perhaps of a download that failed"
     if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS; git lfs pull fetches the image"
+        return "it is a pointer of Git LFS; git lfs pull fetches the image"
     if head.startswith(b"\x00\x05\x16\x07"):
-        return "what macOS keeps beside a file, not an image"
+        return "it holds what macOS keeps beside a file, and no image"
     if not head.strip(b"\0"):
-        return "the file begins with zeros, as after a download or a copy that failed"
+        return "it begins with zeros, as after a download or a copy that failed"
     if head[4:8] == b"ftyp":
         kind = "a HEIC or AVIF image"
     elif head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         kind = "a TIFF of a kind that cannot be read, or damaged"
     else:
-        kind = f"not an image, of a kind that cannot be read, or damaged: it begins with {head[:8]!r}"
-    return f"{kind}; PNG, JPEG, WebP, TIFF and BMP can be read"
+        kind = f"no image that can be read, or damaged: it begins with {head[:8]!r}"
+    return f"it is {kind}; PNG, JPEG, WebP, TIFF and BMP can be read"

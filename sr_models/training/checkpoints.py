@@ -57,12 +57,11 @@ class Checkpoints:
         """
         for part in ("model", "average", "optimizer"):
             check_finite(content.get(part), f"no checkpoint is written at step {content['step']}: {part}")
-        try:
-            self.last.parent.mkdir(exist_ok=True)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"cannot write {self.last}: folder {self.last.parent.parent} is gone") from None
+        if not self.last.parent.is_dir():
+            if not self.last.parent.parent.is_dir():
+                raise FileNotFoundError(f"cannot write {self.last}: folder {self.last.parent.parent} is gone")
+            self.last.parent.mkdir()
         keep = self.previous if self._last_is_intact else None
-        self._last_is_intact = False  # if the second of the two renames fails, there is no last.ckpt
         write_stream(self.last, lambda file: _save({"format": FORMAT, **content}, file), keep=keep)
         self._last_is_intact = True
 

@@ -200,8 +200,8 @@ class Monitor:
 
     def _figures(self) -> str:
         values = {**self._smoothed, **self._scores}
-        digits = {"val_psnr": 2, "val_lr_psnr": 2, "l1": 4}
-        shown = [f"{name}={value:.{digits.get(name, 3)}f}" for name, value in values.items()]
+        digits = {"l1": 4, "nll": 3, "val_nll": 3, "val_psnr": 2}
+        shown = [f"{name}={values[name]:.{count}f}" for name, count in digits.items() if name in values]
         return ", ".join([*shown, f"{self._skipped:,} skipped"] if self._skipped else shown)
 
     @contextmanager

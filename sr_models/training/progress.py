@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from time import monotonic
@@ -26,6 +27,14 @@ def duration(seconds: float) -> str:
     while len(parts) > 1 and not parts[0][0]:
         del parts[0]
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
+def _has_terminal() -> bool:
+    """Tell whether standard error is a terminal that is wide enough for a bar; some containers give it no size."""
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        return True
 
 
 class _Line(NamedTuple):
@@ -56,7 +65,7 @@ class Progress:
                 desc=name, total=last_step, initial=first_step, unit="step", file=sys.stderr, dynamic_ncols=True,
                 mininterval=0.5, miniters=1, smoothing=0.02,
             )
-            if sys.stderr.isatty()
+            if _has_terminal()
             else None
         )  # fmt: skip
         self._showwarning = warnings.showwarning

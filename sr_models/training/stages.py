@@ -14,11 +14,13 @@ from typing import Any
 from lightning.fabric.utilities import rank_zero_only
 
 from sr_models.registry import config_of
+from sr_models.training.check import RunCheck
 from sr_models.training.config import TrainingConfig
 from sr_models.training.run import train_model
 
-__all__ = ["Stage", "plan_stages", "train_stages"]
+__all__ = ["Stage", "plan_stages", "stage_runs", "train_stages"]
 
+_MODEL = "model.safetensors"
 #: Settings that say where a run's weights come from; the later stages have the former's model.
 _ORIGINS = ("encoder", "init_from")
 
@@ -80,22 +82,36 @@ def train_stages(stages: Sequence[Stage], output: str | os.PathLike[str], **plac
         The path of the last stage's ``model.safetensors``.
 
     Raises:
-        ValueError: a finished stage that had other settings. Besides, what :func:`sr_models.train_model` raises.
+        ValueError: a finished stage that had other settings, or images that do not fit a later stage; nothing has run
+            then. Besides, what :func:`sr_models.train_model` raises.
     """
-    folders = [Path(output) / f"{number}-{stage.name}" for number, stage in enumerate(stages, 1)]
-    models = [folder / "model.safetensors" for folder in folders]
-    configs = [stages[0].config]
-    for stage, model in zip(stages[1:], models[:-1], strict=True):
-        configs.append(replace(stage.config, init_from=str(model)))
-    say = rank_zero_only(print)
-    for config, folder, model in zip(configs, folders, models, strict=True):
-        if model.exists() and placement.get("resume") != "never":
+    runs = stage_runs(stages, output)
+    finished = [placement.get("resume") != "never" and (folder / _MODEL).exists() for folder in runs]
+    for (folder, config), done in zip(runs.items(), finished, strict=True):
+        # all of them before the first one takes its time
+        if done:
             _check_finished(folder, config)
+        else:
+            RunCheck(config)
+    say = rank_zero_only(print)
+    for (folder, config), done in zip(runs.items(), finished, strict=True):
+        if done:
             say(f"stage {folder.name} is finished")
         else:
             say(f"stage {folder.name}")
             train_model(config, folder, **placement)
-    return models[-1]
+    return folder / _MODEL
+
+
+def stage_runs(stages: Sequence[Stage], output: str | os.PathLike[str]) -> dict[Path, TrainingConfig]:
+    """Return the folder of every stage with its settings: a later one begins with the former's model."""
+    runs: dict[Path, TrainingConfig] = {}
+    former: Path | None = None
+    for number, stage in enumerate(stages, 1):
+        folder = Path(output) / f"{number}-{stage.name}"
+        runs[folder] = replace(stage.config, init_from=str(former / _MODEL)) if former else stage.config
+        former = folder
+    return runs
 
 
 def _config(shared: Mapping[str, Any], own: Mapping[str, Any], *, first: bool) -> TrainingConfig:

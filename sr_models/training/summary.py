@@ -12,7 +12,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.training.config import TrainingConfig
 from sr_models.training.progress import duration
 
-__all__ = ["closing", "opening"]
+__all__ = ["closing", "opening", "waste"]
 
 
 def opening(
@@ -51,13 +51,18 @@ def opening(
     ]
     if first_step:
         lines.append(f"going on after step {first_step:,}")
-    frozen = round(recipe.encoder_frozen * recipe.steps)
-    if frozen and not (config.encoder or config.init_from or config.encoder_steps):
-        lines.append(
-            f"warning: the encoder is random and stays so for the first {frozen:,} steps; "
-            "set encoder, init_from or encoder_steps, or encoder_frozen 0"
-        )
-    return lines
+    return [*lines, *waste(config)]
+
+
+def waste(config: TrainingConfig) -> list[str]:
+    """Warn about settings by which steps are lost; one line each."""
+    frozen = round(config.recipe.encoder_frozen * config.recipe.steps)
+    if not frozen or config.encoder or config.init_from or config.encoder_steps:
+        return []
+    return [
+        f"warning: the encoder is random and stays so for the first {frozen:,} steps; "
+        "set encoder, init_from or encoder_steps, or encoder_frozen 0"
+    ]
 
 
 def _hardware(device: torch.device, devices: int) -> str:

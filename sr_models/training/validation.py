@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +84,7 @@ class Validation:
         self.scale, self.seed = scale, check_seed(seed)
         found = FixedCrops(images, scale=scale, crop=crop, lr_images=lr_images, degradation=degradation)
         count = min(len(found), MOST_CROPS)
-        self.crops = [found[index * len(found) // count] for index in range(count)]
+        self.crops = _by_turns([found[index * len(found) // count] for index in range(count)])
         failed = dict.fromkeys(line for item in self.crops for line in item["failed"].splitlines())
         first, *others = found.notes
         self.summary = [f"validation: {count} crops of {first}", *others, *(f"not used: {line}" for line in failed)]
@@ -168,6 +170,16 @@ class _Tally:
             (self.not_finite, len(self.psnr), "images of the encoder are not finite"),
         ]
         return tuple(f"validation: {count} of {total} {what}" for count, total, what in lines if count)
+
+
+def _by_turns(crops: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort crops so that those of one image do not follow each other: the first ones are shown."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for crop in crops:
+        ranks.append(seen[crop["path"]])
+        seen[crop["path"]] += 1
+    return [crops[index] for index in sorted(range(len(crops)), key=ranks.__getitem__)]
 
 
 def _eight_bit(images: Tensor) -> list[np.ndarray]:

@@ -15,10 +15,11 @@ import torch
 from missing_packages import run_without
 
 from benchmarks import __main__ as runner
-from benchmarks import cases
+from benchmarks import cases, crops
 from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Case, Spec, build, runnable, specs_of
 from benchmarks.measure import measure, peak_memory
 from invflow import FlowSequential
+from sr_models.io.images import encode_png
 
 NAMES = ["cpu", "reference", "composition"]
 SMALL = Spec("flow_step", (2, 12, 16, 16), "forward")
@@ -155,6 +156,29 @@ def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[s
     assert 0 < figures["FlowStep, forward"] < figures["FlowStep, forward + backward"]
 
 
+def test_crops_of_a_pack_are_cheaper_than_those_of_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # smaller than the benchmark's, but large enough for decoding to take ten times as long as all else
+    monkeypatch.setattr(crops, "_LARGE", (800, 1000))
+    monkeypatch.setattr(crops, "_FILES", 1)
+    threads = torch.get_num_threads()
+    assert runner.main(["crops", "--rounds", "2"]) == 0
+    torch.set_num_threads(threads)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.strip() == "ms of processor time (quartiles), a second on 8 cores"
+    figures = {name: float(value.split()[0]) for name, value in (re.split(r" {2,}", row, maxsplit=1) for row in rows)}
+    assert len(figures) == 10
+    assert 0 < figures["crop of a pack"] < figures["crop of a PNG, 2040 x 1356"]
+    assert figures["read_image, PNG, 2040 x 1356"] > 0
+
+
+def test_pictures_of_the_benchmark_compress_like_photographs() -> None:
+    picture = crops._photograph(600, 800, 0)
+    assert len(encode_png(picture)) == pytest.approx(picture.nbytes / 2, rel=0.1)
+    assert (picture != crops._photograph(600, 800, 1)).any()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -185,6 +209,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["report", "/nonexistent/x.json"], "No such file"),
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["crops", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_models.evaluation.evaluate import Scores
 from sr_models.evaluation.report.curve import TrainingCurve, draw_curve
 from sr_models.evaluation.report.pictures import (
     PhotographPictures,
@@ -19,6 +18,7 @@ from sr_models.evaluation.report.pictures import (
     spread,
     spread_map,
 )
+from sr_models.evaluation.scores import Scores
 from sr_models.io.files import write_bytes, write_text
 from sr_models.io.images import encode_png
 

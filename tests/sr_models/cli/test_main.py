@@ -56,10 +56,10 @@ class TestMistakes:
                 "sample --checkpoint {model} --images {images} --output {out} --device hal",
                 "device 'hal' cannot be used",
             ),
-            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "times lr"),
+            ("evaluate --checkpoint {model} --images {images} --lr_images {images}", "which is not 4 times the"),
             ("evaluate --checkpoint {model} --images {images} --output {out}/none/x.csv", "does not exist"),
-            ("sample --checkpoint {model} --images {deep} --output {out}", "8 bits a channel, got Pillow mode 'I;16'"),
-            ("sample --checkpoint {model} --images {nan} --output {out}", "8 bits a channel, got Pillow mode 'F'"),
+            ("sample --checkpoint {model} --images {deep} --output {out}", "got Pillow mode 'I' of 32 bits"),
+            ("sample --checkpoint {model} --images {nan} --output {out}", "got Pillow mode 'F' of 32 bits"),
             ("sample --checkpoint {model} --images {images} --output {out} --temperature nan", "nan"),
             ("sample --checkpoint {other} --images {images} --output {out}", "size mismatch"),
             (
@@ -81,7 +81,7 @@ class TestMistakes:
         (tmp_path / "empty").mkdir()
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
-        for name, pixels in (("deep", np.zeros((8, 8), np.uint16)), ("nan", np.full((8, 8), np.nan, np.float32))):
+        for name, pixels in (("deep", np.zeros((8, 8), np.int32)), ("nan", np.full((8, 8), np.nan, np.float32))):
             (tmp_path / name).mkdir()
             Image.fromarray(pixels).save(tmp_path / name / "x.tif")
         # a checkpoint beside the description of another model, and one of an encoder alone
@@ -156,7 +156,7 @@ def test_help_loads_no_library(command: str) -> None:
             ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
-        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict {true,false}"]),
+        ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict [{true,false}]"]),
         ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
     ],
 )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import sr_models
+from invflow import FlowStep
 from sr_models.checkpoints.files import load_model, save_model
-from sr_models.cli import main
+from sr_models.cli import _sampling, main
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image, write_image
 
 TINY = "{steps: 1, hidden_channels: 4, features: 4, growth: 2, blocks: 2, stacked_blocks: [0, 1]}"
@@ -51,3 +58,246 @@ def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     arguments = ["--checkpoint", str(tmp_path / "model.safetensors"), "--images", str(tmp_path), "--n", "1"]
     assert main(["sample", *arguments, "--output", str(tmp_path / "out")]) == 0
     assert read_image(tmp_path / "out" / "a_sample000.png").shape == (4 * size[0], 4 * size[1], 3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(sr_models.create("srflow-da", **yaml.safe_load(TINY)), path)
+    return path
+
+
+@pytest.fixture
+def sample(model: Path, tmp_path: Path) -> Callable[..., int]:
+    """The command, one sample an image, from ``tmp_path / "in"`` to ``tmp_path / "out"`` unless told otherwise."""
+
+    def call(*more: object, images: object = tmp_path / "in", output: Path = tmp_path / "out") -> int:
+        given = images if isinstance(images, list) else [images]
+        command = ["sample", "--checkpoint", model, "--images", *given, "--output", output, "--n", 1, *more]
+        return main([str(part) for part in command])
+
+    return call
+
+
+def picture(path: Path, level: int = 100, size: tuple[int, int] = (8, 12)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), level, np.uint8)).save(path)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_images_of_the_same_name(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "a.jpg", "b.png", "b.png.bmp", "sub/a.png", "sub/b.tif"):
+        picture(tmp_path / "in" / name)
+    assert sample() == 0
+    expected = ["a.jpg", "a.png", "b", "b.png", "sub/a", "sub/b"]
+    assert names(tmp_path / "out") == sorted(f"{name}_sample000.png" for name in expected)
+    printed = capsys.readouterr()
+    assert "wrote 6 images" in printed.out
+    assert printed.err.count("another image has the same name") == 2
+
+
+def test_images_of_every_way_to_name_them(sample: Callable[..., int], tmp_path: Path) -> None:
+    one, two = picture(tmp_path / "in" / "x" / "one.png"), picture(tmp_path / "in" / "y" / "deep" / "two.png")
+    assert sample(images=[one, two, one], output=tmp_path / "files") == 0
+    assert names(tmp_path / "files") == ["x/one_sample000.png", "y/deep/two_sample000.png"]
+    assert sample(images=one, output=tmp_path / "file") == 0
+    assert names(tmp_path / "file") == ["one_sample000.png"]
+    assert sample(images=tmp_path / "in" / "*" / "**" / "*.png", output=tmp_path / "pattern") == 0
+    assert sorted(Path(name).name for name in names(tmp_path / "pattern")) == ["one_sample000.png", "two_sample000.png"]
+
+
+def test_the_home_folder(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "in" / "a.png")
+    shutil.copytree(model.parent, tmp_path / "model")
+    arguments = "sample --checkpoint ~/model/model.safetensors --images ~/in --output ~/out --n 1"
+    assert main(arguments.split()) == 0
+    assert names(tmp_path / "out") == ["a_sample000.png"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_one_bad_image_does_not_stop_the_others(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        picture(tmp_path / "in" / f"{name}.png", size=(64, 64))
+    # found from the tail, only by decoding, and a link to nothing
+    content = (tmp_path / "in" / "b.png").read_bytes()
+    (tmp_path / "in" / "b.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "in" / "c.png").write_bytes(content[:60] + bytes(30) + content[90:])
+    (tmp_path / "in" / "d.png").unlink()
+    (tmp_path / "in" / "d.png").symlink_to(tmp_path / "nowhere.png")
+    assert sample() == 1
+    assert names(tmp_path / "out") == ["a_sample000.png", "e_sample000.png"]
+    said = [line for line in capsys.readouterr().err.splitlines() if "not sampled: " in line]
+    assert sorted(line.partition(str(tmp_path / "in"))[2][:6] for line in said) == ["/b.png", "/c.png", "/d.png"]
+    # the same command tries what is missing only
+    picture(tmp_path / "in" / "c.png")
+    assert sample() == 1
+    assert names(tmp_path / "out") == ["a_sample000.png", "c_sample000.png", "e_sample000.png"]
+    assert "the samples of 2 of 3 images are in" in capsys.readouterr().err
+
+
+def test_nothing_but_bad_images(sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = picture(tmp_path / "in" / "a.png", size=(64, 64)).read_bytes()
+    (tmp_path / "in" / "a.png").write_bytes(content[:60] + bytes(30) + content[90:])
+    assert sample() == 2
+    assert f"no image could be sampled: cannot read image {tmp_path / 'in' / 'a.png'}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_explosion_names_the_image(
+    sample: Callable[..., int], tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverged = load_model(model)
+    with torch.no_grad():
+        steps = [layer for layer in diverged.levels[0] if isinstance(layer, FlowStep)]
+        steps[0].actnorm.bias.fill_(1e6)
+    save_model(diverged, tmp_path / "model.safetensors")
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    assert sample("--checkpoint", tmp_path / "model.safetensors", "--on_explode", "error") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    for name in ("a.png", "b.png"):
+        assert f"{tmp_path / 'in' / name}: sample 0 exploded at level 1" in error
+    assert sample("--checkpoint", tmp_path / "model.safetensors", "--on_explode", "clamp") == 0
+
+
+def test_samples_are_not_drawn_twice(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = SuperResolutionFlow.sample
+
+    def counted(self: SuperResolutionFlow, lr: torch.Tensor, n: int, **options: object) -> torch.Tensor:
+        drawn.append(n)
+        return draw(self, lr, n, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SuperResolutionFlow, "sample", counted)
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    assert sample() == 0
+    assert sample() == 0
+    assert drawn == [1, 1, 1]
+    # an interrupted run has a part of the files
+    (tmp_path / "out" / "b_sample000.png").unlink()
+    before = (tmp_path / "out" / "a_sample000.png").read_bytes()
+    assert sample() == 0
+    assert drawn == [1, 1, 1, 1]
+    # more samples begin with those that are there
+    assert sample("--n", 2) == 0
+    assert drawn[4:] == [2, 2, 2]
+    assert (tmp_path / "out" / "a_sample000.png").read_bytes() == before
+    # fewer are there, wherever the images are now
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert sample(images=tmp_path / "moved") == 0
+    assert sample("--n", 2, "--overwrite", images=tmp_path / "moved") == 0
+    assert drawn[7:] == [2, 2, 2]
+
+
+def test_nothing_is_replaced_unasked(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    assert sample() == 0
+    content = (tmp_path / "out" / "a_sample000.png").read_bytes()
+
+    def refused(message: str, *more: object, images: Path = tmp_path / "in") -> None:
+        assert sample(*more, images=images) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error
+        assert error.endswith("choose another output, or replace it with --overwrite")
+        assert (tmp_path / "out" / "a_sample000.png").read_bytes() == content
+
+    refused("was made with other settings (temperature was 0.9, now 0.5)", "--temperature", 0.5)
+    refused("was made with other settings (seed was 0, now 1)", "--seed", 1)
+    refused("is a sample of another image", images=picture(tmp_path / "other" / "a.png", level=101).parent)
+    content = picture(tmp_path / "out" / "a_sample000.png").read_bytes()
+    refused("is not a sample of this command")
+    assert sample("--seed", 1, "--overwrite") == 0
+    with Image.open(tmp_path / "out" / "a_sample000.png") as image:
+        assert json.loads(image.info["sr-models sample"])["seed"] == 1
+
+
+def test_samples_are_no_images(sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    folder_link = tmp_path / "link"
+    folder_link.symlink_to(folder)
+    for output in (folder, folder_link, folder / ".." / "in"):
+        assert sample(output=output) == 2
+        assert "output must be another folder than that of the images" in capsys.readouterr().err
+    for _ in range(2):
+        # a folder within, which the second run finds; and a pattern
+        assert sample(output=folder / "samples") == 0
+        assert sample(images=folder / "*.png", output=folder) == 0
+    assert names(folder) == ["a.png", "a_sample000.png", "samples/a_sample000.png"]
+    assert "not used: 2 samples that this command made before" in capsys.readouterr().err
+    # asked for by name in another folder they are images like others
+    assert sample(images=folder / "a_sample000.png", output=tmp_path / "again") == 0
+    assert names(tmp_path / "again") == ["a_sample000_sample000.png"]
+
+
+def test_what_is_changed_or_left_out_is_said_once(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png", "._c.png", "notes.txt", "d.gif"):
+        picture(tmp_path / "in" / name) if name.endswith(".png") else (tmp_path / "in" / name).touch()
+    for name in "ab":
+        Image.new("RGBA", (8, 8), (1, 2, 3, 50)).save(tmp_path / "in" / f"{name}.png")
+    assert sample() == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("transparent pixels become white") == 1
+    assert f"2 images in {tmp_path / 'in'}" in printed.err
+    assert ".gif" in printed.err
+    assert "sRGB" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--n", "0"), "n must be at least 1, got 0"),
+        (("--seed", "-1"), "seed must be in 0..2^31 - 1, got -1"),
+        (("--temperature", "[0.5,-1]"), "temperature must be finite and at least 0, got -1"),
+        (("--tile", "3"), "tile must be at least 16, got 3"),
+        (("--device", "mps:7"), "device 'mps:7' cannot be used: not on this machine"),
+        (("--images", "nowhere"), "nowhere does not exist"),
+    ],
+)
+def test_arguments_are_checked_before_the_model_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(_sampling, "load_model", lambda path: pytest.fail("the model was read"))
+    picture(tmp_path / "in" / "a.png")
+    arguments = ["--checkpoint", "x.safetensors", "--images", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert main(["sample", *arguments, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error
+    assert len(error) < 300
+
+
+def test_a_full_disk_ends_the_command(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(28, os.strerror(28), str(path))
+
+    monkeypatch.setattr(_sampling, "write_image", full)
+    assert sample() == 2
+    assert capsys.readouterr().err.splitlines()[-1].count("No space left on device") == 1

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,9 @@ from torch.utils.data import DataLoader
 
 from sr_models.data import packing
 from sr_models.data.crops import FixedCrops, RandomCrops
-from sr_models.data.packing import MAGIC, PackedImages, check_pack_name, open_images, write_pack
+from sr_models.data.packing import MAGIC, PackedImages, check_pack_name, open_images, packing_hint, write_pack
 from sr_models.io.images import read_image
-from sr_models.io.listing import list_images
+from sr_models.io.listing import Listing, list_images
 
 UNFIT = "is damaged: its index does not fit its images"
 SIZES = {"b.png": (20, 31), "a/z.jpg": (40, 17), "a/grün.png": (9, 64), "c.bmp": (33, 33)}
@@ -138,6 +139,58 @@ def test_images_are_views_of_the_file_that_nobody_can_write_to(pack: Path) -> No
         packed[0][0] = 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is loaded")
+def test_a_crop_loads_its_rows_only(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (2000, 6000)).save(tmp_path / "images" / "a.png")
+    write_pack(list_images(tmp_path / "images"), tmp_path / "x.pack")
+    image = PackedImages(tmp_path / "x.pack")[0]
+
+    def loaded() -> int:
+        """Bytes of the pack in this process's memory."""
+        mappings = Path("/proc/self/smaps").read_text().split(f" {tmp_path / 'x.pack'}\n")[1:]
+        return sum(1024 * int(re.search(r"^Rss: +(\d+) kB", text, re.MULTILINE)[1]) for text in mappings)
+
+    assert loaded() == 0
+    assert not image[1000:1100, 500:600].copy().any()
+    # the system maps blocks of up to 2 MiB if it has them in its cache
+    assert 0 < loaded() < 100 * 2000 * 3 + 2 * 2**21
+    assert not image.any()
+    assert loaded() > 2000 * 6000 * 3 - 2**13
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "limit", "expected"),
+    [
+        ((1356, 2040), 800, 2**30, "2.8 megapixels on average; sr-models pack spares that, for a file of 6.6 GB"),
+        ((1356, 2040), 800, 2**33, None),  # all are kept in memory
+        ((480, 480), 30_000, 2**30, None),  # decoding takes little
+    ],
+)
+def test_a_hint_where_a_pack_would_help(
+    size: tuple[int, int], count: int, limit: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sr_models.data.memory.LIMIT", limit)
+    lines = packing_hint(Listing([Path()] * count, [size] * count))
+    assert len(lines) == bool(expected)
+    assert all(str(expected) in line for line in lines)
+
+
+def test_the_hint_is_for_folders_in_training(folder: Path, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_models.data.memory.LIMIT", 1000)
+    monkeypatch.setattr(packing, "_WORTH_PACKING", 500)
+    options = {"scale": 4, "crop": 8}
+    hinted = [
+        any("sr-models pack" in line for line in crops.notes)
+        for crops in (
+            RandomCrops(folder, length=1, seed=0, **options),
+            RandomCrops(pack, length=1, seed=0, **options),
+            FixedCrops(folder, **options),
+        )
+    ]
+    assert hinted == [True, False, False]
+
+
 def test_a_copy_in_another_process_maps_the_file(pack: Path) -> None:
     packed = PackedImages(pack)
     content = pickle.dumps(packed)
@@ -247,7 +300,7 @@ def test_room_on_the_disk_is_checked_first(folder: Path, tmp_path: Path, monkeyp
 def test_a_full_disk_leaves_the_former_pack(folder: Path, pack: Path) -> None:
     before = pack.read_bytes()
     code = (
-        "import resource, sys; from sr_models.io.listing import list_images\n"
+        "import resource, sys; from sr_models.io.listing import Listing, list_images\n"
         "from sr_models.data.packing import write_pack\n"
         "listing = list_images(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sr_models.data.sampler import StepSampler
 
@@ -23,6 +25,19 @@ def test_shares_of_processes_and_parts_are_the_batch_in_order(world: int, parts:
     assert {len(share) for share in shares} == {3 * parts}
     # part after part, process after process
     assert [index for lists in zip(*shares, strict=True) for part in lists for index in part] == list(range(60, 96))
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(0, 5), st.data())
+def test_any_division_and_any_interruption_give_the_same_batches(
+    world: int, parts: int, share: int, first: int, count: int, data: st.DataObject
+) -> None:
+    batch_size, steps = world * parts * share, range(first, first + count)
+    interruption = data.draw(st.integers(0, count))
+    found: list[int] = []
+    for part in (steps[:interruption], steps[interruption:]):
+        shares = [list(StepSampler(batch_size, part, rank=rank, world=world, parts=parts)) for rank in range(world)]
+        found += [index for lists in zip(*shares, strict=True) for indices in lists for index in indices]
+    assert found == list(range(first * batch_size, (first + count) * batch_size))
 
 
 @pytest.mark.parametrize(

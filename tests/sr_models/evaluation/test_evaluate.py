@@ -11,15 +11,10 @@ import pytest
 import torch
 
 import sr_models
-from sr_models.evaluation.evaluate import (
-    _bits_per_dim,
-    evaluate_model,
-    load_pair,
-    mean_scores,
-    scores_table,
-    write_scores,
-)
+from sr_models.evaluation.evaluate import _bits_per_dim, evaluate_model
 from sr_models.evaluation.metrics import diversity_score, lr_psnr, mse_distance, psnr, ssim
+from sr_models.evaluation.pairs import load_pair
+from sr_models.evaluation.scores import mean_scores, scores_table, write_scores
 from sr_models.io.images import to_tensor, to_uint8, write_image
 from sr_models.io.resize import imresize
 
@@ -90,11 +85,9 @@ def test_low_resolution_folder(folder: Path, tmp_path: Path) -> None:
     truth = tmp_path / "truth"
     truth.mkdir()
     write_image(truth / "a.png", hr)
-    assert np.array_equal(load_pair(truth / "a.png", 4, tmp_path)[0], np.roll(lr, 1, axis=0))
+    assert np.array_equal(load_pair(truth / "a.png", 4, tmp_path / "a.png")[0], np.roll(lr, 1, axis=0))
     with pytest.raises(ValueError, match="2 times lr of 6x8, got 24x32"):
-        load_pair(truth / "a.png", 2, tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no low-resolution image named b"):
-        load_pair(folder / "b.png", 4, tmp_path)
+        load_pair(truth / "a.png", 2, tmp_path / "a.png")
 
 
 def test_small_image_is_named(tmp_path: Path) -> None:
@@ -129,10 +122,10 @@ def test_a_folder_of_low_resolution_images_of_any_size(tmp_path: Path, scale: in
         write_image(tmp_path / name / "x.png", image)
     if min(hr.shape[:2]) < 8:
         with pytest.raises(ValueError, match="must be at least 8 x 8 pixels"):
-            load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr")
+            load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr" / "x.png")
         return
     height, width = (scale * side // 8 * 8 for side in size)
-    found_lr, found_hr = load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr")
+    found_lr, found_hr = load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr" / "x.png")
     assert np.array_equal(found_hr, hr[:height, :width])
     assert np.array_equal(found_lr, lr[: height // scale, : width // scale])
     made_lr, made_hr = load_pair(tmp_path / "hr" / "x.png", scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -10,8 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from faults import KILLED, FaultyFiles, run_with_fault
 
-from sr_models.io.files import write_bytes, write_text
+from sr_models.io.files import remove_leftovers, write_bytes, write_stream, write_text
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff" * 1000, b"a\r\nb\n"])
@@ -103,3 +105,51 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"cannot write {tmp_path}/no/a: folder {tmp_path}/no does not exist"):
         write_text(tmp_path / "no" / "a", "")
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with FaultyFiles(tmp_path, 1, "full") as files, pytest.raises(OSError, match="No space left") as raised:
+        write_bytes(tmp_path / "a", b"content")
+    assert files.calls[1].startswith("write")
+    assert raised.value.filename == str(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_synchronise_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes(tmp_path / "a", b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"
+
+
+def test_what_failed_first_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(ZeroDivisionError):
+        write_stream(tmp_path / "a", lambda file: 1 / 0)
+
+
+def test_the_former_file_can_be_kept(tmp_path: Path) -> None:
+    for content in (b"1", b"2", b"3"):
+        write_stream(tmp_path / "a", lambda file, content=content: file.write(content), keep=tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == b"3"
+    assert (tmp_path / "b").read_bytes() == b"2"
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    for at in (2, 3):
+        assert run_with_fault(tmp_path, lambda: write_bytes(tmp_path / "a", b"content"), at, "kill") == KILLED
+    for name in (".x.tmp", f"{'0' * 32}.tmp", f".{'0' * 32}.tmp.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert len(os.listdir(tmp_path)) == 5
+    assert remove_leftovers(tmp_path) == 14
+    assert sorted(os.listdir(tmp_path)) == sorted([".x.tmp", f"{'0' * 32}.tmp", f".{'0' * 32}.tmp.png"])
+    assert remove_leftovers(tmp_path / "none") == 0

@@ -64,7 +64,7 @@ def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     listing = list_images(tmp_path, smallest=8)
     assert listing.names == ["a.png"]
     assert unused(listing)["small.png"] == ("too small", "must be at least 8 x 8 pixels, got 24 x 7")
-    assert unused(listing)["gone.png"] == ("dangling links", "No such file or directory")
+    assert unused(listing)["gone.png"] == ("dangling links", "a link to /nowhere/gone.png: No such file or directory")
     assert unused(listing)["self.png"][0] == "dangling links"
     assert unused(listing)["pipe.png"] == ("damaged", "not a regular file")
     first, *lines = listing.summary()
@@ -72,12 +72,26 @@ def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert "not used: 2 of other kinds: .gif, without a suffix" in lines
     assert "not used: 1 too small: small.png (must be at least 8 x 8 pixels, got 24 x 7)" in lines
     (damaged,) = [line for line in lines if "damaged" in line]
-    assert damaged.startswith("not used: 7 damaged: b.jpg (not an image, ")
-    assert damaged.endswith("), e0.png (an empty file), e1.png (an empty file) and 4 more")
+    assert damaged.startswith("not used: 7 damaged: b.jpg (a web page, ")
+    assert damaged.endswith("), e0.png (the file is empty), e1.png (the file is empty) and 4 more")
     with pytest.raises(ValueError, match=r"10 images cannot be used \(strict\): .* and 4 more") as error:
         list_images(tmp_path, smallest=8, strict=True)
     assert "\n" not in str(error.value)
     assert ".gif" not in str(error.value)
+
+
+def test_what_reading_changes_is_counted(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    for index in range(2):
+        Image.fromarray(np.full((24, 24), 9, np.uint16)).save(tmp_path / f"deep{index}.png")
+    Image.new("CMYK", (24, 24)).save(tmp_path / "print.jpg")
+    listing = list_images(tmp_path)
+    assert listing.summary() == [
+        f"4 images in {tmp_path}",
+        "2 of them: 16 bits a channel are rounded to 8",
+        "1 of them: CMYK colours without a profile become RGB approximately",
+    ]
+    assert listing.select([0, 1], []).summary()[1:] == ["1 of them: 16 bits a channel are rounded to 8"]
 
 
 def test_strict_does_not_mind_other_files(tmp_path: Path) -> None:

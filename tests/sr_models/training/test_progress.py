@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
 import re
+import struct
+import termios
 import warnings
 from itertools import pairwise
 from types import SimpleNamespace
@@ -123,6 +128,21 @@ class TestTerminal:
         progress.show("val_nll=-4.1")
         assert terminal.lines()[-1].endswith("val_nll=-4.1]")
         progress.close()
+
+
+@pytest.mark.parametrize(("columns", "bar"), [(80, True), (0, False)])
+def test_a_terminal_without_a_size_gets_lines(monkeypatch: pytest.MonkeyPatch, columns: int, bar: bool) -> None:
+    controller, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(end, "w") as stream:
+        monkeypatch.setattr(module, "sys", SimpleNamespace(stderr=stream))
+        progress = Progress("training", first_step=0, last_step=10)
+        progress.advance(1, "nll=1")
+        progress.close()
+        text = os.read(controller, 10_000).decode()
+    os.close(controller)
+    assert ("0%|" in text) == bar
+    assert ("step 1 of 10" in text) == (not bar)
 
 
 class TestLogFile:

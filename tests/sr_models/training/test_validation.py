@@ -112,6 +112,10 @@ def test_of_many_crops_some_of_every_image_are_taken(tmp_path: Path) -> None:
     assert validation.summary[0].startswith("validation: 32 crops of 12 images in ")
 
 
+def test_the_first_crops_which_are_shown_are_of_different_images(validation: Validation) -> None:
+    assert [Path(item["path"]).stem for item in validation.crops] == ["0", "1"] * 4
+
+
 def test_summary_says_what_is_not_used(photographs: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "good.png", picture(0))
     write_image(tmp_path / "small.png", picture(0, side=12))
@@ -154,6 +158,21 @@ class TestState:
         assert modes == [False]
         assert all(module.training for module in model.modules())
         assert torch.is_grad_enabled()
+
+    @pytest.mark.parametrize("encoder_only", [False, True])
+    def test_no_graph_is_recorded(
+        self, validation: Validation, monkeypatch: pytest.MonkeyPatch, encoder_only: bool
+    ) -> None:
+        model = tiny()
+        trunk, recording = model.encoder._trunk, []
+
+        def watch(lr: Tensor) -> object:
+            recording.append(torch.is_grad_enabled())
+            return trunk(lr)
+
+        monkeypatch.setattr(model.encoder, "_trunk", watch)
+        validation(model, CPU, encoder_only=encoder_only)
+        assert set(recording) == {False}
 
     def test_no_gradient_is_made_or_lost(self, validation: Validation) -> None:
         model = tiny()

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sr_models.evaluation.evaluate import Scores
 from sr_models.evaluation.report.curve import TrainingCurve
 from sr_models.evaluation.report.page import write_report
 from sr_models.evaluation.report.pictures import PhotographPictures
+from sr_models.evaluation.scores import Scores
 
 
 def test_report(tmp_path: Path) -> None:

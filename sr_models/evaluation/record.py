@@ -1,0 +1,149 @@
+"""Scores on disk: written image by image, so that a stopped evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import invflow
+from sr_models.evaluation.pairs import Pair
+from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_scores
+from sr_models.io.files import write_text
+
+__all__ = ["ScoreRecord"]
+
+_HINT = "choose another output, or replace the scores with --overwrite"
+
+
+class ScoreRecord:
+    """Scores of an evaluation, in memory or in two files.
+
+    ``scores.csv`` has a row an image. ``scores.summary.json`` beside it has the settings that determine the rows, the
+    means, and the images that failed. Both are written anew, atomically, after every image. Rows that other settings,
+    other weights or other images gave are never mixed with new ones.
+
+    Args:
+        path: the CSV file; ``None``: nothing is written.
+        distance_name: name of the distance of the diversity score.
+        about: further facts for the summary, such as the file of the model. They need not be the same to go on.
+        overwrite: start anew, whatever there is.
+
+    Attributes:
+        rows: name of an image -> its scores.
+        failures: name of an image -> why it has no scores.
+
+    Raises:
+        FileNotFoundError: the folder of ``path`` does not exist.
+        ValueError: ``path`` is a folder.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        distance_name: str,
+        about: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.distance_name = distance_name
+        self.rows: dict[str, Scores] = {}
+        self.failures: dict[str, str] = {}
+        self._about = {"version": invflow.__version__, **(about or {})}
+        self._overwrite = overwrite
+        self._settings: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        self._order: dict[str, int] = {}
+        if self.path is not None:
+            if self.path.is_dir():
+                raise ValueError(f"output {self.path} is a folder; give a file such as {self.path / 'scores.csv'}")
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"folder of output {self.path} does not exist")
+
+    def begin(self, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
+        """Take over the rows that are there already, and write the settings; nothing is scored before.
+
+        Args:
+            settings: what determines the scores of an image, plain values by name.
+            pairs: the images to score.
+
+        Raises:
+            ValueError: the file holds scores of other settings or images, or cannot be read.
+            OSError: the files cannot be written.
+        """
+        self._settings = {**settings, "distance": self.distance_name}
+        self._order = {pair.name: number for number, pair in enumerate(pairs)}
+        if self.path is None:
+            return
+        if self.path.exists() and not self._overwrite:
+            self._take_over(self.path, pairs)
+        else:
+            # before the summary: a new one must never stand beside old rows
+            self.path.unlink(missing_ok=True)
+        self._write_summary()
+
+    def _take_over(self, path: Path, pairs: Sequence[Pair]) -> None:
+        try:
+            former = json.loads(self._summary.read_text("utf-8"))
+            settings, digests = dict(former["settings"]), dict(former["images"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} exists, but {self._summary.name}, which tells its settings, cannot be read ({error}); {_HINT}"
+            ) from error
+        if changed := [
+            f"{name} was {settings.get(name)}, now {self._settings.get(name)}"
+            for name in {**settings, **self._settings}
+            if settings.get(name) != self._settings.get(name)
+        ]:
+            raise ValueError(f"{path} holds scores of other settings ({'; '.join(changed)}); {_HINT}")
+        by_name = {pair.name: pair for pair in pairs}
+        for row in read_scores(path, self.distance_name):
+            if row.image not in by_name:
+                raise ValueError(f"{path} holds scores of {row.image}, which is not among the images; {_HINT}")
+            if by_name[row.image].digest() != digests.get(row.image):
+                raise ValueError(f"{path} holds scores of {row.image} as it was before it changed; {_HINT}")
+            self.rows[row.image], self._digests[row.image] = row, digests[row.image]
+
+    def add(self, pair: Pair, row: Scores) -> None:
+        """Keep the scores of an image; they are on disk when this returns."""
+        self.rows[pair.name] = row
+        self.failures.pop(pair.name, None)
+        if self.path is not None:
+            self._digests[pair.name] = pair.digest()
+            self._write_summary()
+            write_scores(self.path, self.ordered(), self.distance_name)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note why an image has no scores. The next evaluation tries it again."""
+        self.failures[name] = reason
+        if self.path is not None:
+            self._write_summary()
+
+    def ordered(self) -> list[Scores]:
+        """Return the rows in the order of the images."""
+        return sorted(self.rows.values(), key=lambda row: self._order[row.image])
+
+    @property
+    def _summary(self) -> Path:
+        assert self.path is not None
+        # not scores.json, since a model's file has one beside it
+        return self.path.with_suffix(".summary.json")
+
+    def _write_summary(self) -> None:
+        mean = asdict(mean_scores(self.ordered())) if self.rows else {}
+        mean.pop("image", None)
+        content = {
+            "about": self._about,
+            "settings": self._settings,
+            "scored": f"{len(self.rows)} of {len(self._order)} images",
+            # JSON has no NaN and no infinity
+            "mean": {name: value if math.isfinite(value) else str(value) for name, value in mean.items()},
+            "failures": self.failures,
+            "images": self._digests,
+        }
+        write_text(self._summary, json.dumps(content, indent=2))
