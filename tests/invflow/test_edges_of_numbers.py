@@ -133,6 +133,13 @@ def test_log_dets_at_the_limits_of_eps_and_bound(form, inverse, kernels):
         torch.testing.assert_close(actual.double(), exact, rtol=2e-5, atol=2e-6 * size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_reference_takes_no_logarithm_of_a_scale_that_underflows(dtype):
+    raw = torch.tensor([-30.0, -200.0, -1000.0, 50.0], dtype=dtype)
+    for form, expected in ((AffineForm(eps=0.0), (raw + 2).clamp(max=0)), (AffineForm("exp"), raw)):
+        torch.testing.assert_close(form.log_scale(raw)[1], expected)
+
+
 def test_numbers_of_other_types_make_the_same_form():
     forms = {AffineForm(eps=0), AffineForm(eps=0.0), AffineForm(eps=np.float32(0)), AffineForm(eps=np.int64(0))}
     assert len(forms) == 1
