@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import nn
 
 from sr_models.io.listing import one_line
 
@@ -23,7 +21,6 @@ __all__ = [
     "read_description",
     "sample_files",
     "sample_names",
-    "weights_fingerprint",
 ]
 
 #: Name of the text in a sample's PNG file that says how it was made, as JSON.
@@ -49,15 +46,6 @@ def sample_names(paths: Sequence[Path], root: Path) -> list[str]:
 def sample_files(folder: Path, name: str, n: int) -> list[Path]:
     """Return the files of the first ``n`` samples of a name."""
     return [folder / f"{name}_sample{index:03d}.png" for index in range(n)]
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Hash a model's tensors to 32 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
 
 
 def describe_sample(image: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

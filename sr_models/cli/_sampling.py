@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sr_models.checkpoints.files import load_model
+from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import usable_device
 from sr_models.cli._errors import users_error
 from sr_models.cli._sample_files import (
@@ -22,7 +22,6 @@ from sr_models.cli._sample_files import (
     read_description,
     sample_files,
     sample_names,
-    weights_fingerprint,
 )
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
