@@ -18,7 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sr_models.training.objective import Objective, Phase
 
-__all__ = ["Strategy", "distribute", "first_decides", "largest", "last_part_only", "mean", "start_processes"]
+__all__ = [
+    "Strategy",
+    "distribute",
+    "first_decides",
+    "gathered",
+    "largest",
+    "last_part_only",
+    "mean",
+    "start_processes",
+]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
@@ -116,6 +125,15 @@ def largest(value: int, fabric: Fabric) -> int:
     if fabric.world_size == 1:
         return value
     return int(_reduced(torch.tensor(value, device=fabric.device), fabric, "max"))
+
+
+def gathered(items: list[str], fabric: Fabric) -> list[str]:
+    """Return the items of all processes. Every process must take part."""
+    if fabric.world_size == 1:
+        return items
+    found: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(found, items)
+    return [item for each in found for item in each]
 
 
 def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
@@ -23,33 +22,31 @@ _TRIES = 256
 
 
 @torch.no_grad()
-def initialize_flow(content: Content, config: TrainingConfig, data: RandomCrops, fabric: Fabric) -> Content:
+def initialize_flow(content: Content, config: TrainingConfig, data: RandomCrops, device: torch.device) -> Content:
     """Let the actnorms that are fresh take their values from the whole batch of the first likelihood step.
 
-    The first process does it for all, so that every process begins with the same values.
+    What Adam knows of the gradients of the pretraining is forgotten: those of the likelihood are of another size.
 
     Args:
         content: state of the run before that step.
         config: settings of the run.
         data: crops of the run.
-        fabric: the processes; the state returned in others than the first is the given one.
+        device: computes the batch.
 
     Returns:
-        The state with actnorms that are initialised.
+        The parts of the state that are others than before: ``model``, ``average`` and ``optimizer``.
     """
-    if fabric.global_rank:
-        return content
-    model = model_of(content, average=False).train().to(fabric.device)
+    model = model_of(content, average=False).train().to(device)
     size = config.recipe.batch_size
     crops = range(content["step"] * size, (content["step"] + 1) * size)
     batch = default_collate([data[crop] for crop in crops])
-    batch = varied_batch({name: batch[name].to(fabric.device) for name in ("hr", "lr")}, data)
+    batch = varied_batch({name: batch[name].to(device) for name in ("hr", "lr")}, data)
     Objective(model, config)(batch["hr"], batch["lr"], crops, "nll")
     average = content["average"]
     if average is not None:
         # what the flow was before it had begun is nothing to average with
         average = {**average, **gather({f"levels.{name}": p for name, p in model.levels.named_parameters()})}
-    return {**content, "model": gather(model.state_dict()), "average": average}
+    return {"model": gather(model.state_dict()), "average": average, "optimizer": {}}
 
 
 def varied_batch(batch: dict[str, Tensor], data: RandomCrops) -> dict[str, Tensor]:

@@ -28,7 +28,15 @@ from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, update_average
 from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
-from sr_models.training.distribution import Strategy, distribute, largest, last_part_only, mean
+from sr_models.training.distribution import (
+    Strategy,
+    distribute,
+    first_decides,
+    gathered,
+    largest,
+    last_part_only,
+    mean,
+)
 from sr_models.training.initialization import initialize_flow
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective, Phase, advice, phases
@@ -93,7 +101,7 @@ class Loop:
         """Train from a state on and return the last one.
 
         Args:
-            content: the same in every process.
+            content: the same in every process. It is emptied, so that the memory does not hold its tensors twice.
 
         Raises:
             FloatingPointError: losses or gradients that are not finite for too many steps in a row.
@@ -102,12 +110,19 @@ class Loop:
         for phase in phases(self.config):
             if content["step"] in phase.steps:
                 if content["step"] == self.config.encoder_steps:
-                    content = self.fabric.broadcast(initialize_flow(content, self.config, self.data, self.fabric))
+                    self._initialize(content)
                 content = self._train(phase, content)
         return content
 
+    def _initialize(self, content: Content) -> None:
+        """Let the flow of a state begin."""
+        device = self.fabric.device
+        changed = first_decides(self.fabric, lambda: initialize_flow(content, self.config, self.data, device))
+        content.update(changed)
+
     def _train(self, phase: Phase, content: Content) -> Content:
         self._restore(phase, content)
+        content.clear()
         try:
             for batch in self._batches(phase):
                 self._validate()
@@ -146,16 +161,22 @@ class Loop:
 
     def _content(self) -> Content:
         """Return the present state. Every process must take part."""
-        model = self.objective.model
         return {
             "format": 1,
+            **self._weights(),
+            "optimizer": gather_optimizer(self.optimizer, self.objective.model),
+            "scaler": self.scaler.state_dict() or None,
+            "skipped": self.skipped,
+        }
+
+    def _weights(self) -> Content:
+        """Return what :meth:`score` takes of the present state. Every process must take part."""
+        model = self.objective.model
+        return {
             "step": self.step,
             "description": json.dumps(describe_file(model)),
             "model": gather(model.state_dict()),
             "average": gather(self.average) if self.average else None,
-            "optimizer": gather_optimizer(self.optimizer, model),
-            "scaler": self.scaler.state_dict() or None,
-            "skipped": self.skipped,
             "best": self.best,
         }
 
@@ -192,10 +213,9 @@ class Loop:
             self.failing = 0
             if self.step and self.step % self.config.save_every == 0:
                 self._save()  # the weights have just shown that they are good
-            self._update()
+            self._update(phase)
         else:
             self._skip(batch, loss, norm)
-        self.step += 1
         self._after_step(phase, loss, norm)
 
     def _backward(self, phase: Phase, batch: list[dict[str, Any]]) -> Tensor:
@@ -216,23 +236,30 @@ class Loop:
         norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _update(self) -> None:
+    def _update(self, phase: Phase) -> None:
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
-            updates = max(self.step - self.config.encoder_steps, 0)
+            # of one loss: the average of the pretrained encoder soon follows what the likelihood makes of it
+            updates = self.step if phase.loss == "l1" else self.step - self.config.encoder_steps
             update_average(self.average, self.objective.model, self.config.average, updates)
+        self.step += 1
         self.whole = True
 
     def _skip(self, batch: list[dict[str, Any]], loss: Tensor, norm: Tensor) -> None:
         """Leave out a step whose loss or gradient is not finite; end the run after too many in a row."""
+        scale = self.scaler.get_scale()
         self.scaler.update()
+        if torch.isfinite(loss) and scale > 1:
+            # no failure: the scale of gradients in float16 grows until one overflows, and is then halved
+            self.step += 1
+            return
         self.skipped += 1
         self.failing += 1
         what = "likelihood" if self.step >= self.config.encoder_steps else "encoder's L1 loss"
         what = what if not torch.isfinite(loss) else "gradient"
-        paths = sorted({path for part in batch for path in part["path"]})
+        paths = sorted(set(gathered([path for part in batch for path in part["path"]], self.fabric)))
         if self.leader:
             record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
             append_line(self.output / "skipped.jsonl", json.dumps(record))
@@ -243,6 +270,7 @@ class Loop:
             raise FloatingPointError(
                 f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}"
             )
+        self.step += 1
 
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
@@ -265,7 +293,9 @@ class Loop:
 
     def _save(self) -> None:
         """Write a checkpoint of the present state. Every process must take part."""
-        self.write(self._content())
+        # the parts of a model that is shared come from all processes; of others one copy in memory is enough
+        if self.leader or self.strategy == "fsdp":
+            self.write(self._content())
 
     def write(self, content: Content) -> None:
         """Write a checkpoint."""
@@ -286,13 +316,13 @@ class Loop:
         """Score the weights if this step is one for it, and keep them if they are the best so far."""
         every = self.config.val_every
         if (self.has_flow and self.step == self.config.encoder_steps) or (self.step and self.step % every == 0):
-            self.best = self.score(self._content())
+            self.best = self.score(self._weights())
 
     def score(self, content: Content) -> dict[str, Any] | None:
         """Score the weights of a state, show the scores, and write the weights if they are the best so far.
 
         Args:
-            content: the state. Every process takes part; the first one does the work.
+            content: the state; it need not hold the optimizer's. Every process takes part; the first one does the work.
 
         Returns:
             Name, value and step of the best figure so far; ``None`` if there is none.
@@ -300,6 +330,9 @@ class Loop:
         Raises:
             FloatingPointError: a likelihood that is not finite.
         """
+        return first_decides(self.fabric, lambda: self._score(content))
+
+    def _score(self, content: Content) -> dict[str, Any] | None:
         best = content["best"]
         if self.leader and self.leader.validation:
             encoder_only = content["step"] < self.config.encoder_steps or not self.has_flow
@@ -310,7 +343,7 @@ class Loop:
             if best is not content["best"]:
                 check_finite(model.state_dict(), f"the best weights, after step {content['step']}")
                 save_model(model.cpu(), self.output / "best.safetensors")
-        return self.fabric.broadcast(best)
+        return best
 
     @torch.no_grad()
     def check_final(self, content: Content) -> None:
@@ -323,7 +356,7 @@ class Loop:
         model = model_of(content, average=True).to(self.fabric.device)
         kind = "nll" if content["step"] > self.config.encoder_steps else "l1"
         if not torch.isfinite(Objective(model, self.config)(hr, lr, crops, kind)):
-            hint = advice(self.config, model, hr, content["step"])
+            hint = advice(self.config, model, hr, step if kind == "l1" else content["step"])
             raise FloatingPointError(f"the loss of the last weights is not finite; {hint}")
 
 

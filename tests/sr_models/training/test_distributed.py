@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from sr_models.checkpoints.files import load_model
+from sr_models.data.crops import RandomCrops
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.run import train_model
+from tests.sr_models.training._process import record_gradients
 
 MakeConfig = Callable[..., TrainingConfig]
 #: Trainings of 8 steps with 4 crops each.
@@ -55,9 +58,17 @@ def test_two_processes_train_as_one_does(
     config: MakeConfig, tmp_path: Path, strategy: str, changes: dict[str, object]
 ) -> None:
     # Adam's first steps turn a gradient's sign into a whole step, so that rounding moves weights by up to lr a step
-    run = config(**RUN, **changes, lr=1e-5, encoder_lr=1e-5)
-    train_model(run, tmp_path / "one", accelerator="cpu")
+    run = config(**RUN, **changes, lr=1e-5, encoder_lr=1e-5, gradient_clip=0.05)
+    train_model(run, tmp_path / "one", accelerator="cpu", callbacks=[record_gradients(tmp_path / "one")])
     start(run, tmp_path / "two", 2, strategy=strategy)
+    ones, twos = (torch.load(tmp_path / name / "gradients.pt", weights_only=True) for name in ("one", "two"))
+    assert len(ones) == len(twos) == 8
+    for step, (gradients, others) in enumerate(zip(ones, twos, strict=True)):
+        assert gradients.keys() == others.keys()
+        norm = torch.nn.utils.get_total_norm(gradients.values()).item()
+        assert norm == pytest.approx(0.05, rel=1e-3)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(others[name], gradient, rtol=1e-3, atol=1e-3 * norm, msg=f"{step} {name}")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
     one, two = (load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))
     for name, tensor in one.items():
@@ -84,6 +95,25 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
     for part in ("model", "average"):
         assert {name: t.shape for name, t in last[part].items()} == {name: t.shape for name, t in one[part].items()}
     assert last["optimizer"].keys() == one["optimizer"].keys()
+
+
+@pytest.mark.slow
+def test_the_files_of_a_failing_step_are_those_of_all_processes(
+    config: MakeConfig, folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "b", "c", "d"):
+        shutil.copy(folder / "picture.png", images / f"{name}.png")
+    run = config(images=str(images), lr=1e30, encoder_steps=0, steps=20, max_skipped=6, val_images=None)
+    with pytest.raises(AssertionError, match="not finite"):
+        start(run, tmp_path / "run", 2)
+    data = RandomCrops(images, scale=4, crop=16, length=40, seed=run.seed)
+    records = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert len(records) == 7
+    for record in records:
+        crops = range(2 * record["step"], 2 * record["step"] + 2)
+        assert record["paths"] == sorted({data[crop]["path"] for crop in crops})
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:

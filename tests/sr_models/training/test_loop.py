@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor
 import sr_models
 from sr_models.checkpoints.files import load_model
 from sr_models.evaluation.report.curve import training_curve
+from sr_models.training import loop
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.loop import better
@@ -140,6 +143,108 @@ def test_a_run_that_fails_can_go_on_with_another_rate(
     assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == 3
     path = train_model(config(max_skipped=2, lr=1e-4), tmp_path, accelerator="cpu")
     assert all(tensor.isfinite().all() for tensor in load_model(path).state_dict().values())
+
+
+def test_a_scale_of_gradients_that_is_too_large_is_no_failure(config: MakeConfig, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    train_model(config(precision="fp16", max_skipped=1), tmp_path, accelerator="cpu")
+    content = checkpoints.newest()
+    assert content["scaler"]["scale"] < 2**16
+    updates = content["optimizer"]["levels.0.layers.1.actnorm.bias"]["step"]
+    assert 0 < updates < 6
+    assert content["skipped"] == 0
+    assert not (tmp_path / "skipped.jsonl").exists()
+
+
+def test_losses_that_are_not_finite_are_failures_at_any_scale(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NotFinite(monkeypatch, {3, 4, 5})
+    with pytest.raises(FloatingPointError, match="likelihood is not finite at step 5, nor in the 2 before"):
+        train_model(config(precision="fp16", max_skipped=2), tmp_path, accelerator="cpu")
+
+
+def test_gradients_that_no_scale_makes_finite_are_failures(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = loop.clip_grad_norm_
+    monkeypatch.setattr(loop, "clip_grad_norm_", lambda *given: norm(*given) * math.inf)
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda scaler: 1.0)  # what many overflows leave
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 2, nor in the 2 before"):
+        train_model(config(precision="fp16", max_skipped=2), tmp_path, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ({"encoder_steps": 2, "steps": 5}, [0, 1, 0, 1, 2]),
+        ({"encoder_steps": 4, "steps": 4}, [0, 1, 2, 3]),
+        ({"encoder_steps": 0, "steps": 3}, [0, 1, 2]),
+    ],
+)
+def test_the_average_counts_the_updates_of_one_loss(
+    config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, int],
+    updates: list[int],
+) -> None:
+    seen = []
+    update = loop.update_average
+
+    def watch(average: dict[str, Tensor], model: torch.nn.Module, decay: float, number: int) -> None:
+        seen.append((decay, number))
+        update(average, model, decay, number)
+
+    monkeypatch.setattr(loop, "update_average", watch)
+    train_model(config(**changes, average=0.75), tmp_path, accelerator="cpu")
+    assert seen == [(0.75, number) for number in updates]
+
+
+def test_the_likelihood_begins_without_the_moments_of_the_pretraining(config: MakeConfig, tmp_path: Path) -> None:
+    train_model(config(encoder_steps=3, steps=5, encoder_frozen=0.0), tmp_path, accelerator="cpu")
+    optimizer = Checkpoints(tmp_path / "checkpoints").newest()["optimizer"]
+    assert {int(state["step"]) for state in optimizer.values()} == {2}
+    # the likelihood does not depend on the layers that make an image of the encoder's features
+    assert "encoder.conv_first.weight" in optimizer
+    assert "encoder.conv_last.weight" not in optimizer
+
+
+def test_the_state_that_a_phase_began_from_leaves_the_memory(config: MakeConfig, tmp_path: Path) -> None:
+    found = []
+
+    def look(step: int, objective: Objective) -> None:
+        gc.collect()
+        found.append(sum(type(each) is dict and {"optimizer", "average"} <= each.keys() for each in gc.get_objects()))
+
+    train_model(config(), tmp_path, accelerator="cpu", callbacks=[look])
+    train_model(config(steps=9), tmp_path, accelerator="cpu", callbacks=[look])
+    assert found == [0] * 9
+
+
+def test_a_failure_leaves_no_workers_behind(config: MakeConfig, tmp_path: Path) -> None:
+    def fail(step: int, objective: Objective) -> None:
+        assert multiprocessing.active_children()
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError) as caught:
+        train_model(config(), tmp_path, accelerator="cpu", workers=1, callbacks=[fail])
+    assert not multiprocessing.active_children()
+    assert caught.value is not None  # the frames of the failure are still there
+
+
+def test_the_advice_on_an_encoder_that_ends_badly(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Objective.forward
+
+    def spoil(objective: Objective, *arguments: object) -> Tensor:
+        return forward(objective, *arguments) * (1.0 if torch.is_grad_enabled() else math.nan)
+
+    monkeypatch.setattr(Objective, "forward", spoil)
+    run = config(steps=2, encoder_steps=2, val_images=None)
+    with pytest.raises(FloatingPointError, match=r"the last weights is not finite; lower encoder_lr \(0.0002\)"):
+        train_model(run, tmp_path, accelerator="cpu")
 
 
 @pytest.mark.parametrize(
