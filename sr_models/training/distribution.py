@@ -20,9 +20,9 @@ from sr_models.training.objective import Objective, Phase
 
 __all__ = [
     "Strategy",
+    "collected",
     "distribute",
     "first_decides",
-    "gathered",
     "largest",
     "last_part_only",
     "mean",
@@ -127,13 +127,13 @@ def largest(value: int, fabric: Fabric) -> int:
     return int(_reduced(torch.tensor(value, device=fabric.device), fabric, "max"))
 
 
-def gathered(items: list[str], fabric: Fabric) -> list[str]:
-    """Return the items of all processes. Every process must take part."""
+def collected(values: list[str], fabric: Fabric) -> list[str]:
+    """Return the values of all processes."""
     if fabric.world_size == 1:
-        return items
-    found: list[list[str]] = [[] for _ in range(fabric.world_size)]
-    torch.distributed.all_gather_object(found, items)
-    return [item for each in found for item in each]
+        return values
+    everyone: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(everyone, values)
+    return [value for each in everyone for value in each]
 
 
 def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:

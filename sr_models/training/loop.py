@@ -30,9 +30,9 @@ from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import (
     Strategy,
+    collected,
     distribute,
     first_decides,
-    gathered,
     largest,
     last_part_only,
     mean,
@@ -259,7 +259,7 @@ class Loop:
         self.failing += 1
         what = "likelihood" if self.step >= self.config.encoder_steps else "encoder's L1 loss"
         what = what if not torch.isfinite(loss) else "gradient"
-        paths = sorted(set(gathered([path for part in batch for path in part["path"]], self.fabric)))
+        paths = sorted(set(collected([path for part in batch for path in part["path"]], self.fabric)))
         if self.leader:
             record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
             append_line(self.output / "skipped.jsonl", json.dumps(record))

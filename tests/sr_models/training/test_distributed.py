@@ -98,25 +98,27 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_files_of_a_failing_step_are_those_of_all_processes(
-    config: MakeConfig, folder: Path, tmp_path: Path
-) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("a", "b", "c", "d"):
-        shutil.copy(folder / "picture.png", images / f"{name}.png")
-    run = config(images=str(images), lr=1e30, encoder_steps=0, steps=20, max_skipped=6, val_images=None)
-    with pytest.raises(AssertionError, match="not finite"):
-        start(run, tmp_path / "run", 2)
-    data = RandomCrops(images, scale=4, crop=16, length=40, seed=run.seed)
-    records = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
-    assert len(records) == 7
-    for record in records:
-        crops = range(2 * record["step"], 2 * record["step"] + 2)
-        assert record["paths"] == sorted({data[crop]["path"] for crop in crops})
-
-
 def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="batch_size"):
         start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
+    config: MakeConfig, folder: Path, tmp_path: Path, rank: int
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        shutil.copy(folder / "picture.png", images / f"{number}.png")
+    run = config(**RUN, images=str(images))
+    start(run, tmp_path / "run", 2, spoil=[rank, 3])
+    (record,) = map(json.loads, (tmp_path / "run" / "skipped.jsonl").read_text().splitlines())
+    assert record["step"] == 3
+    data = RandomCrops(images, scale=4, crop=16, length=16, seed=run.seed)
+    assert record["paths"] == sorted({data[crop]["path"] for crop in range(12, 16)})
+    assert len(record["paths"]) > 2
+    model = load_model(tmp_path / "run" / "model.safetensors")
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
