@@ -15,8 +15,10 @@ from sr_models.data.crops import RandomCrops
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import write_image
 from sr_models.training.config import TrainingConfig
-from sr_models.training.initialization import varied_batch
+from sr_models.training.initialization import initialize_flow, varied_batch
+from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
+from sr_models.training.state import begin
 
 MakeConfig = Callable[..., TrainingConfig]
 BLANK, GRAIN, COLOURLESS = "blank", "grain", "one colour blank"
@@ -102,6 +104,33 @@ def test_the_search_ends_where_everything_is_blank(tmp_path: Path) -> None:
     data = crops(tmp_path)
     first = batch_of([data[0], data[1]])
     assert torch.equal(varied_batch(first, data)["hr"], first["hr"])
+
+
+@torch.no_grad()
+def test_the_flow_begins_with_the_batch_of_its_first_step(config: MakeConfig, folder: Path) -> None:
+    run = config(encoder_steps=3, batch_size=2)
+    data = crops(folder, run.seed)
+    model = sr_models.create(run.model, **run.overrides)
+    content = {**begin(model), "step": 3, "optimizer": {"encoder.conv_first.weight": {"step": torch.tensor(3.0)}}}
+    content["average"] = {name: torch.full_like(p, 5.0) for name, p in model.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in content["model"].items()}
+
+    changed = initialize_flow(content, run, data, torch.device("cpu"))
+
+    expected = sr_models.create(run.model, **run.overrides).train()
+    expected.load_state_dict(before)
+    batch = batch_of([data[6], data[7]])
+    Objective(expected, run)(batch["hr"], batch["lr"], [6, 7], "nll")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in expected.state_dict().items())
+    assert changed.keys() == {"model", "average", "optimizer"}
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(changed["model"][name], tensor), name
+    for name, parameter in expected.named_parameters():
+        average = torch.full_like(parameter, 5.0) if name.startswith("encoder.") else parameter
+        assert torch.equal(changed["average"][name], average), name
+    assert changed["optimizer"] == {}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in content["model"].items())
+    assert initialize_flow({**content, "average": None}, run, data, torch.device("cpu"))["average"] is None
 
 
 @pytest.mark.parametrize("model", ["srflow-da", "ncsr"])

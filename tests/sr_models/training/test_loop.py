@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 import sr_models
 from sr_models.checkpoints.files import load_model
+from sr_models.data.crops import RandomCrops
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.training import loop
 from sr_models.training.checkpoints import Checkpoints
@@ -95,6 +98,63 @@ def test_a_limit_of_the_gradient_is_kept(config: MakeConfig, tmp_path: Path) -> 
         assert all(norm <= 1.001e-3 if clip else norm > 1.001e-3 for norm in norms)
 
 
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({}, 1e-4),
+        ({"accumulate": 4, "gradient_clip": 0.05}, 1e-4),
+        ({"accumulate": 2, "memory": "invert"}, 1e-3),
+        ({"precision": "fp16", "accumulate": 2, "gradient_clip": 0.05}, 0.05),
+    ],
+)
+def test_the_gradient_is_that_of_the_whole_batch(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], tolerance: float
+) -> None:
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *given, **more: scaler(*given, init_scale=64.0, **more))
+    run = config(batch_size=4, steps=5, val_images=None, **changes)
+    exact = dataclasses.replace(run, accumulate=1, precision="fp32")
+    data = RandomCrops(run.images, scale=4, crop=16, length=20, seed=run.seed)
+    weights: dict[str, Tensor] = {}
+    memories = []
+
+    def check(step: int, objective: Objective) -> None:
+        found = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+        memories.append(objective.model.levels[0].memory)
+        if weights and step != 3:  # the flow is initialised within the third step
+            model = sr_models.create(run.model, **run.overrides).train()
+            model.load_state_dict(weights)
+            for name, parameter in Objective(model, exact).named_parameters():
+                parameter.requires_grad_(name in found)
+            crops = range(4 * step - 4, 4 * step)
+            batch = default_collate([data[crop] for crop in crops])
+            loss = Objective(model, exact)(batch["hr"], batch["lr"], crops, "l1" if step <= 2 else "nll")
+            loss.backward()
+            expected = {f"model.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+            assert expected.keys() == found.keys()
+            norm = torch.nn.utils.get_total_norm(expected.values()).item()
+            assert norm > 0.05
+            factor = min(1.0, run.gradient_clip / norm)
+            for name, gradient in expected.items():
+                bound = tolerance * factor * norm
+                torch.testing.assert_close(found[name], factor * gradient, rtol=0, atol=bound, msg=f"{step} {name}")
+        weights.update({name: tensor.clone() for name, tensor in objective.model.state_dict().items()})
+
+    train_model(run, tmp_path, accelerator="cpu", callbacks=[check])
+    assert memories == [run.memory] * 5
+
+
+def test_the_loss_that_is_shown_is_that_of_the_whole_batch(config: MakeConfig, tmp_path: Path) -> None:
+    shown = []
+    for parts in (1, 4):
+        run = config(batch_size=4, steps=11, encoder_steps=10, accumulate=parts, val_images=None, lr=1e-6)
+        train_model(run, tmp_path / str(parts), accelerator="cpu")
+        curve = training_curve(tmp_path / str(parts) / "logs")
+        shown.append([value for _, value in [*curve.l1, *curve.nll]])
+    assert len(shown[0]) == 2
+    assert shown[1] == pytest.approx(shown[0], rel=1e-4)
+
+
 class NotFinite:
     """Likelihoods of chosen training steps that are NaN."""
 
@@ -141,7 +201,10 @@ def test_a_run_that_fails_can_go_on_with_another_rate(
         with pytest.raises(FloatingPointError, match=r"not finite at step 6, nor in the 2 before; lower lr \(0.001\)"):
             train_model(config(max_skipped=2), tmp_path, accelerator="cpu")
     assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == 3
-    path = train_model(config(max_skipped=2, lr=1e-4), tmp_path, accelerator="cpu")
+    with monkeypatch.context() as patch:
+        NotFinite(patch, {0})
+        path = train_model(config(max_skipped=2, lr=1e-4), tmp_path, accelerator="cpu")
+    assert Checkpoints(tmp_path / "checkpoints").newest()["skipped"] == 1
     assert all(tensor.isfinite().all() for tensor in load_model(path).state_dict().values())
 
 

@@ -66,7 +66,9 @@ def test_resumed_run_equals_unbroken_run(config: MakeConfig, tmp_path: Path, unb
     assert curves[0].val_nll == curves[1].val_nll
 
 
-@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"average": 0.0}, {"precision": "bf16"}, {"memory": "invert"}])
+@pytest.mark.parametrize(
+    "changes", [{"accumulate": 2, "precision": "fp16"}, {"average": 0.0}, {"precision": "bf16"}, {"memory": "invert"}]
+)
 def test_resumed_runs_of_every_kind(config: MakeConfig, tmp_path: Path, changes: dict[str, object]) -> None:
     whole = train_model(config(**changes), tmp_path / "whole", accelerator="cpu")
     for stop in (2, 5):
