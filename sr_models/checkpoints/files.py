@@ -121,9 +121,9 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
         FileNotFoundError: a file is missing, or a folder holds no weights.
         ValueError: files that cannot be read, or whose values are not finite.
     """
-    files = weights_of_run(path)
-    if files is None:
-        return _read_one(Path(path))
+    files = weights_of_run(path) or [Path(path)]
+    if len(files) == 1:
+        return _read_one(files[0])
     errors: list[str] = []
     for file in files:
         try:

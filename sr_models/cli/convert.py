@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,7 @@ def run(
     """
     from sr_models.checkpoints.convert import convert_published, write_published
 
+    file, output = os.path.expanduser(file), os.path.expanduser(output)
     if Path(file).resolve() == Path(output).resolve():
         raise ValueError(f"output must be another file than {file}")
     if to == "safetensors":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -55,6 +56,7 @@ def run(
     from sr_models.evaluation.record import ScoreRecord
     from sr_models.evaluation.scores import scores_table
 
+    checkpoint, output = os.path.expanduser(checkpoint), output and os.path.expanduser(output)
     place = usable_device(device)
     stored = read_weights(checkpoint)
     model = create_stored(stored).to(place)

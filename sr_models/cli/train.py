@@ -101,7 +101,7 @@ def add_arguments(parser: CommandParser) -> None:
         default="auto",
         help="how several processes share the model: ddp copies it, fsdp shards it, auto copies it",
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops, beside each of these")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops, for each device")
     parser.add_argument(
         "--resume",
         type=Literal["auto", "never", "other_data"],

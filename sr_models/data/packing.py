@@ -205,7 +205,7 @@ def write_pack(listing: Listing, path: str | os.PathLike[str], *, strict: bool =
             unused.append(Unused(source, reason, "damaged"))
             if strict:
                 break
-        check_unused(one_line(listing.root), len(entries), unused, strict)
+        check_unused(one_line(listing.root), len(listing) - len(unused), unused, strict)
         offset = file.tell()
         index = json.dumps({"images": entries}).encode()
         file.write(index)

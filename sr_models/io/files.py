@@ -77,8 +77,9 @@ def write_stream(
     except BaseException as error:
         with contextlib.suppress(OSError):  # what went wrong first is what counts
             temporary.unlink(missing_ok=True)
+        # an error without a number would lose its text
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a full disk names no file; without a number it would replace the message
+            error.filename = str(path)  # a full disk names no file
         raise
 
 

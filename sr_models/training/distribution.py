@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +24,13 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
 
 
-def start_processes(accelerator: str, devices: int | str, strategy: Strategy) -> Fabric:
+def start_processes(accelerator: str, devices: int | list[int] | str, strategy: Strategy) -> Fabric:
     """Start one process a device, or join those that torchrun or SLURM started.
 
     Args:
         accelerator: Lightning's name of the hardware: ``auto``, ``cpu``, ``gpu``, ...
-        devices: number of devices a machine, or ``auto``: all GPUs, or one process without GPUs.
+        devices: number of devices a machine, or a list of GPUs, or ``auto``: all GPUs, or one process without GPUs;
+            under torchrun or SLURM the processes that these have started.
         strategy: ``ddp`` copies the model to every process; ``fsdp`` shards its parameters; ``auto`` is ``ddp``.
 
     Raises:
@@ -38,9 +40,21 @@ def start_processes(accelerator: str, devices: int | str, strategy: Strategy) ->
         raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
     for name in ("rank_zero", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
+    machines = 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+        machines = int(os.environ["WORLD_SIZE"]) // processes
+        devices = processes if devices == "auto" else devices
+    elif "SLURM_NTASKS" in os.environ:
+        machines = int(os.environ.get("SLURM_NNODES", 1))
     try:
         # torch shards the model, so that Fabric has only to start the processes and to connect them
-        fabric = Fabric(accelerator=accelerator, devices=devices, strategy="auto" if strategy == "auto" else "ddp")
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=machines,
+            strategy="auto" if strategy == "auto" else "ddp",
+        )
         fabric.launch()
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

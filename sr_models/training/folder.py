@@ -150,17 +150,22 @@ class RunFolder:
             self._compare_settings(stored["settings"])
             self._compare_data(stored["data"], resume)
             self._compare_versions()
-            if not traces:
-                self.notes.append(f"the run in {self.path} has no checkpoint yet, so it begins at step 0")
-            elif "checkpoints" not in traces:
-                raise ValueError(
-                    f"the checkpoints of the run in {self.path} are gone, so it cannot go on; choose another folder, "
-                    f"or begin anew here after moving {models[0]} and training.json elsewhere"
-                )
+            if "checkpoints" not in traces:
+                self._begin_again(models)
         elif traces:
             raise ValueError(f"{self._record_path} is missing beside {traces[0]}; {self._remedy(bool(traces))}")
         if size := remove_leftovers(self.path) + remove_leftovers(self.checkpoints.last.parent):
             self.notes.append(f"removed {size} bytes that a killed process left unfinished in {self.path}")
+
+    def _begin_again(self, models: list[str]) -> None:
+        """Say that a run without checkpoints begins again, or raise if it has had some."""
+        # the best weights may be older than the first checkpoint, but not than the copy of the record
+        if "model.safetensors" in models or (models and not self._copy.exists()):
+            raise ValueError(
+                f"the checkpoints of the run in {self.path} are gone, so it cannot go on; choose another folder, "
+                f"or begin anew here after moving {models[0]} and training.json elsewhere"
+            )
+        self.notes.append(f"the run in {self.path} has no checkpoint yet, so it begins at step 0")
 
     def _read(self, traces: bool) -> dict[str, Any]:
         try:
@@ -204,6 +209,12 @@ class RunFolder:
             for name, value in former.items()
             if name not in given or not _same(name, value, given[name])
         }
+        for name in _WEIGHT_FILES & set(self._changes):
+            was, now = self._changes[name]
+            if was and now and Path(was).name == Path(now).name:
+                self.notes.append(f"{name} is now {now}, which is not read: the run began with {was}")
+                given[name] = was
+                del self._changes[name]
         refused = [name for name, change in self._changes.items() if not _may_change(name, change)]
         if refused:
             raise ValueError(
@@ -272,9 +283,8 @@ def _may_change(name: str, change: list[Any]) -> bool:
 def _same(name: str, former: Any, given: Any) -> bool:
     if former == given or not (isinstance(former, str) and isinstance(given, str)):
         return former == given
-    if name in _DATA_PATHS:
-        return _absolute(former).resolve() == _absolute(given).resolve()
-    return name in _WEIGHT_FILES and Path(former).name == Path(given).name
+    paths = name in _DATA_PATHS | _WEIGHT_FILES
+    return paths and _absolute(former).resolve() == _absolute(given).resolve()
 
 
 def _listed(changes: Mapping[str, list[Any]], names: list[str]) -> str:

@@ -26,7 +26,7 @@ from sr_models.data.sampler import StepSampler
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, update_average
-from sr_models.training.checkpoints import Checkpoints
+from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import Strategy, distribute, largest, last_part_only, mean
 from sr_models.training.initialization import initialize_flow
@@ -112,8 +112,8 @@ class Loop:
             for batch in self._batches(phase):
                 self._validate()
                 self._train_step(phase, batch)
-        except FloatingPointError:
-            raise  # the state that led here is not worth keeping
+        except (FloatingPointError, Stopped):
+            raise  # the state that led here is not worth keeping, or is written already
         except BaseException:
             self._rescue()
             raise
@@ -264,8 +264,11 @@ class Loop:
             print(line, file=sys.stderr)
 
     def _save(self) -> None:
-        """Write a checkpoint. Every process must take part."""
-        content = self._content()
+        """Write a checkpoint of the present state. Every process must take part."""
+        self.write(self._content())
+
+    def write(self, content: Content) -> None:
+        """Write a checkpoint."""
         if self.leader:
             self.leader.checkpoints.write(content)
 
@@ -305,6 +308,7 @@ class Loop:
             self.leader.monitor.scores(content["step"], scores)
             best = better(best, self.config.best_figure, scores.figures, content["step"])
             if best is not content["best"]:
+                check_finite(model.state_dict(), f"the best weights, after step {content['step']}")
                 save_model(model.cpu(), self.output / "best.safetensors")
         return self.fabric.broadcast(best)
 

@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from lightning.fabric import Fabric
 
 from sr_models.checkpoints.files import load_encoder, save_model
 from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.data.crops import RandomCrops
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.randomness import random_stream
-from sr_models.registry import config_of, create
+from sr_models.registry import create
+from sr_models.training.check import check_crop
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import Strategy, first_decides, start_processes
 from sr_models.training.folder import RunFolder
@@ -36,7 +38,7 @@ def train_model(
     output: str | os.PathLike[str],
     *,
     accelerator: str = "auto",
-    devices: int | Literal["auto"] = "auto",
+    devices: int | list[int] | Literal["auto"] = "auto",
     strategy: Strategy = "auto",
     workers: int = 0,
     resume: Literal["auto", "never", "other_data"] = "auto",
@@ -52,7 +54,8 @@ def train_model(
         config: settings of the run.
         output: folder, created if needed.
         accelerator: Lightning's name of the hardware: ``auto``, ``cpu``, ``gpu``, ...
-        devices: devices of this machine, each with a process of its own; ``auto``: all GPUs, or one process.
+        devices: number of devices of this machine, or a list of GPUs, each with a process of its own; ``auto``: all
+            GPUs, or one process. Under torchrun or SLURM ``auto`` is the number of processes that they have started.
         strategy: how several processes share the model: ``ddp`` copies it, ``fsdp`` shards it, ``auto`` copies it.
         workers: processes that prepare crops beside each training process.
         resume: ``auto`` goes on with a run in the folder, ``never`` refuses a folder that holds one.
@@ -68,8 +71,8 @@ def train_model(
         FloatingPointError: likelihoods or gradients that are not finite for too many steps in a row.
         Stopped: a signal ended the run after its state was written.
     """
-    output, recipe = Path(output).expanduser(), config.recipe
-    config_of(config.model, scale=config.scale, preset=config.preset, **config.overrides)
+    output, recipe = Path(os.path.abspath(os.path.expanduser(output))), config.recipe
+    check_crop(config)
     data = RandomCrops(
         config.images,
         scale=config.scale,
@@ -82,38 +85,16 @@ def train_model(
         strict=config.strict,
     )
     fabric = start_processes(accelerator, devices, strategy)
-    if recipe.batch_size % (fabric.world_size * config.accumulate):
-        raise ValueError(
-            f"batch_size must be a multiple of {fabric.world_size} devices times accumulate {config.accumulate}, "
-            f"got {recipe.batch_size}"
-        )
     with ExitStack() as stack:
         leader: Leader | None = None
 
         def lead() -> Content:
             nonlocal leader
-            validation = _validation(config)
-            images = data.notes
-            folder = stack.enter_context(
-                RunFolder(output, config, fingerprint=data.fingerprint, resume=resume, data=images[0])
-            )
-            content = folder.checkpoints.newest() or begin(_initial_model(config))
-            first = content["step"]
-            if first > recipe.steps:
-                raise ValueError(f"steps must be at least {first}, which the run has already done, got {recipe.steps}")
-            monitor = stack.enter_context(
-                Monitor(output, first_step=first, steps=recipe.steps, encoder_steps=config.encoder_steps)
-            )
-            model, device, count = model_of(content, average=False), fabric.device, fabric.world_size
-            for line in opening(config, model, device=device, devices=count, images=images, first_step=first):
-                monitor.say(line)
-            for line in folder.notes:
-                monitor.say(line)
-            folder.record(first)
-            leader = Leader(folder.checkpoints, monitor, validation)
+            leader, content = _lead(stack, config, output, data, fabric, {"strategy": strategy}, resume)
             return content
 
         content = first_decides(fabric, lead)
+        started, first = monotonic(), content["step"]
         with StopSignals() as signals:
             loop = Loop(
                 config,
@@ -126,12 +107,16 @@ def train_model(
                 callbacks=callbacks,
                 leader=leader,
             )
-            started, first = monotonic(), content["step"]
             content = loop.run(content)
+            first_decides(fabric, lambda: loop.check_final(content))
+            loop.write(content)
             content["best"] = loop.score(content)
-            first_decides(fabric, lambda: _finish(content, loop))
+            loop.write(content)
+            if leader:
+                save_model(model_of(content, average=True), output / "model.safetensors")
         if leader:
             best = content["best"]
+            leader.monitor.close()  # its last line comes before the summary
             for line in closing(
                 output,
                 steps=content["step"] - first,
@@ -140,7 +125,45 @@ def train_model(
                 best=(best["figure"], best["value"], best["step"]) if best else None,
             ):
                 leader.monitor.say(line)
+    fabric.barrier()  # no process sees a run as finished before it is
     return output / "model.safetensors"
+
+
+def _lead(
+    stack: ExitStack,
+    config: TrainingConfig,
+    output: Path,
+    data: RandomCrops,
+    fabric: Fabric,
+    placement: dict[str, Any],
+    resume: str,
+) -> tuple[Leader, Content]:
+    """Claim the folder, find the state from which to go on, and say what begins: the duties of the first process."""
+    steps, batch_size, parts = config.recipe.steps, config.recipe.batch_size, fabric.world_size * config.accumulate
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of {parts} ({fabric.world_size} devices, accumulate {config.accumulate}), "
+            f"got {batch_size}"
+        )
+    validation = _validation(config)
+    placement = {**placement, "device": fabric.device.type, "devices": fabric.world_size}
+    folder = stack.enter_context(
+        RunFolder(output, config, fingerprint=data.fingerprint, resume=resume, data=data.notes[0], placement=placement)
+    )
+    notes: list[str] = []
+    content = folder.checkpoints.newest() or begin(_initial_model(config, notes))
+    first = content["step"]
+    if first > steps:
+        raise ValueError(f"steps must be at least {first}, which the run has already done, got {steps}")
+    monitor = stack.enter_context(Monitor(output, first_step=first, steps=steps, encoder_steps=config.encoder_steps))
+    images = [*data.notes, *(validation.summary if validation else [])]
+    model, devices = model_of(content, average=False), fabric.world_size
+    for line in opening(config, model, device=fabric.device, devices=devices, images=images, first_step=first):
+        monitor.say(line)
+    for line in [*notes, *folder.notes]:
+        monitor.say(f"note: {line}")
+    folder.record(first)
+    return Leader(folder.checkpoints, monitor, validation), content
 
 
 def _validation(config: TrainingConfig) -> Validation | None:
@@ -156,21 +179,13 @@ def _validation(config: TrainingConfig) -> Validation | None:
     )
 
 
-def _initial_model(config: TrainingConfig) -> SuperResolutionFlow:
+def _initial_model(config: TrainingConfig, notes: list[str]) -> SuperResolutionFlow:
     """Create the model of a run before its first step; it depends on nothing but the settings."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(random_stream(config.seed, "weights").get_state())
         model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
     if config.init_from is not None:
-        load_initial_weights(model, config.init_from)
+        notes.append(load_initial_weights(model, config.init_from))
     if config.encoder is not None:
         load_encoder(config.encoder, model.encoder)
     return model
-
-
-def _finish(content: Content, loop: Loop) -> None:
-    """Look at the last weights, and write them if they are good."""
-    assert loop.leader
-    loop.check_final(content)
-    loop.leader.checkpoints.write(content)
-    save_model(model_of(content, average=True), loop.output / "model.safetensors")

@@ -40,7 +40,7 @@ class TestMistakes:
             ("train --model srflow-da --scale 5 --images {images} --output {out}", "one of 4, 8, got 5"),
             ("train --model srflow-da --images {images}/none --output {out}", "none does not exist"),
             ("train --model srflow-da --images {empty} --output {out}", "holds no image"),
-            ("train --model srflow-da --images {broken} --output {out}", "cannot read image"),
+            ("train --model srflow-da --images {broken} --output {out}", "no image that can be read, or damaged"),
             ("train --model srflow-da --images {images} --crop 30 --output {out}", "multiple of the scale 4, got 30"),
             ("train --model srflow-da --images {images} --crop 64 --output {out}", "at least 64 x 64"),
             (

@@ -116,7 +116,7 @@ class TestErrors:
 
     def test_unreadable_image(self, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"not an image")
-        with pytest.raises(ValueError, match=r"no image can be used: .*broken.png \(.*an image"):
+        with pytest.raises(ValueError, match=r"no image can be used: .*broken.png \(.*(no|not an) image"):
             crops(tmp_path)
 
     def test_empty_and_missing_folder(self, tmp_path: Path) -> None:
@@ -450,3 +450,23 @@ def test_another_degradation(folder: Path) -> None:
         assert torch.equal(fixed[0][index]["lr"], fixed[1][index]["lr"])
     with pytest.raises(ValueError, match=r"degradation must be one of 'bicubic', 'real', got 'bicubix'"):
         crops(folder, degradation="bicubix")
+
+
+@pytest.mark.parametrize("source", ["DIV2K_train_HR_sub", "DIV2K_train_HR_sub/*.png"])
+def test_cut_images_belong_to_cut_low_resolution_images(tmp_path: Path, source: str) -> None:
+    for name, side in (("HR_sub/0001_s001", 16), ("LR_bicubic/X4/0001_s001", 4), ("LR_bicubic/X4_sub/0001_s001", 4)):
+        path = tmp_path / f"DIV2K_train_{name}.png"
+        path.parent.mkdir(parents=True)
+        write_image(path, np.full((side, side, 3), "X4_sub" in name, np.uint8))
+    item = crops(tmp_path / source, lr_images=tmp_path / "DIV2K_train_LR_bicubic", crop=16)[0]
+    assert (to_uint8(item["lr"]) == 1).all()
+
+
+def test_fixed_crops_of_a_smaller_image_take_the_place(tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", ramp(40, 40))
+    write_image(tmp_path / "1.png", ramp(32, 32))
+    fixed = FixedCrops(tmp_path, scale=4, crop=32)
+    (tmp_path / "0.png").unlink()
+    assert len(fixed) == 5
+    for index in range(5):
+        assert np.array_equal(to_uint8(fixed[index]["hr"]), ramp(32, 32))

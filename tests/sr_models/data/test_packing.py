@@ -78,6 +78,27 @@ def test_the_listing_is_that_of_the_folder(folder: Path, pack: Path, smallest: i
         assert PackedImages(pack).fingerprint == expected.fingerprint
 
 
+def test_the_fingerprint_does_not_depend_on_empty_folders_above(folder: Path, tmp_path: Path) -> None:
+    for name in ("b.png", "c.bmp"):
+        (folder / name).unlink()
+    write_pack(list_images(folder), tmp_path / "x.pack")
+    assert PackedImages(tmp_path / "x.pack").names == ["a/grün.png", "a/z.jpg"]
+    expected = [list_images(source).fingerprint for source in (folder, folder / "a")]
+    assert [PackedImages(tmp_path / "x.pack").fingerprint] * 2 == expected
+
+
+def test_strict_stops_at_the_first_damaged_image(folder: Path, tmp_path: Path) -> None:
+    for name in ("a/grün.png", "b.png"):
+        damage(folder / name)
+    listing = list_images(folder)
+    assert len(listing) == 4
+    with pytest.raises(
+        ValueError, match=r"1 image cannot be used \(strict\): not used: 1 damaged: .*grün\.png"
+    ) as caught:
+        write_pack(listing, tmp_path / "x.pack", strict=True)
+    assert "b.png" not in str(caught.value)
+
+
 def test_open_images_also_opens_folders(folder: Path) -> None:
     listing, read = open_images(folder, smallest=10)
     assert listing == list_images(folder, smallest=10)

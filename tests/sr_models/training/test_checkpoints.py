@@ -125,10 +125,11 @@ def situation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, int
 
 
 def go_on(folder: Path) -> None:
-    """What a process does that goes on with a run, until its next checkpoint."""
+    """What a process does that goes on with a run, until it has replaced both checkpoints."""
     checkpoints = Checkpoints(folder)
     checkpoints.newest()
-    checkpoints.write(content(3))
+    for step in (3, 4):
+        checkpoints.write(content(step))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -137,7 +138,7 @@ def test_an_intact_checkpoint_is_left_by_a_fault_at_any_call(situation: tuple[Pa
     folder = before.with_name("folder")
     shutil.copytree(before, folder)
     calls = count_calls(folder, lambda: go_on(folder))
-    assert calls > 8  # the content goes out in pieces, and a fault falls into each of them
+    assert calls > 16  # the content goes out in pieces, and a fault falls into each of them
     codes, steps = [], []
     for number in range(calls + 1):
         shutil.rmtree(folder)
@@ -150,11 +151,11 @@ def test_an_intact_checkpoint_is_left_by_a_fault_at_any_call(situation: tuple[Pa
         remove_leftovers(folder)
         checkpoints = Checkpoints(folder)
         checkpoints.newest()
-        checkpoints.write(content(4))
-        assert step_of(Checkpoints(folder).newest()) == 4
+        checkpoints.write(content(5))
+        assert step_of(Checkpoints(folder).newest()) == 5
         assert set(os.listdir(folder)) <= {"last.ckpt", "previous.ckpt"}
-    # before the last rename it is an old one, afterwards the new one
-    assert set(steps) == {readable, 3}
+    # until the last rename it is the one before, afterwards the new one
+    assert set(steps) == {readable, 3, 4}
     assert steps == sorted(steps)
     assert codes == [KILLED if fault in ("kill", "power") else FAILED] * calls + [0]
 

@@ -57,7 +57,7 @@ def test_two_processes_train_as_one_does(
     # Adam's first steps turn a gradient's sign into a whole step, so that rounding moves weights by up to lr a step
     run = config(**RUN, **changes, lr=1e-5, encoder_lr=1e-5)
     train_model(run, tmp_path / "one", accelerator="cpu")
-    start(run, tmp_path / "two", 2, strategy=strategy, devices=2)
+    start(run, tmp_path / "two", 2, strategy=strategy)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
     one, two = (load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))
     for name, tensor in one.items():
@@ -75,7 +75,7 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
 
     with pytest.raises(InterruptedError):
         train_model(run, tmp_path / "more", accelerator="cpu", callbacks=[stop])
-    start(run, tmp_path / "more", 2, strategy="fsdp", devices=2)
+    start(run, tmp_path / "more", 2, strategy="fsdp")
     last = Checkpoints(tmp_path / "more" / "checkpoints").newest()
     assert last["step"] == 8
     assert losses(tmp_path / "more")[-1] == pytest.approx(losses(tmp_path / "one")[-1], rel=2e-4)
@@ -88,5 +88,5 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
 
 def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="batch_size"):
-        start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2, devices=2)
+        start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2)
     assert not (tmp_path / "run").exists()

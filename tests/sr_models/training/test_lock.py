@@ -105,6 +105,23 @@ def test_of_many_at_the_same_instant_one_has_it(tmp_path: Path) -> None:
         os.close(reading)
 
 
+def test_a_file_that_its_holder_removes_in_between_is_not_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def flock_a_moment_later(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (tmp_path / ".lock").unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_a_moment_later)
+    lock = FolderLock(tmp_path)
+    assert exit_code(child(lambda: FolderLock(tmp_path))) == 5
+    lock.release()
+    assert os.listdir(tmp_path) == []
+
+
 def test_taking_and_releasing_in_turn_never_lets_two_in(tmp_path: Path) -> None:
     # a released lock's file is removed: whoever has opened the old file must not take it for the lock
     (tmp_path / "folder").mkdir()

@@ -10,6 +10,7 @@ import torch
 
 import sr_models
 from sr_models.training.config import TrainingConfig
+from sr_models.training.run import train_model
 from sr_models.training.summary import closing, opening
 
 MakeConfig = Callable[..., TrainingConfig]
@@ -79,3 +80,16 @@ def test_closing_without_validation_and_skipped_steps() -> None:
     first, second, _ = closing(Path("run"), steps=5, seconds=1.2)
     assert first == "5 steps in 1 s"
     assert second == "curves: tensorboard --logdir run/logs"
+
+
+def test_a_run_begins_with_its_description_and_ends_with_its_results(
+    config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_model(config(), tmp_path, accelerator="cpu")
+    lines = capsys.readouterr().err.splitlines()
+    beginnings = ["srflow-da 4x, ", "cpu, ", "1 image in ", "validation: 4 crops of 1 image in ", "8 steps of 2 crops"]
+    beginnings += ["pretraining: step 2 of 2", "training: step 8 of 8"]
+    beginnings += ["8 steps in ", "best val_nll ", "curves: ", "samples: "]
+    assert len(lines) == len(beginnings), lines
+    for line, beginning in zip(lines, beginnings, strict=True):
+        assert line.startswith(beginning), line

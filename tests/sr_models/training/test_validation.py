@@ -12,7 +12,8 @@ from torch import Tensor
 
 import invflow
 import sr_models
-from sr_models.evaluation.evaluate import evaluate_model, mean_scores
+from sr_models.evaluation.evaluate import evaluate_model
+from sr_models.evaluation.scores import mean_scores
 from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.noise import clean_condition
 from sr_models.io.images import to_tensor, to_uint8, write_image
