@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from sr_models.training.objective import Objective, Phase
 
 __all__ = [
     "Strategy",
+    "any_error",
     "collected",
     "distribute",
     "first_decides",
@@ -31,6 +34,9 @@ __all__ = [
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
+
+#: Environment variable with the number of the process that started the others of this machine.
+_STARTER = "SR_MODELS_STARTER"
 
 
 def start_processes(accelerator: str, devices: int | list[int] | str, strategy: Strategy) -> Fabric:
@@ -49,6 +55,7 @@ def start_processes(accelerator: str, devices: int | list[int] | str, strategy: 
         raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
     for name in ("rank_zero", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
+    _end_with_starter()
     machines = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -145,7 +152,8 @@ def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:
 def first_decides(fabric: Fabric, function: Callable[[], T]) -> T:
     """Call a function in the first process; every process gets its result.
 
-    An exception goes on in the first process and ends the others, which would wait for ever.
+    An exception goes on in the first process and ends the others, which would wait for ever. They end without an error
+    of their own: Fabric kills the first process, perhaps before it has told the user, as soon as another one fails.
     """
     outcome: tuple[T | None, bool] = (None, False)
     if fabric.global_rank == 0:
@@ -156,5 +164,35 @@ def first_decides(fabric: Fabric, function: Callable[[], T]) -> T:
     else:
         outcome = fabric.broadcast(outcome)
         if not outcome[1]:
-            raise SystemExit(2)
+            raise SystemExit(0)
     return cast(T, outcome[0])
+
+
+def any_error(error: Exception | None, fabric: Fabric) -> Exception | None:
+    """Return this process's error or, without one, that of another process, if there is any.
+
+    Every process must take part.
+    """
+    if not largest(int(error is not None), fabric) or fabric.world_size == 1:
+        return error
+    found: list[str | None] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(found, None if error is None else str(error))
+    rank, message = next((rank, message) for rank, message in enumerate(found) if message is not None)
+    return error or ValueError(f"process {rank}: {message}")
+
+
+def _end_with_starter() -> None:
+    """Let a process that Fabric started end soon after the process that started it, in whatever way that one ended.
+
+    It might wait half an hour for a process that does not live any more, and hold a GPU.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[_STARTER] = str(os.getpid())
+    elif _STARTER in os.environ:
+        threading.Thread(target=_watch, args=(int(os.environ[_STARTER]),), daemon=True).start()
+
+
+def _watch(starter: int) -> None:
+    while os.getppid() == starter:
+        time.sleep(0.5)
+    os._exit(1)

@@ -30,6 +30,7 @@ from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import (
     Strategy,
+    any_error,
     collected,
     distribute,
     first_decides,
@@ -94,6 +95,7 @@ class Loop:
         self.callbacks = callbacks
         self.leader = leader
         self.failing = 0
+        self.saved: int | None = None
         self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
         self.has_flow = config.encoder_steps < config.recipe.steps
 
@@ -123,8 +125,9 @@ class Loop:
     def _train(self, phase: Phase, content: Content) -> Content:
         self._restore(phase, content)
         content.clear()
+        batches = self._batches(phase)
         try:
-            for batch in self._batches(phase):
+            while batch := self._next(batches):
                 self._validate()
                 self._train_step(phase, batch)
         except (FloatingPointError, Stopped):
@@ -201,9 +204,27 @@ class Loop:
         while batch := [{**part, "crops": crops} for crops, part in islice(numbered, parts)]:
             yield batch
 
+    def _next(self, batches: Iterator[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
+        """Return the next batch, if there is one. Every process must take part.
+
+        Images that one process cannot read end all of them after a checkpoint, so that none waits for it.
+        """
+        batch, error = None, None
+        try:
+            batch = next(batches, None)
+            for part in batch or ():
+                self.failures.add(part["failed"])
+        except Exception as caught:
+            error = caught
+        if (found := any_error(error, self.fabric)) is not None:
+            if self.fabric.world_size > 1:
+                self._save_together()
+            if self.fabric.global_rank:
+                raise SystemExit(0)  # the first process tells the user
+            raise found
+        return batch
+
     def _train_step(self, phase: Phase, batch: list[dict[str, Any]]) -> None:
-        for part in batch:
-            self.failures.add(part["failed"])
         for group, rate in zip(self.optimizer.param_groups, self.config.learning_rates(self.step), strict=True):
             group["lr"] = rate
         loss = mean(self._backward(phase, batch), self.fabric)
@@ -281,7 +302,7 @@ class Loop:
         for callback in self.callbacks:
             callback(self.step, self.objective)
         if signal := largest(self.signals.received or 0, self.fabric):
-            self._save()
+            self._save_together()
             raise Stopped(signal, self.step, self.output)
 
     def _say(self, line: str) -> None:
@@ -297,6 +318,12 @@ class Loop:
         if self.leader or self.strategy == "fsdp":
             self.write(self._content())
 
+    def _save_together(self) -> None:
+        """Write a checkpoint before the processes end: the end of one may end all, also while the first one writes."""
+        self._save()
+        self.saved = self.step
+        self.fabric.barrier()
+
     def write(self, content: Content) -> None:
         """Write a checkpoint."""
         if self.leader:
@@ -305,7 +332,7 @@ class Loop:
     def _rescue(self) -> None:
         """Write a checkpoint after an exception, if the state is that between two steps."""
         # other processes may not have failed, so nothing that needs them can be done
-        if not self.whole or (self.strategy == "fsdp" and self.fabric.world_size > 1):
+        if not self.whole or self.saved == self.step or (self.strategy == "fsdp" and self.fabric.world_size > 1):
             return
         try:
             self._save()

@@ -26,7 +26,7 @@ from sr_models.training.loop import Leader, Loop
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
 from sr_models.training.state import Content, begin, model_of
-from sr_models.training.stopping import StopSignals
+from sr_models.training.stopping import Stopped, StopSignals
 from sr_models.training.summary import closing, opening
 from sr_models.training.validation import Validation
 
@@ -107,7 +107,7 @@ def train_model(
                 callbacks=callbacks,
                 leader=leader,
             )
-            content = loop.run(content)
+            content = _run(loop, content)
             first_decides(fabric, lambda: loop.check_final(content))
             loop.write(content)
             content["best"] = loop.score(content)
@@ -127,6 +127,16 @@ def train_model(
                 leader.monitor.say(line)
     fabric.barrier()  # no process sees a run as finished before it is
     return output / "model.safetensors"
+
+
+def _run(loop: Loop, content: Content) -> Content:
+    try:
+        return loop.run(content)
+    except (FloatingPointError, Stopped):
+        if loop.leader is None:
+            # all processes end together, and the first one says why; Fabric would kill it for an error in another
+            raise SystemExit(0) from None
+        raise
 
 
 def _lead(

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +124,60 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
     assert len(record["paths"]) > 2
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def end_early(how: str, config: TrainingConfig, output: Path) -> subprocess.CompletedProcess[str]:
+    """Train in two processes that Fabric starts, and end them in one of the ways of ``_ending.py``."""
+    arguments = json.dumps({"config": dataclasses.asdict(config), "output": str(output)})
+    script = str(Path(__file__).with_name("_ending.py"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, script, how, arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_no_process_ends_before_the_checkpoint_is_written(config: MakeConfig, tmp_path: Path) -> None:
+    ended = end_early("stop", config(batch_size=4, save_every=100), tmp_path / "run")
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stderr.count("stopped at step 3") == 1
+    assert Checkpoints(tmp_path / "run" / "checkpoints").newest()["step"] == 3
+
+
+@pytest.mark.slow
+def test_images_that_one_process_cannot_read_end_all_after_a_checkpoint(config: MakeConfig, tmp_path: Path) -> None:
+    ended = end_early("damage", config(batch_size=4, save_every=100, strict=True), tmp_path / "run")
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.strip().endswith("sr-models: error: process 1: image b.png: is damaged (strict)")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").newest()["step"] == 3
+
+
+_STARTER = """
+import os, subprocess, sys, time
+code = "from sr_models.training.distribution import start_processes; start_processes('cpu', 2, 'ddp')"
+child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "SR_MODELS_STARTER": str(os.getpid())})
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_started_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    connection = {
+        "LOCAL_RANK": "1",
+        "NODE_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "9",
+    }
+    environment = {**os.environ, **connection, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", _STARTER], env=environment, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        assert starter.stdout is not None
+        child = int(starter.stdout.readline())
+        starter.kill()
+    end = time.monotonic() + 60
+    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    alive = Path(f"/proc/{child}/stat").exists()
+    if alive:
+        os.kill(child, signal.SIGKILL)
+    assert not alive
