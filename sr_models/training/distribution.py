@@ -18,7 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sr_models.training.objective import Objective, Phase
 
-__all__ = ["Strategy", "distribute", "first_decides", "largest", "last_part_only", "mean", "start_processes"]
+__all__ = [
+    "Strategy",
+    "collected",
+    "distribute",
+    "first_decides",
+    "largest",
+    "last_part_only",
+    "mean",
+    "start_processes",
+]
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 T = TypeVar("T")
@@ -116,6 +125,15 @@ def largest(value: int, fabric: Fabric) -> int:
     if fabric.world_size == 1:
         return value
     return int(_reduced(torch.tensor(value, device=fabric.device), fabric, "max"))
+
+
+def collected(values: list[str], fabric: Fabric) -> list[str]:
+    """Return the values of all processes."""
+    if fabric.world_size == 1:
+        return values
+    everyone: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(everyone, values)
+    return [value for each in everyone for value in each]
 
 
 def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:
