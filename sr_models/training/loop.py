@@ -274,7 +274,7 @@ class Loop:
 
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
-            rate = self.optimizer.param_groups[int(phase.flow)]["lr"]
+            rate = self.optimizer.param_groups[0]["lr"]  # the encoder has the flow's once that learns
             self.leader.monitor.step(
                 self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped
             )

@@ -23,6 +23,7 @@ from sr_models.training import loop
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.loop import better
+from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
 
@@ -73,9 +74,35 @@ def test_the_rates_are_those_of_the_settings(
         rates.append(tuple(group["lr"] for group in optimizer.param_groups))
         step(optimizer, *arguments)
 
+    shown = []
+
+    def show(monitor: Monitor, number: int, losses: object, *, lr: float, **_: object) -> None:
+        shown.append(lr)
+
     monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    monkeypatch.setattr(Monitor, "step", show)
     train_model(run, tmp_path, accelerator="cpu")
+    assert shown == [run.learning_rates(step)[step >= 3] for step in range(12)]
     assert rates == [run.learning_rates(step) for step in range(12)]
+
+
+def test_every_phase_is_compiled_if_the_settings_say_so(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Objective] = []
+    monkeypatch.setattr(Objective, "compile", lambda objective: compiled.append(objective))
+    found: list[Objective] = []
+
+    def look(step: int, objective: Objective) -> None:
+        if objective not in found:
+            found.append(objective)
+
+    for wanted in (False, True):
+        run = config(compile=wanted, steps=4, encoder_steps=1, encoder_frozen=0.5, val_images=None)
+        found.clear()
+        train_model(run, tmp_path / str(wanted), accelerator="cpu", callbacks=[look])
+        assert len(found) == 3
+        assert compiled == (found if wanted else [])
 
 
 def test_noise_conditional_training(config: MakeConfig, tmp_path: Path) -> None:
