@@ -143,7 +143,7 @@ class Loop:
         self.objective = Objective(model.to(self.fabric.device), self.config)
         self.objective.prepare(phase)
         if self.config.compile:
-            self.objective.compile()
+            self.objective.compile_losses()
         self.module = distribute(self.objective, phase, self.fabric, self.strategy)
         self.optimizer = torch.optim.Adam(
             [{"params": list(model.encoder.parameters())}, {"params": list(model.levels.parameters())}]

@@ -90,7 +90,7 @@ def test_every_phase_is_compiled_if_the_settings_say_so(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[Objective] = []
-    monkeypatch.setattr(Objective, "compile", lambda objective: compiled.append(objective))
+    monkeypatch.setattr(Objective, "compile_losses", lambda objective: compiled.append(objective))
     found: list[Objective] = []
 
     def look(step: int, objective: Objective) -> None:
