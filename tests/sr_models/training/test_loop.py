@@ -37,6 +37,8 @@ def test_likelihood_of_the_training_picture_rises(config: MakeConfig, tmp_path: 
     assert curve.val_nll[-1][0] == 60
     assert curve.val_nll[-1][1] < curve.val_nll[0][1] - 0.1
     assert curve.l1[0][0] < 5
+    # the last score is in the checkpoint as well
+    assert Checkpoints(tmp_path / "checkpoints").newest()["best"]["step"] == 60
 
 
 def test_networks_in_bfloat16_learn_as_in_float32(config: MakeConfig, tmp_path: Path) -> None:
@@ -256,6 +258,22 @@ def test_a_scale_of_gradients_that_is_too_large_is_no_failure(config: MakeConfig
     assert not (tmp_path / "skipped.jsonl").exists()
 
 
+def test_the_scale_of_gradients_is_restored(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(step: int, objective: Objective) -> None:
+        if step == 4:
+            raise InterruptedError
+
+    scaler, run = torch.amp.GradScaler, config(precision="fp16", val_images=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda *given, **more: scaler(*given, init_scale=4.0, **more))
+        with pytest.raises(InterruptedError):
+            train_model(run, tmp_path, accelerator="cpu", callbacks=[stop])
+    train_model(run, tmp_path, accelerator="cpu")
+    assert Checkpoints(tmp_path / "checkpoints").newest()["scaler"]["scale"] == 4.0
+
+
 def test_losses_that_are_not_finite_are_failures_at_any_scale(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,13 +356,19 @@ def test_the_advice_on_an_encoder_that_ends_badly(
 ) -> None:
     forward = Objective.forward
 
+    last = []
+
     def spoil(objective: Objective, *arguments: object) -> Tensor:
-        return forward(objective, *arguments) * (1.0 if torch.is_grad_enabled() else math.nan)
+        if torch.is_grad_enabled():
+            return forward(objective, *arguments)
+        last.append(list(arguments[2]))
+        return forward(objective, *arguments) * math.nan
 
     monkeypatch.setattr(Objective, "forward", spoil)
     run = config(steps=2, encoder_steps=2, val_images=None)
     with pytest.raises(FloatingPointError, match=r"the last weights is not finite; lower encoder_lr \(0.0002\)"):
         train_model(run, tmp_path, accelerator="cpu")
+    assert last == [[2, 3]]
 
 
 @pytest.mark.parametrize(
