@@ -146,7 +146,7 @@ class Loop:
         self.objective = Objective(model.to(self.fabric.device), self.config)
         self.objective.prepare(phase)
         if self.config.compile:
-            self.objective.compile()
+            self.objective.compile_losses()
         self.module = distribute(self.objective, phase, self.fabric, self.strategy)
         self.optimizer = torch.optim.Adam(
             [{"params": list(model.encoder.parameters())}, {"params": list(model.levels.parameters())}]
@@ -295,7 +295,7 @@ class Loop:
 
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
-            rate = self.optimizer.param_groups[int(phase.flow)]["lr"]
+            rate = self.optimizer.param_groups[0]["lr"]  # the encoder has the flow's once that learns
             self.leader.monitor.step(
                 self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped
             )

@@ -63,6 +63,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self._l1, self._bits = _l1, _bits
+
+    def compile_losses(self) -> None:
+        """Compile what the model computes, but not the noise: its streams are plain Python, new at every step."""
+        self._l1, self._bits = torch.compile(_l1), torch.compile(_bits)
 
     def prepare(self, phase: Phase) -> None:
         """Let only the parameters of a phase learn."""
@@ -80,15 +85,23 @@ class Objective(nn.Module):
         """
         with self._autocast(hr.device.type):
             if loss == "l1":
-                return (self.model.encoder.image(lr) - hr).abs().mean()
+                return self._l1(self.model, hr, lr)
             # every crop has a stream of its own, so that its noise does not depend on how batches are divided
             streams = [random_stream(self.config.seed, "noise", crop) for crop in crops]
             pair = noisy_pair(self.model, hr, lr, self.config.recipe.noise_std, streams)
-            return self.model.encode(*pair).bits_per_dim.mean()
+            return self._bits(self.model, *pair)
 
     def _autocast(self, device: str) -> AbstractContextManager[object]:
         dtype = _DTYPES.get(self.config.precision)
         return nullcontext() if dtype is None else torch.autocast(device, dtype)
+
+
+def _l1(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> Tensor:
+    return (model.encoder.image(lr) - hr).abs().mean()
+
+
+def _bits(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Tensor:
+    return model.encode(hr, lr, noise).bits_per_dim.mean()
 
 
 def advice(config: TrainingConfig, model: SuperResolutionFlow, hr: Tensor, step: int) -> str:

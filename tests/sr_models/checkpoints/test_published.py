@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -33,7 +34,12 @@ NETWORKS = available(
 )
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+def but_for(slow: Callable[[str], bool]) -> list[object]:
+    """The networks as parameters, some of which are left to make test-slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if slow(name) else name for name in NETWORKS]
+
+
+@pytest.fixture(scope="module", params=but_for(lambda name: name == "ncsr_8_full"))
 def golden(request: pytest.FixtureRequest) -> Golden:
     return load_golden(request.param)
 
@@ -217,6 +223,7 @@ def gradients(golden: Golden, model: sr_models.SuperResolutionFlow, run: str) ->
     return found
 
 
+@pytest.mark.parametrize("golden", but_for(lambda name: name.endswith("_full")), indirect=True)
 def test_gradients(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:
     """Float64 gives the published gradients; float32 errs at most twice as much as plain PyTorch, between equal kinks.
 

@@ -100,6 +100,7 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="batch_size"):
         start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2)

@@ -23,6 +23,7 @@ from sr_models.training import loop
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.loop import better
+from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
 
@@ -36,6 +37,8 @@ def test_likelihood_of_the_training_picture_rises(config: MakeConfig, tmp_path: 
     assert curve.val_nll[-1][0] == 60
     assert curve.val_nll[-1][1] < curve.val_nll[0][1] - 0.1
     assert curve.l1[0][0] < 5
+    # the last score is in the checkpoint as well
+    assert Checkpoints(tmp_path / "checkpoints").newest()["best"]["step"] == 60
 
 
 def test_networks_in_bfloat16_learn_as_in_float32(config: MakeConfig, tmp_path: Path) -> None:
@@ -73,9 +76,35 @@ def test_the_rates_are_those_of_the_settings(
         rates.append(tuple(group["lr"] for group in optimizer.param_groups))
         step(optimizer, *arguments)
 
+    shown = []
+
+    def show(monitor: Monitor, number: int, losses: object, *, lr: float, **_: object) -> None:
+        shown.append(lr)
+
     monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    monkeypatch.setattr(Monitor, "step", show)
     train_model(run, tmp_path, accelerator="cpu")
+    assert shown == [run.learning_rates(step)[step >= 3] for step in range(12)]
     assert rates == [run.learning_rates(step) for step in range(12)]
+
+
+def test_every_phase_is_compiled_if_the_settings_say_so(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Objective] = []
+    monkeypatch.setattr(Objective, "compile_losses", lambda objective: compiled.append(objective))
+    found: list[Objective] = []
+
+    def look(step: int, objective: Objective) -> None:
+        if objective not in found:
+            found.append(objective)
+
+    for wanted in (False, True):
+        run = config(compile=wanted, steps=4, encoder_steps=1, encoder_frozen=0.5, val_images=None)
+        found.clear()
+        train_model(run, tmp_path / str(wanted), accelerator="cpu", callbacks=[look])
+        assert len(found) == 3
+        assert compiled == (found if wanted else [])
 
 
 def test_noise_conditional_training(config: MakeConfig, tmp_path: Path) -> None:
@@ -229,6 +258,22 @@ def test_a_scale_of_gradients_that_is_too_large_is_no_failure(config: MakeConfig
     assert not (tmp_path / "skipped.jsonl").exists()
 
 
+def test_the_scale_of_gradients_is_restored(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(step: int, objective: Objective) -> None:
+        if step == 4:
+            raise InterruptedError
+
+    scaler, run = torch.amp.GradScaler, config(precision="fp16", val_images=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda *given, **more: scaler(*given, init_scale=4.0, **more))
+        with pytest.raises(InterruptedError):
+            train_model(run, tmp_path, accelerator="cpu", callbacks=[stop])
+    train_model(run, tmp_path, accelerator="cpu")
+    assert Checkpoints(tmp_path / "checkpoints").newest()["scaler"]["scale"] == 4.0
+
+
 def test_losses_that_are_not_finite_are_failures_at_any_scale(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,13 +356,19 @@ def test_the_advice_on_an_encoder_that_ends_badly(
 ) -> None:
     forward = Objective.forward
 
+    last = []
+
     def spoil(objective: Objective, *arguments: object) -> Tensor:
-        return forward(objective, *arguments) * (1.0 if torch.is_grad_enabled() else math.nan)
+        if torch.is_grad_enabled():
+            return forward(objective, *arguments)
+        last.append(list(arguments[2]))
+        return forward(objective, *arguments) * math.nan
 
     monkeypatch.setattr(Objective, "forward", spoil)
     run = config(steps=2, encoder_steps=2, val_images=None)
     with pytest.raises(FloatingPointError, match=r"the last weights is not finite; lower encoder_lr \(0.0002\)"):
         train_model(run, tmp_path, accelerator="cpu")
+    assert last == [[2, 3]]
 
 
 @pytest.mark.parametrize(

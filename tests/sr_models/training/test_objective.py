@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -117,6 +118,23 @@ def test_networks_in_half_precision_hardly_change_the_likelihood(config: MakeCon
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(exact.item(), rel=0.01, abs=0.02)
     assert half.item() != exact.item()
+
+
+def test_a_compiled_loss_is_compiled_once(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    run = config()
+    model = model_of(run)
+    plain, compiled = Objective(model, run), Objective(model, run)
+    compiled.compile_losses()
+    hr, lr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    for loss in ("l1", "nll"):
+        for step in range(4):
+            # of the first step: the second one would compile anew
+            with torch._dynamo.config.patch(error_on_recompile=step > 0):
+                found = compiled(hr, lr, range(2 * step, 2 * step + 2), loss)
+            found.backward()
+            expected = plain(hr, lr, range(2 * step, 2 * step + 2), loss)
+            assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class TestAdvice:
