@@ -161,6 +161,23 @@ def test_the_best_weights_are_kept(config: MakeConfig, tmp_path: Path, monkeypat
     assert best == {"figure": "val_nll", "value": 1.0, "step": 2}
 
 
+def test_an_image_of_the_encoder_alone_is_never_the_best(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sr_models.training import validation
+
+    def score(*_: object, encoder_only: bool, **__: object) -> object:
+        return validation.Scores({"val_psnr": 40.0 if encoder_only else 20.0}, torch.zeros(3, 4, 4), ("truth",))
+
+    monkeypatch.setattr(validation.Validation, "__call__", score)
+    for steps in (8, 4):  # the second run trains the encoder only
+        run = config(val_every=2, steps=steps, encoder_steps=4, best="val_psnr")
+        train_model(run, tmp_path / str(steps), accelerator="cpu")
+    first, second = (Checkpoints(tmp_path / name / "checkpoints").newest()["best"] for name in ("8", "4"))
+    assert first == {"figure": "val_psnr", "value": 20.0, "step": 4}
+    assert second == {"figure": "val_psnr", "value": 40.0, "step": 2}
+
+
 def test_the_file_holds_the_averaged_weights(config: MakeConfig, tmp_path: Path) -> None:
     trained = {}
 
