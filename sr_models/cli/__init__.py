@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 from sr_models.cli._errors import end_progress_bars, users_error
+from sr_models.cli._streams import lenient_stderr
 from sr_models.openmp import bind_threads
 from sr_models.training.stopping import Stopped
 
@@ -25,7 +26,8 @@ COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Bad input, or a package that is not installed, ends in one line on standard error.
+    Bad input, or a package that is not installed, ends in one line on standard error. One that cannot be written to
+    ends nothing.
 
     Args:
         arguments: the command and its options; ``None``: those of the process.
@@ -39,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         bind_threads()
-    command, *options = (sys.argv[1:] if arguments is None else arguments) or ("",)
+    with lenient_stderr():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    command, *options = arguments or ("",)
     try:
         if command in ("-h", "--help"):
             print(_overview())

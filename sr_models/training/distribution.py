@@ -53,6 +53,8 @@ def start_processes(accelerator: str, devices: int | list[int] | str, strategy: 
     """
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
+    if isinstance(devices, int) and devices < 1:
+        raise ValueError(f"devices must be at least 1, or auto, got {devices}")
     for name in ("rank_zero", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
     _end_with_starter()
@@ -72,7 +74,7 @@ def start_processes(accelerator: str, devices: int | list[int] | str, strategy: 
             strategy="auto" if strategy == "auto" else "ddp",
         )
         fabric.launch()
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"accelerator {accelerator!r} with devices {devices!r} cannot be used: {reason}") from error
     return fabric

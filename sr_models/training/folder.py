@@ -21,7 +21,7 @@ from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.lock import FolderLock
 
-__all__ = ["RESUME", "RunFolder"]
+__all__ = ["RESUME", "RunFolder", "absolute"]
 
 #: Values of ``resume``.
 RESUME = ("auto", "never", "other_data")
@@ -75,7 +75,7 @@ class RunFolder:
     ) -> None:
         if resume not in RESUME:
             raise ValueError(f"resume must be one of {', '.join(map(repr, RESUME))}, got {resume!r}")
-        self.path = _absolute(output)
+        self.path = absolute(output)
         self._record_path = self.path / "training.json"
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.notes = self.checkpoints.notes
@@ -253,7 +253,14 @@ class RunFolder:
                 folder.rmdir()
 
 
-def _absolute(output: str | os.PathLike[str]) -> Path:
+def absolute(output: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder; ``~`` is the home folder.
+
+    Raises:
+        ValueError: no name, or the home folder of a user who does not exist.
+    """
+    if not os.fspath(output):
+        raise ValueError("output must be the name of a folder, got an empty one")
     expanded = os.path.expanduser(output)
     if expanded.startswith("~"):
         raise ValueError(f"output {os.fspath(output)} begins with an unknown user; write ./{expanded} for such a name")
@@ -284,7 +291,7 @@ def _same(name: str, former: Any, given: Any) -> bool:
     if former == given or not (isinstance(former, str) and isinstance(given, str)):
         return former == given
     paths = name in _DATA_PATHS | _WEIGHT_FILES
-    return paths and _absolute(former).resolve() == _absolute(given).resolve()
+    return paths and absolute(former).resolve() == absolute(given).resolve()
 
 
 def _listed(changes: Mapping[str, list[Any]], names: list[str]) -> str:

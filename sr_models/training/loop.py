@@ -366,7 +366,8 @@ class Loop:
             model = model_of(content, average=True).to(self.fabric.device)
             scores = self.leader.validation(model, self.fabric.device, encoder_only=encoder_only)
             self.leader.monitor.scores(content["step"], scores)
-            best = better(best, self.config.best_figure, scores.figures, content["step"])
+            if not encoder_only or not self.has_flow:  # an encoder's image is no sample of a flow, often much nearer
+                best = better(best, self.config.best_figure, scores.figures, content["step"])
             if best is not content["best"]:
                 check_finite(model.state_dict(), f"the best weights, after step {content['step']}")
                 save_model(model.cpu(), self.output / "best.safetensors")

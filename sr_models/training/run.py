@@ -21,7 +21,7 @@ from sr_models.registry import create
 from sr_models.training.check import check_crop
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import Strategy, first_decides, start_processes
-from sr_models.training.folder import RunFolder
+from sr_models.training.folder import RunFolder, absolute
 from sr_models.training.loop import Leader, Loop
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
@@ -71,7 +71,9 @@ def train_model(
         FloatingPointError: likelihoods or gradients that are not finite for too many steps in a row.
         Stopped: a signal ended the run after its state was written.
     """
-    output, recipe = Path(os.path.abspath(os.path.expanduser(output))), config.recipe
+    output, recipe = absolute(output), config.recipe
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
     check_crop(config)
     data = RandomCrops(
         config.images,
@@ -108,7 +110,13 @@ def train_model(
                 leader=leader,
             )
             content = _run(loop, content)
-            first_decides(fabric, lambda: loop.check_final(content))
+            try:
+                first_decides(fabric, lambda: loop.check_final(content))
+            except FloatingPointError:
+                raise
+            except BaseException:
+                loop.write(content)  # images that have gone, or an impatient user, say nothing against the weights
+                raise
             loop.write(content)
             content["best"] = loop.score(content)
             loop.write(content)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.fabric.utilities import rank_zero_only
 
+from sr_models.checkpoints.runs import weights_of_run
 from sr_models.registry import config_of
 from sr_models.training.check import RunCheck
 from sr_models.training.config import TrainingConfig
@@ -71,7 +72,7 @@ def train_stages(stages: Sequence[Stage], output: str | os.PathLike[str], **plac
     """Train stage after stage, or go on with the stage that was interrupted.
 
     The runs lie in ``OUTPUT/1-NAME``, ``OUTPUT/2-NAME``, ... Each begins with the former's ``model.safetensors``. A
-    stage that has one itself is finished, and is not run again.
+    stage that has one itself is finished, and is not run again. The last one goes on if it has more steps than before.
 
     Args:
         stages: of :func:`plan_stages`.
@@ -86,7 +87,10 @@ def train_stages(stages: Sequence[Stage], output: str | os.PathLike[str], **plac
             then. Besides, what :func:`sr_models.train_model` raises.
     """
     runs = stage_runs(stages, output)
+    *_, last = runs
     finished = [placement.get("resume") != "never" and (folder / _MODEL).exists() for folder in runs]
+    if finished[-1]:
+        finished[-1] = _has_ended(last, runs[last])
     for (folder, config), done in zip(runs.items(), finished, strict=True):
         # all of them before the first one takes its time
         if done:
@@ -100,7 +104,7 @@ def train_stages(stages: Sequence[Stage], output: str | os.PathLike[str], **plac
         else:
             say(f"stage {folder.name}")
             train_model(config, folder, **placement)
-    return folder / _MODEL
+    return last / _MODEL
 
 
 def stage_runs(stages: Sequence[Stage], output: str | os.PathLike[str]) -> dict[Path, TrainingConfig]:
@@ -135,22 +139,32 @@ def _architecture(config: TrainingConfig) -> tuple[str, Any]:
     return config.model, config_of(config.model, scale=config.scale, preset=config.preset, **config.overrides)
 
 
+def _has_ended(folder: Path, config: TrainingConfig) -> bool:
+    """Tell whether a run that once was finished is so still: not if it goes on, or is to go on, with more steps."""
+    newest = weights_of_run(folder) or []
+    return newest[:1] == [folder / _MODEL] and _former_settings(folder).get("steps") == config.recipe.steps
+
+
 def _check_finished(folder: Path, config: TrainingConfig) -> None:
-    """Refuse to take a finished run for one with other settings. What a run may change does not matter any more."""
-    record = folder / "training.json"
-    try:
-        former = json.loads(record.read_bytes())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{record} does not say how the finished stage was trained; choose another output") from error
+    """Refuse to take a finished run for one with other settings. Of what a run may change, only its steps matter."""
+    former = _former_settings(folder)
     free = {entry.name for entry in fields(TrainingConfig) if entry.metadata.get("resume") == "free"}
     # through JSON, as what is stored
     given = json.loads(json.dumps(config.settings()))
     changes = [
         f"{name} was {former.get(name)!r}, now {value!r}"
         for name, value in given.items()
-        if name not in free and name not in _ORIGINS and former.get(name, value) != value
+        if name not in free - {"steps"} and name not in _ORIGINS and former.get(name, value) != value
     ]
     if changes:
         raise ValueError(
             f"the stage in {folder} is finished and had other settings ({', '.join(changes)}); choose another output"
         )
+
+
+def _former_settings(folder: Path) -> dict[str, Any]:
+    record = folder / "training.json"
+    try:
+        return dict(json.loads(record.read_bytes())["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} does not say how the finished stage was trained; choose another output") from error

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import sr_models
 from sr_models.checkpoints.convert import convert_published
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
+from sr_models.data.crops import RandomCrops
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
@@ -161,6 +163,57 @@ def test_the_best_weights_are_kept(config: MakeConfig, tmp_path: Path, monkeypat
     assert_equal(seen[-1], weights(path))
     best = Checkpoints(tmp_path / "checkpoints").newest()["best"]
     assert best == {"figure": "val_nll", "value": 1.0, "step": 2}
+
+
+def test_images_that_are_gone_at_the_end_cost_no_work(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: RandomCrops, index: int) -> object:
+        raise FileNotFoundError("the images are gone")
+
+    def take_away(step: int, objective: object) -> None:
+        if step == 8:  # no step needs a crop any more, but the check of the last weights does
+            monkeypatch.setattr(RandomCrops, "__getitem__", gone)
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        train_model(config(save_every=100), tmp_path, accelerator="cpu", callbacks=[take_away])
+    assert Checkpoints(tmp_path / "checkpoints").newest()["step"] == 8
+
+
+@pytest.mark.parametrize(
+    ("output", "placement", "message"),
+    [
+        ("", {}, "output must be the name of a folder, got an empty one"),
+        ("~nosuchuser/run", {}, "output ~nosuchuser/run begins with an unknown user"),
+        ("run", {"workers": -1}, "workers must be at least 0, got -1"),
+        ("run", {"devices": -1}, "devices must be at least 1, or auto, got -1"),
+        ("run", {"devices": [0]}, r"accelerator 'cpu' with devices \[0\] cannot be used"),
+    ],
+)
+def test_mistakes_leave_no_trace(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, placement: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        train_model(config(), output, accelerator="cpu", **placement)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_of_the_encoder_alone_is_never_the_best(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sr_models.training import validation
+
+    def score(*_: object, encoder_only: bool, **__: object) -> object:
+        return validation.Scores({"val_psnr": 40.0 if encoder_only else 20.0}, torch.zeros(3, 4, 4), ("truth",))
+
+    monkeypatch.setattr(validation.Validation, "__call__", score)
+    for steps in (8, 4):  # the second run trains the encoder only
+        run = config(val_every=2, steps=steps, encoder_steps=4, best="val_psnr")
+        train_model(run, tmp_path / str(steps), accelerator="cpu")
+    first, second = (Checkpoints(tmp_path / name / "checkpoints").newest()["best"] for name in ("8", "4"))
+    assert first == {"figure": "val_psnr", "value": 20.0, "step": 4}
+    assert second == {"figure": "val_psnr", "value": 40.0, "step": 2}
 
 
 def test_the_file_holds_the_averaged_weights(config: MakeConfig, tmp_path: Path) -> None:

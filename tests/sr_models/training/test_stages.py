@@ -144,3 +144,30 @@ class TestRuns:
         other = plan_stages({**shared, "seed": 11}, [ENCODER, FLOW, TUNING])
         with pytest.raises(ValueError, match=r"1-encoder is finished and had other settings \(seed was 10, now 11\)"):
             train_stages(other, output, accelerator="cpu")
+
+    def test_more_steps(self, config: MakeConfig, tmp_path: Path) -> None:
+        given = config(encoder_steps=0)
+        shared = {name: getattr(given, name) for name in given.settings() if name != "steps"}
+        done: list[int] = []
+
+        def train(encoder_steps: int, steps: int, stop: int | None = None) -> None:
+            def note(step: int, objective: object) -> None:
+                done.append(step)
+                if step == stop:
+                    raise InterruptedError
+
+            encoder = {**ENCODER, "steps": encoder_steps, "encoder_steps": encoder_steps}
+            stages = plan_stages(shared, [encoder, {**FLOW, "steps": steps}])
+            done.clear()
+            train_stages(stages, tmp_path, accelerator="cpu", callbacks=[note])
+
+        train(3, 4)
+        with pytest.raises(InterruptedError):
+            train(3, 6, stop=5)
+        assert done == [5]
+        train(3, 6)
+        assert done == [6]
+        train(3, 6)
+        assert not done
+        with pytest.raises(ValueError, match=r"1-encoder is finished and had other settings \(steps was 3, now 5"):
+            train(5, 6)
