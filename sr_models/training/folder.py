@@ -54,7 +54,7 @@ class RunFolder:
     Attributes:
         path: the folder, absolute.
         notes: what the user should be told.
-        checkpoints: those of the run; their notes are in :attr:`notes`.
+        checkpoints: those of the run; their notes are in ``notes``.
 
     Raises:
         BlockingIOError: another process has the folder.

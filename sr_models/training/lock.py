@@ -31,7 +31,7 @@ class FolderLock:
     stands in the way. It holds across the machines of a network file system. The file says who has it.
 
     A file system without locks is noticed. There only a living process of the same machine is found, which
-    :attr:`notes` says.
+    ``notes`` says.
 
     Args:
         folder: exists.
