@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 import pydoc
 import re
+import sys
 from typing import Any, cast
 
 from docutils import nodes
@@ -104,8 +105,10 @@ def _defining_module(node: nodes.Element) -> str | None:
 
 @functools.cache
 def _object(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
     try:
-        return pydoc.locate(name)
+        # a package may delete the name of a module in it, as torch.optim does, which pydoc cannot follow
+        return pydoc.locate(name) or getattr(sys.modules.get(module), attribute, None)
     except pydoc.ErrorDuringImport:
         return None
 

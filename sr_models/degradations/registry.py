@@ -10,16 +10,17 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     # neither is needed to list what there is
     import numpy as np
     import torch
 
-    Function = Callable[[np.ndarray, int, torch.Generator], np.ndarray]
-
 __all__ = ["Degradation", "degrade", "list_degradations", "register_degradation"]
+
+#: Of (H, W, 3) uint8, the scale and a random stream; returns (H / scale, W / scale, 3) uint8.
+Function: TypeAlias = "Callable[[np.ndarray, int, torch.Generator], np.ndarray]"
 
 _BUILTIN = ("sr_models.degradations.bicubic", "sr_models.degradations.real")
 _degradations: dict[str, Degradation] = {}
