@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -125,11 +126,12 @@ class Loop:
     def _train(self, phase: Phase, content: Content) -> Content:
         self._restore(phase, content)
         content.clear()
-        batches = self._batches(phase)
         try:
-            while batch := self._next(batches):
-                self._validate()
-                self._train_step(phase, batch)
+            # closed, so that a failure leaves no workers behind
+            with closing(self._batches(phase)) as batches:
+                while batch := self._next(batches):
+                    self._validate()
+                    self._train_step(phase, batch)
         except (FloatingPointError, Stopped):
             raise  # the state that led here is not worth keeping, or is written already
         except BaseException:
@@ -183,7 +185,7 @@ class Loop:
             "best": self.best,
         }
 
-    def _batches(self, phase: Phase) -> Iterator[list[dict[str, Any]]]:
+    def _batches(self, phase: Phase) -> Generator[list[dict[str, Any]], None, None]:
         """Yield the parts of each step's batch that are this process's share."""
         parts = self.config.accumulate
         sampler = StepSampler(

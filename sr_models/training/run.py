@@ -110,20 +110,15 @@ def train_model(
                 leader=leader,
             )
             content = _run(loop, content)
-            try:
-                first_decides(fabric, lambda: loop.check_final(content))
-            except FloatingPointError:
-                raise
-            except BaseException:
-                loop.write(content)  # images that have gone, or an impatient user, say nothing against the weights
-                raise
-            loop.write(content)
-            content["best"] = loop.score(content)
-            loop.write(content)
+            if content["step"] > first:
+                _check_and_write(loop, content, fabric)
+            best = loop.score(content)
+            if best != content["best"]:
+                content["best"] = best
+                loop.write(content)
             if leader:
                 save_model(model_of(content, average=True), output / "model.safetensors")
         if leader:
-            best = content["best"]
             leader.monitor.close()  # its last line comes before the summary
             for line in closing(
                 output,
@@ -145,6 +140,18 @@ def _run(loop: Loop, content: Content) -> Content:
             # all processes end together, and the first one says why; Fabric would kill it for an error in another
             raise SystemExit(0) from None
         raise
+
+
+def _check_and_write(loop: Loop, content: Content, fabric: Fabric) -> None:
+    """Write the last checkpoint, unless its weights turn out to be bad."""
+    try:
+        first_decides(fabric, lambda: loop.check_final(content))
+    except FloatingPointError:
+        raise
+    except BaseException:
+        loop.write(content)  # images that have gone, or an impatient user, say nothing against the weights
+        raise
+    loop.write(content)
 
 
 def _lead(
