@@ -45,6 +45,8 @@ napoleon_use_rtype = False
 
 # A name in a role or in a signature that does not exist is an error; see resolve().
 nitpicky = True
+# a name of the type checker only, and one that torch deletes from its package
+nitpick_ignore = [("py:class", "Function"), ("py:class", "torch.optim.optimizer.Optimizer")]
 
 
 def expand_rooms(app: Sphinx, page: str, source: list[str]) -> None:

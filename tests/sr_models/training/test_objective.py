@@ -155,4 +155,6 @@ class TestAdvice:
         hr[1] = 1 - 1e-3 * hr[1]
         expected = "the batch has a blank crop, whose likelihood has no bound without noise; set noise_std"
         assert advice(config(noise_std=0.0), model_of(config()), hr, 5) == expected
+        hr[1] = torch.tensor([1.0, 0.0, 0.5])[:, None, None].expand(3, 16, 16)  # of one colour
+        assert advice(config(noise_std=0.0), model_of(config()), hr, 5) == expected
         assert "blank" not in advice(config(noise_std=0.01), model_of(config()), hr, 5)
