@@ -74,7 +74,7 @@ class Watch:
             self.found.setdefault(first + index, Explosion(level, layer, float(largest[index])))
         if exploded and self.clamp:
             limit = min(LIMIT, torch.finfo(state.dtype).max)
-            return state.nan_to_num(0.0, limit, -limit).clamp(-limit, limit)
+            return state.nan_to_num(0.0).clamp(-limit, limit)
         return state
 
 

@@ -23,6 +23,7 @@ from sr_models.training.objective import Objective, Phase
 __all__ = [
     "Strategy",
     "any_error",
+    "collected",
     "distribute",
     "first_decides",
     "largest",
@@ -135,6 +136,15 @@ def largest(value: int, fabric: Fabric) -> int:
     return int(_reduced(torch.tensor(value, device=fabric.device), fabric, "max"))
 
 
+def collected(values: list[str], fabric: Fabric) -> list[str]:
+    """Return the values of all processes."""
+    if fabric.world_size == 1:
+        return values
+    everyone: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(everyone, values)
+    return [value for each in everyone for value in each]
+
+
 def _reduced(value: Tensor, fabric: Fabric, operation: str) -> Tensor:
     reduced = fabric.all_reduce(value.clone(), reduce_op=operation)
     assert isinstance(reduced, Tensor)
@@ -167,10 +177,8 @@ def any_error(error: Exception | None, fabric: Fabric) -> Exception | None:
     """
     if not largest(int(error is not None), fabric) or fabric.world_size == 1:
         return error
-    found: list[str | None] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(found, None if error is None else str(error))
-    rank, message = next((rank, message) for rank, message in enumerate(found) if message is not None)
-    return error or ValueError(f"process {rank}: {message}")
+    first, *_ = collected([] if error is None else [f"process {fabric.global_rank}: {error}"], fabric)
+    return error or ValueError(first)
 
 
 def _end_with_starter() -> None:

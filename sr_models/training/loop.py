@@ -28,7 +28,15 @@ from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, update_average
 from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
-from sr_models.training.distribution import Strategy, any_error, distribute, largest, last_part_only, mean
+from sr_models.training.distribution import (
+    Strategy,
+    any_error,
+    collected,
+    distribute,
+    largest,
+    last_part_only,
+    mean,
+)
 from sr_models.training.initialization import initialize_flow
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective, Phase, advice, phases
@@ -252,7 +260,7 @@ class Loop:
         self.failing += 1
         what = "likelihood" if self.step >= self.config.encoder_steps else "encoder's L1 loss"
         what = what if not torch.isfinite(loss) else "gradient"
-        paths = sorted({path for part in batch for path in part["path"]})
+        paths = sorted(set(collected([path for part in batch for path in part["path"]], self.fabric)))
         if self.leader:
             record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
             append_line(self.output / "skipped.jsonl", json.dumps(record))

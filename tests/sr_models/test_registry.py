@@ -20,6 +20,7 @@ TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 
         (("nonesuch", {}), "model must be one of 'ncsr', 'srflow', .*, 'srflow-da-s', got 'nonesuch'"),
         (("srflow-da", {"scale": 3}), "scale of srflow-da must be one of 4, 8, got 3"),
         (("srflow-da", {"preset": "x"}), "preset of srflow-da must be one of 'released', 'small', got 'x'"),
+        (("srflow", {"preset": "faces"}), "scale of srflow with preset 'faces' must be 8, got 4"),
         (("srflow-da", {"depth": 3}), "overrides of srflow-da must be among variant, steps, .*, got depth"),
         (("srflow-da", {"steps": 0}), "steps must be at least 1, got 0"),
         (("srflow-da", {"blocks": 2}), r"stacked_blocks must be in 0..1 for 2 blocks, got \(1, 8, 15, 22\)"),
@@ -28,6 +29,15 @@ TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 
 def test_errors(arguments: tuple[str, dict], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sr_models.create(arguments[0], **arguments[1])
+
+
+def test_recipes_belong_to_scale_and_preset() -> None:
+    assert [registry.recipe_of("ncsr", scale=scale).steps for scale in (4, 8)] == [220_000, 250_000]
+    assert registry.recipe_of("srflow").lr == 2.5e-4
+    assert registry.recipe_of("srflow", preset="paper").lr == 5e-4
+    assert registry.recipe_of("srflow-da", preset="small") == type(registry.recipe_of("ncsr"))()
+    with pytest.raises(ValueError, match="scale of ncsr must be one of 4, 8, got 2"):
+        registry.recipe_of("ncsr", scale=2)
 
 
 def test_presets_build() -> None:

@@ -69,7 +69,7 @@ class TestFiles:
         options = ["--steps", "1", "--config", "a", "--config=b=c", "--configs", "--config", "d"]
         assert split_files(options) == (["a", "b=c", "d"], ["--steps", "1", "--configs"])
         for last in ("--config", "--config="):
-            with pytest.raises(ValueError, match="--config needs the name of a YAML file"):
+            with pytest.raises(ValueError, match=r"^--config needs the name of a YAML file$"):
                 split_files(["--steps", "1", last])
 
 

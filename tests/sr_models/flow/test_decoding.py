@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
+from tiny_models import randomised
 
+from sr_models.flow import decoding
 from sr_models.flow.decoding import _CHUNK_PIXELS, _chunks
 
 
@@ -29,3 +32,16 @@ def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> 
         assert (part.stop - part.start + min(least, after.stop - after.start)) * pixels > _CHUNK_PIXELS or (
             own.stop == following.start and (part.stop - part.start) < states
         )
+
+
+def test_chunks_of_a_level_are_for_its_height_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spied(images: int, states: int, pixels: int):
+        seen.append((images, states, pixels))
+        return _chunks(images, states, pixels)
+
+    monkeypatch.setattr(decoding, "_chunks", spied)
+    randomised("srflow").sample(torch.rand(2, 3, 4, 10, dtype=torch.float64), 3)
+    # from the coarsest level to the finest
+    assert seen == [(2, 3, 2 * 5), (2, 3, 4 * 10), (2, 3, 8 * 20)]

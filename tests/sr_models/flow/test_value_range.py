@@ -76,3 +76,14 @@ def test_compilers_and_transforms_see_no_check() -> None:
 def test_copies_check_again(model: SuperResolutionFlow) -> None:
     with pytest.raises(ValueError, match="divide 8-bit values by 255"):
         copy.deepcopy(model).encode(255 * HR, LR)
+
+
+def test_on_an_accelerator_one_look_is_enough(model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for an accelerator: reading values from one makes the processor wait."""
+    seen = []
+    monkeypatch.setattr("sr_models.flow.model.check_range", lambda image, name: seen.append((image, name)))
+    lr, hr = LR.to("meta"), HR.to("meta")
+    for image, name in ((lr, "lr"), (hr, "hr"), (lr, "lr"), (LR, "lr"), (LR, "lr")):
+        model._check(image, name)
+    assert [name for _, name in seen] == ["lr", "hr", "lr", "lr"]
+    assert all(found is given for (found, _), given in zip(seen, (lr, hr, LR, LR), strict=True))

@@ -30,6 +30,7 @@ def test_parameter_counts_are_the_published_ones(
     name: str, scale: int, preset: str, encoder: int, flow: int, unused: int
 ) -> None:
     found = sr_models.describe(name, scale=scale, preset=preset)
+    assert (found.name, found.scale) == (name, scale)
     assert found.encoder_parameters == encoder
     assert found.published_flow_parameters == flow
     assert found.flow_parameters == flow - unused

@@ -113,6 +113,16 @@ def test_links_to_folders(tmp_path: Path) -> None:
     assert {path: kind for path, (kind, _) in unused(listing).items()} == {"loop": "folders", "again": "folders"}
 
 
+def test_of_several_links_to_a_folder_the_first_name_counts(tmp_path: Path) -> None:
+    image(tmp_path / "elsewhere" / "1.png")
+    for name in ("b", "a", "c"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere")
+    listing = list_images(tmp_path / "data")
+    assert listing.names == ["a/1.png"]
+    assert set(unused(listing)) == {"b", "c"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_a_folder_that_may_not_be_listed(tmp_path: Path) -> None:
     image(tmp_path / "a.png")

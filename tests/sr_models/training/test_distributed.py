@@ -88,6 +88,7 @@ def test_a_run_goes_on_with_other_processes(config: MakeConfig, tmp_path: Path) 
     assert last["optimizer"].keys() == one["optimizer"].keys()
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_divided_is_refused(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="batch_size"):
         start(config(batch_size=3, accumulate=1, encoder_steps=0), tmp_path / "run", 2)
@@ -149,3 +150,16 @@ def test_a_started_process_ends_with_the_one_that_started_it(tmp_path: Path) -> 
     if alive:
         os.kill(child, signal.SIGKILL)
     assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(
+    config: MakeConfig, tmp_path: Path, rank: int
+) -> None:
+    start(config(**RUN), tmp_path, 2, spoil=[rank, 3])
+    (record,) = map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert record["step"] == 3
+    assert [Path(path).name for path in record["paths"]] == ["picture.png"]
+    model = load_model(tmp_path / "model.safetensors")
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

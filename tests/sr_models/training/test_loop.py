@@ -32,6 +32,16 @@ def test_likelihood_of_the_training_picture_rises(config: MakeConfig, tmp_path: 
     assert curve.l1[0][0] < 5
 
 
+def test_networks_in_bfloat16_learn_as_in_float32(config: MakeConfig, tmp_path: Path) -> None:
+    last = {}
+    for precision in ("fp32", "bf16"):
+        run = config(steps=60, encoder_steps=5, val_every=60, precision=precision)
+        train_model(run, tmp_path / precision, accelerator="cpu")
+        last[precision] = training_curve(tmp_path / precision / "logs").val_nll[-1][1]
+    assert last["bf16"] != last["fp32"]
+    assert last["bf16"] == pytest.approx(last["fp32"], abs=0.01)
+
+
 def test_encoder_is_frozen_for_the_first_share_of_the_flow_steps(config: MakeConfig, tmp_path: Path) -> None:
     states = []
 

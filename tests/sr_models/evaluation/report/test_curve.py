@@ -43,5 +43,11 @@ def test_the_drawing_holds_every_value(l1: list[tuple[int, float]]) -> None:
     curve = TrainingCurve(l1, [(20, 3.0), (30, 2.0)], [(20, 4.0), (30, 2.5)])
     left, right = draw_curve(curve).axes
     assert left.get_visible() == bool(l1)
+    labels = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) for axes in (left, right)]
+    assert labels == [
+        ("encoder pretraining", "step", "L1 error", "log"),
+        ("flow", "step", "bits per dimension", "linear"),
+    ]
+    assert [text.get_text() for text in right.get_legend().texts] == ["training batches", "unseen photographs"]
     drawn = [list(zip(*line.get_data(), strict=True)) for axes in (left, right) for line in axes.lines]
     assert drawn == [*([l1] if l1 else []), curve.nll, curve.val_nll]

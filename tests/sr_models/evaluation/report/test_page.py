@@ -40,6 +40,8 @@ def test_report(tmp_path: Path) -> None:
     text = path.read_text()
     for part in (
         "<h1>Cats &amp; dogs</h1>",
+        "<h2>Likelihood of unseen photographs</h2>",
+        "<figcaption>Training curve</figcaption>",
         "10 training steps in all; this run took 1.5 minutes",
         "2 CPU threads",
         "4.500 bits per dimension after initialisation, 2.250 after training: 2.250 bits per dimension less",
