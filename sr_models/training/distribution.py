@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -55,16 +56,18 @@ def start_processes(accelerator: str, devices: int | list[int] | str, strategy: 
         raise ValueError(f"strategy must be auto, ddp or fsdp, got {strategy!r}")
     if isinstance(devices, int) and devices < 1:
         raise ValueError(f"devices must be at least 1, or auto, got {devices}")
-    for name in ("rank_zero", "distributed"):
-        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
+    for package in ("fabric", "pytorch"):  # whichever was imported last
+        logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.WARNING)
     _end_with_starter()
-    machines = 1
+    machines = processes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         machines = int(os.environ["WORLD_SIZE"]) // processes
-        devices = processes if devices == "auto" else devices
-    elif "SLURM_NTASKS" in os.environ:
+    elif SLURMEnvironment.detect():
         machines = int(os.environ.get("SLURM_NNODES", 1))
+        processes = int(os.environ["SLURM_NTASKS"]) // machines
+    if devices == "auto" and processes > 1:
+        devices = processes
     try:
         # torch shards the model, so that Fabric has only to start the processes and to connect them
         fabric = Fabric(
@@ -177,10 +180,8 @@ def any_error(error: Exception | None, fabric: Fabric) -> Exception | None:
     """
     if not largest(int(error is not None), fabric) or fabric.world_size == 1:
         return error
-    found: list[str | None] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(found, None if error is None else str(error))
-    rank, message = next((rank, message) for rank, message in enumerate(found) if message is not None)
-    return error or ValueError(f"process {rank}: {message}")
+    first, *_ = collected([] if error is None else [f"process {fabric.global_rank}: {error}"], fabric)
+    return error or ValueError(first)
 
 
 def _end_with_starter() -> None:

@@ -284,14 +284,22 @@ class Loop:
         what = what if not torch.isfinite(loss) else "gradient"
         paths = sorted(set(collected([path for part in batch for path in part["path"]], self.fabric)))
         if self.leader:
-            record = {"step": self.step, "what": what, "loss": loss.item(), "norm": norm.item(), "paths": paths}
+            # as text: JSON has no number for what is not finite
+            record = {
+                "step": self.step,
+                "what": what,
+                "loss": str(loss.item()),
+                "norm": str(norm.item()),
+                "paths": paths,
+            }
             append_line(self.output / "skipped.jsonl", json.dumps(record))
             self._say(f"the {what} is not finite at step {self.step}; skipped ({', '.join(paths)})")
         if self.failing > self.config.max_skipped:
             hr = torch.cat([part["hr"] for part in batch])
             hint = advice(self.config, self.objective.model, hr, self.step)
             raise FloatingPointError(
-                f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}"
+                f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}; with it the "
+                "same command goes on from the last checkpoint"
             )
         self.step += 1
 
