@@ -298,8 +298,8 @@ class Loop:
             hr = torch.cat([part["hr"] for part in batch])
             hint = advice(self.config, self.objective.model, hr, self.step)
             raise FloatingPointError(
-                f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}; with it the "
-                "same command goes on from the last checkpoint"
+                f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}; "
+                "with it the same command goes on from the last checkpoint"
             )
         self.step += 1
 
