@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +27,7 @@ from sr_models.data.sampler import StepSampler
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, update_average
+from sr_models.training.best import better
 from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
 from sr_models.training.distribution import (
@@ -46,7 +47,7 @@ from sr_models.training.state import Content, gather, gather_optimizer, like, mo
 from sr_models.training.stopping import Stopped, StopSignals, ignore_signals
 from sr_models.training.validation import Validation
 
-__all__ = ["Leader", "Loop", "better"]
+__all__ = ["Leader", "Loop"]
 
 
 @dataclass
@@ -401,21 +402,3 @@ class Loop:
 def _begin_worker(number: int) -> None:
     unbind()
     ignore_signals()
-
-
-def better(best: dict[str, Any] | None, figure: str, figures: Mapping[str, float], step: int) -> dict[str, Any] | None:
-    """Return the better of the best figure so far and that of a step; the earlier one of two that are equal.
-
-    Args:
-        best: ``figure``, ``value`` and ``step`` of the best so far.
-        figure: name of the figure; of ``val_nll`` less is better, of others more.
-        figures: those of the step. They may lack the figure.
-        step: number of finished steps.
-    """
-    value = figures.get(figure)
-    if value is None or not math.isfinite(value):
-        return best
-    sign = -1 if figure == "val_nll" else 1
-    if best is None or best["figure"] != figure or sign * value > sign * best["value"]:
-        return {"figure": figure, "value": value, "step": step}
-    return best

@@ -22,7 +22,6 @@ from sr_models.evaluation.report.curve import training_curve
 from sr_models.training import loop
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
-from sr_models.training.loop import better
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
@@ -398,20 +397,6 @@ def test_the_last_weights_are_looked_at(config: MakeConfig, tmp_path: Path) -> N
             config(steps=1, encoder_steps=0, lr=1e30, val_images=None, average=0.0), tmp_path, accelerator="cpu"
         )
     assert not (tmp_path / "model.safetensors").exists()
-
-
-def test_the_better_figure() -> None:
-    first = better(None, "val_nll", {"val_nll": -1.0, "val_psnr": 9.0}, 4)
-    assert first == {"figure": "val_nll", "value": -1.0, "step": 4}
-    assert better(first, "val_nll", {"val_nll": -1.0}, 5) is first
-    assert better(first, "val_nll", {"val_nll": math.nan}, 5) is first
-    assert better(first, "val_nll", {"val_nll": math.inf}, 5) is first
-    assert better(first, "val_nll", {}, 5) is first
-    assert better(first, "val_nll", {"val_nll": -2.0}, 5)["step"] == 5
-    other = better(first, "val_psnr", {"val_psnr": 9.0}, 6)
-    assert other == {"figure": "val_psnr", "value": 9.0, "step": 6}
-    assert better(other, "val_psnr", {"val_psnr": 8.0}, 7) is other
-    assert better(other, "val_psnr", {"val_psnr": 9.5}, 7)["value"] == 9.5
 
 
 def test_photographs_that_are_blank_do_not_doom_the_flow(config: MakeConfig, tmp_path: Path) -> None:
