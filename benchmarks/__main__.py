@@ -46,7 +46,6 @@ try:
     import invflow
     from benchmarks import sampling
     from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
-    from benchmarks.crops import crops_table, measure_crops
     from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
     from benchmarks.neighbour import measure_neighbour
     from benchmarks.overhead import measure_overhead, overhead_table
@@ -127,6 +126,8 @@ def _neighbour(arguments: argparse.Namespace) -> None:
 def _crops(arguments: argparse.Namespace) -> None:
     if arguments.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    from benchmarks.crops import crops_table, measure_crops  # needs what the extra sr installs
+
     print(crops_table(measure_crops(arguments.rounds)))
 
 
