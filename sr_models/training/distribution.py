@@ -187,8 +187,11 @@ def any_error(error: Exception | None, fabric: Fabric) -> Exception | None:
 def _end_with_starter() -> None:
     """Let a process that Fabric started end soon after the process that started it, in whatever way that one ended.
 
-    It might wait half an hour for a process that does not live any more, and hold a GPU.
+    It might wait half an hour for a process that does not live any more, and hold a GPU. Under torchrun its agent does
+    this, and the variable may be one that an earlier run left in the environment.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_STARTER] = str(os.getpid())
     elif _STARTER in os.environ:
