@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 from torch.utils.data import Sampler
 
-__all__ = ["StepSampler"]
+__all__ = ["StepSampler", "crops_of_step"]
+
+
+def crops_of_step(step: int, batch_size: int) -> range:
+    """Return the indices of the crops of a step, over all processes and parts."""
+    return range(step * batch_size, (step + 1) * batch_size)
 
 
 class StepSampler(Sampler[list[int]]):
@@ -45,8 +50,8 @@ class StepSampler(Sampler[list[int]]):
         share = self.batch_size // (self.world * self.parts)
         for step in self.steps:
             for part in range(self.parts):
-                start = step * self.batch_size + (part * self.world + self.rank) * share
-                yield list(range(start, start + share))
+                start = (part * self.world + self.rank) * share
+                yield list(crops_of_step(step, self.batch_size)[start : start + share])
 
     def __len__(self) -> int:
         return len(self.steps) * self.parts

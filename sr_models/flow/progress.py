@@ -1,4 +1,4 @@
-"""How much of the work of decoding is done."""
+"""Progress of decoding, layer by layer."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _Key = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before it is decoded.
+    """Size and faults of a file before it is decoded.
 
     Attributes:
         height: rows of the upright image; 0 if it cannot be used.

@@ -23,7 +23,7 @@ _LATE_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about its image before the pixels are decoded.
+    """Description of an image by its file, before the pixels are decoded.
 
     Attributes:
         height: rows of the upright image.

@@ -1,4 +1,4 @@
-"""What can be known about a run before it begins: its images, its size and its cost."""
+"""Check of a run before it begins: its images, its size and its cost."""
 
 from __future__ import annotations
 

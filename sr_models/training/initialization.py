@@ -8,17 +8,27 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from sr_models.data.crops import RandomCrops
+from sr_models.data.sampler import crops_of_step
 from sr_models.randomness import random_stream
 from sr_models.training.config import TrainingConfig
 from sr_models.training.objective import Objective
 from sr_models.training.state import Content, gather, model_of
 
-__all__ = ["initialize_flow", "varied_batch"]
+__all__ = ["initialize_flow", "varied_batch", "whole_batch"]
 
 #: Standard deviation within the crops, images in [0, 1], with which a batch varies enough. Photographs have 0.1 to 0.3.
 _ENOUGH = 0.05
 #: Number of further crops that are tried.
 _TRIES = 256
+
+
+def whole_batch(
+    step: int, config: TrainingConfig, data: RandomCrops, device: torch.device
+) -> tuple[range, dict[str, Tensor]]:
+    """Return the indices of a step's crops, over all processes and parts, and their ``hr`` and ``lr`` on a device."""
+    crops = crops_of_step(step, config.recipe.batch_size)
+    batch = default_collate([data[crop] for crop in crops])
+    return crops, {name: batch[name].to(device) for name in ("hr", "lr")}
 
 
 @torch.no_grad()
@@ -37,10 +47,8 @@ def initialize_flow(content: Content, config: TrainingConfig, data: RandomCrops,
         The parts of the state that are others than before: ``model``, ``average`` and ``optimizer``.
     """
     model = model_of(content, average=False).train().to(device)
-    size = config.recipe.batch_size
-    crops = range(content["step"] * size, (content["step"] + 1) * size)
-    batch = default_collate([data[crop] for crop in crops])
-    batch = varied_batch({name: batch[name].to(device) for name in ("hr", "lr")}, data)
+    crops, batch = whole_batch(content["step"], config, data, device)
+    batch = varied_batch(batch, data)
     Objective(model, config)(batch["hr"], batch["lr"], crops, "nll")
     average = content["average"]
     if average is not None:

@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from invflow import FlowSequential
 from sr_models.checkpoints.files import describe_file, save_model
@@ -40,7 +40,7 @@ from sr_models.training.distribution import (
     last_part_only,
     mean,
 )
-from sr_models.training.initialization import initialize_flow
+from sr_models.training.initialization import initialize_flow, whole_batch
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective, Phase, advice, phases
 from sr_models.training.state import Content, gather, gather_optimizer, like, model_of, restore_optimizer
@@ -52,7 +52,7 @@ __all__ = ["Leader", "Loop"]
 
 @dataclass
 class Leader:
-    """What only the first process does: it writes, scores and shows."""
+    """Duties of the first process alone: it writes, scores and shows."""
 
     checkpoints: Checkpoints
     monitor: Monitor
@@ -168,7 +168,6 @@ class Loop:
     def _content(self) -> Content:
         """Return the present state. Every process must take part."""
         return {
-            "format": 1,
             **self._weights(),
             "optimizer": gather_optimizer(self.optimizer, self.objective.model),
             "scaler": self.scaler.state_dict() or None,
@@ -366,7 +365,7 @@ class Loop:
             Name, value and step of the best figure so far; ``None`` if there is none.
 
         Raises:
-            FloatingPointError: a likelihood that is not finite.
+            FloatingPointError: the weights are the best so far, but not all are finite.
         """
         return first_decides(self.fabric, lambda: self._score(content))
 
@@ -388,14 +387,11 @@ class Loop:
     def check_final(self, content: Content) -> None:
         """Raise ``FloatingPointError`` if the weights of a state give a loss that is not finite for the last batch."""
         step = content["step"] - 1
-        size = self.config.recipe.batch_size
-        crops = range(step * size, (step + 1) * size)
-        batch = default_collate([self.data[crop] for crop in crops])
-        hr, lr = (batch[name].to(self.fabric.device) for name in ("hr", "lr"))
+        crops, batch = whole_batch(step, self.config, self.data, self.fabric.device)
         model = model_of(content, average=True).to(self.fabric.device)
         kind = "nll" if content["step"] > self.config.encoder_steps else "l1"
-        if not torch.isfinite(Objective(model, self.config)(hr, lr, crops, kind)):
-            hint = advice(self.config, model, hr, step if kind == "l1" else content["step"])
+        if not torch.isfinite(Objective(model, self.config)(batch["hr"], batch["lr"], crops, kind)):
+            hint = advice(self.config, model, batch["hr"], step if kind == "l1" else content["step"])
             raise FloatingPointError(f"the loss of the last weights is not finite; {hint}")
 
 

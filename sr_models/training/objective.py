@@ -1,4 +1,4 @@
-"""What a training step minimises: L1 of the encoder's image, or the negative log-likelihood of noisy crops."""
+"""Loss of a training step: L1 of the encoder's image, or the negative log-likelihood of noisy crops."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 from lightning.fabric import Fabric
 
-from sr_models.checkpoints.files import load_encoder, save_model
+from sr_models.checkpoints.files import create_described, load_encoder, save_model
 from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.data.crops import RandomCrops
 from sr_models.flow.model import SuperResolutionFlow
@@ -182,7 +183,9 @@ def _lead(
         raise ValueError(f"steps must be at least {first}, which the run has already done, got {steps}")
     monitor = stack.enter_context(Monitor(output, first_step=first, steps=steps, encoder_steps=config.encoder_steps))
     images = [*data.notes, *(validation.summary if validation else [])]
-    model, devices = model_of(content, average=False), fabric.world_size
+    with torch.device("meta"):  # only its sizes are asked for
+        model = create_described(json.loads(content["description"]))
+    devices = fabric.world_size
     for line in opening(config, model, device=fabric.device, devices=devices, images=images, first_step=first):
         monitor.say(line)
     for line in [*notes, *folder.notes]:

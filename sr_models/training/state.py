@@ -18,15 +18,15 @@ from sr_models.training.average import averaged
 __all__ = ["Content", "begin", "gather", "gather_optimizer", "like", "model_of", "restore_optimizer"]
 
 
-#: A checkpoint's content: ``format``, ``step`` (finished steps), ``description`` (JSON of the model), ``model``,
-#: ``average``, ``optimizer`` (by parameter), ``scaler`` (of gradients in float16), ``skipped`` (steps), ``best``.
+#: Content of a checkpoint but for its format: ``step`` (finished steps), ``description`` (JSON of the model),
+#: ``model``, ``average``, ``optimizer`` (by parameter), ``scaler`` (of gradients in float16), ``skipped`` (steps),
+#: ``best``.
 Content = dict[str, Any]
 
 
 def begin(model: SuperResolutionFlow) -> Content:
     """Return the state of a run before its first step."""
     return {
-        "format": 1,
         "step": 0,
         "description": json.dumps(describe_file(model)),
         "model": gather(model.state_dict()),

@@ -1,4 +1,4 @@
-"""What a run says about itself: when it begins, and when it has ended."""
+"""Lines that describe a run when it begins, and when it has ended."""
 
 from __future__ import annotations
 
