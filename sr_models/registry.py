@@ -7,12 +7,11 @@ must call :func:`register_model`.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sr_models._plugins import load_plugins, summary_of
 from sr_models.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def register_model(
     def decorator(build: Builder) -> Builder:
         if name in _plugins:
             raise ValueError(f"a model named {name!r} is already registered")
-        line = summary or (build.__doc__ or "").strip().split("\n")[0]
+        line = summary_of(build, summary)
         _plugins[name] = ModelPlugin(name, config, presets, build, line, recipes or {}, published)
         return build
 
@@ -104,10 +103,7 @@ def _load() -> None:
     if _loaded:
         return
     _loaded = True
-    for module in _BUILTIN:
-        importlib.import_module(module)
-    for entry_point in entry_points(group="sr_models.plugins"):
-        entry_point.load()
+    load_plugins(_BUILTIN)
 
 
 def list_models() -> list[ModelPlugin]:

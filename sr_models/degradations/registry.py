@@ -6,11 +6,11 @@ module that it names must call :func:`register_degradation`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeAlias
+
+from sr_models._plugins import load_plugins, summary_of
 
 if TYPE_CHECKING:
     # neither is needed to list what there is
@@ -94,7 +94,7 @@ def register_degradation(name: str, *, summary: str = "") -> Callable[[Function]
     def decorator(function: Function) -> Function:
         if name in _degradations:
             raise ValueError(f"a degradation named {name!r} is already registered")
-        line = summary or (function.__doc__ or "").strip().split("\n")[0]
+        line = summary_of(function, summary)
         _degradations[name] = Degradation(name, function, line)
         return function
 
@@ -106,10 +106,7 @@ def _load() -> None:
     if _loaded:
         return
     _loaded = True
-    for module in _BUILTIN:
-        importlib.import_module(module)
-    for entry_point in entry_points(group="sr_models.plugins"):
-        entry_point.load()
+    load_plugins(_BUILTIN)
 
 
 def list_degradations() -> list[Degradation]:

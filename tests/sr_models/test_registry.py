@@ -67,7 +67,7 @@ def test_entry_points_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def entry_points(*, group: str) -> list[EntryPoint | SimpleNamespace]:
         return [entry] if group == "sr_models.plugins" else []
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr("sr_models._plugins.entry_points", entry_points)
     monkeypatch.setattr(registry, "_loaded", False)
     monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     assert "from-a-package" in [plugin.name for plugin in sr_models.list_models()]

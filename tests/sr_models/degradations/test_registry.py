@@ -128,6 +128,6 @@ def test_entry_points_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def entry_points(*, group: str) -> list[EntryPoint | SimpleNamespace]:
         return [entry] if group == "sr_models.plugins" else []
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr("sr_models._plugins.entry_points", entry_points)
     monkeypatch.setattr(registry, "_loaded", False)
     assert "from-a-package" in [entry.name for entry in list_degradations()]
