@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 from unittest import mock
@@ -14,35 +12,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.spread import Spread, spreads
 from sr_models.data.crops import RandomCrops
 from sr_models.data.packing import write_pack
 from sr_models.io.images import read_image, to_tensor
 from sr_models.io.listing import list_images
 from sr_models.io.resize import imresize
 
-__all__ = ["CropCost", "crops_table", "measure_crops"]
+__all__ = ["crops_table", "measure_crops"]
 
 _CROP, _SCALE, _CORES = 160, 4, 8
 _LARGE, _SUB = (1356, 2040), (480, 480)
 _FILES = 4
 
 
-@dataclass(frozen=True)
-class CropCost:
-    """Milliseconds of processor time.
-
-    Attributes:
-        name: what was timed.
-        median, low, high: median and quartiles.
-    """
-
-    name: str
-    median: float
-    low: float
-    high: float
-
-
-def measure_crops(rounds: int) -> list[CropCost]:
+def measure_crops(rounds: int) -> list[Spread]:
     """Time whole crops of 160 x 160 pixels at scale 4, and their parts, all in turn.
 
     A whole crop is an item of ``RandomCrops``: read, cut, flipped, turned, reduced, and made a tensor. No image is
@@ -61,14 +45,10 @@ def measure_crops(rounds: int) -> list[CropCost]:
                 call(number)
                 if number:  # the first call loads what it needs
                     times[name].append(1e3 * (process_time() - start))
-    return [
-        CropCost(name, median, low, high)
-        for name, found in times.items()
-        for low, median, high in [statistics.quantiles(found, n=4)]
-    ]
+    return spreads(times)
 
 
-def crops_table(rows: list[CropCost]) -> str:
+def crops_table(rows: list[Spread]) -> str:
     """Format figures as a table for the terminal."""
     width = max(len(row.name) for row in rows)
     head = f"{'':{width}}  ms of processor time (quartiles), a second on {_CORES} cores"

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import process_time
 
 import torch
 from torch import Tensor, nn
 
 import invflow
+from benchmarks.spread import Spread, spreads
 
-__all__ = ["Overhead", "measure_overhead", "overhead_table"]
+__all__ = ["measure_overhead", "overhead_table"]
 
 _CALLS = 50
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """Microseconds of processor time of one call.
-
-    Attributes:
-        name: name of the call.
-        median, low, high: median and quartiles over rounds of 50 calls.
-    """
-
-    name: str
-    median: float
-    low: float
-    high: float
 
 
 class _Given(nn.Module):
@@ -43,7 +27,7 @@ class _Given(nn.Module):
         return self.h * 1
 
 
-def measure_overhead(rounds: int) -> list[Overhead]:
+def measure_overhead(rounds: int) -> list[Spread]:
     """Time calls of operators, one step and a flow of four, all in turn, by processor time.
 
     The time of the networks, which are next to nothing, is subtracted.
@@ -60,14 +44,10 @@ def measure_overhead(rounds: int) -> list[Overhead]:
     for _ in range(rounds):
         for name, (call, networks) in calls.items():
             times[name].append(_microseconds(call) - _microseconds(networks))
-    return [
-        Overhead(name, median, low, high)
-        for name, found in times.items()
-        for low, median, high in [statistics.quantiles(found, n=4)]
-    ]
+    return spreads(times)
 
 
-def overhead_table(rows: list[Overhead]) -> str:
+def overhead_table(rows: list[Spread]) -> str:
     """Format figures as a table for the terminal."""
     width = max(len(row.name) for row in rows)
     head = f"{'':{width}}  microseconds a call (quartiles)"

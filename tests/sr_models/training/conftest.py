@@ -10,9 +10,20 @@ import numpy as np
 import pytest
 
 from sr_models.io.images import write_image
+from sr_models.training import monitor, progress
 from sr_models.training.config import TrainingConfig
+from tests.support.clock import Clock
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": [0, 1]}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of the progress bar and of the monitor."""
+    fake = Clock()
+    for part in (monitor, progress):
+        monkeypatch.setattr(part, "monotonic", fake)
+    return fake
 
 
 @pytest.fixture(scope="session")

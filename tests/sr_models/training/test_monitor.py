@@ -12,29 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.training import monitor as module
-from sr_models.training import progress as progress_module
 from sr_models.training.monitor import Monitor
 from sr_models.training.validation import Scores
+from tests.support.clock import Clock
 
 SCALARS = ["gradient_norm", "l1", "lr", "nll", "steps_per_second", "val_nll", "val_psnr"]
-
-
-class Clock:
-    """A time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
-    for part in (module, progress_module):
-        monkeypatch.setattr(part, "monotonic", fake)
-    return fake
 
 
 class Value:

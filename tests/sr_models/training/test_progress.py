@@ -17,6 +17,7 @@ import pytest
 
 from sr_models.training import progress as module
 from sr_models.training.progress import Progress, duration, say, speed
+from tests.support.clock import Clock
 
 
 class Terminal(io.StringIO):
@@ -36,23 +37,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     # pytest puts its own sys.stderr in place when the test begins
     monkeypatch.setattr(module, "sys", SimpleNamespace(stderr=stream))
     return stream
-
-
-class Clock:
-    """A time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
-    monkeypatch.setattr(module, "monotonic", fake)
-    return fake
 
 
 @pytest.mark.parametrize(
