@@ -11,7 +11,9 @@ file(TOUCH ${CMAKE_BINARY_DIR}/with_cuda)  # for setup.py
 
 # The kernels know nothing of Python: they are not compiled again for another one, or for another pybind11.
 add_library(cuda_kernels OBJECT
+  csrc/cuda/channels_last.cu
   csrc/cuda/coupling.cu
+  csrc/cuda/coupling_known.cu
   csrc/cuda/dispatch.cu
   csrc/cuda/flow_step.cu
   csrc/cuda/flow_step_backward.cu

@@ -106,17 +106,8 @@ void with_shape(const FlowStep& step, const Visitor& visit) {
   });
 }
 
-// See flow_step_known.
-int64_t known_if_vectors(const FlowStep& step, const Device& device, const Place* place) {
-  int64_t bytes = -1;
-  with_access(step, nullptr, [&](auto access) {
-    if constexpr (decltype(access)::kPixels > 1) bytes = flow_step_known(step, nullptr, device, place);
-  });
-  return bytes;
-}
-
 void flow_step_with_matrix(const FlowStep& step, const Place& place) {
-  if (known_if_vectors(step, device_of({"flow_step", step, place}), &place) >= 0) return;
+  if (flow_step_known(step, nullptr, device_of({"flow_step", step, place}), &place) >= 0) return;
   with_shape(step, [&](auto access, auto channels) { launch_flow_step<decltype(access), channels()>(step, place); });
 }
 
@@ -135,7 +126,7 @@ int64_t shared_with_matrix(int64_t channels, Dtype dtype) {
 
 int64_t workspace_with_matrix(const FlowStep& step, int device) {
   const Place place{device, nullptr, nullptr};
-  int64_t bytes = known_if_vectors(step, device_of({"flow_step", step, place}), nullptr);
+  int64_t bytes = flow_step_known(step, nullptr, device_of({"flow_step", step, place}), nullptr);
   if (bytes >= 0) return bytes;
   bytes = 0;
   if (!makes_log_dets(step)) return bytes;

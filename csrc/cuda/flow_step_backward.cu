@@ -290,18 +290,8 @@ void with_shape(const FlowStep& step, const FlowStepGradients& gradients, const 
   });
 }
 
-// See flow_step_known.
-int64_t known_if_vectors(const FlowStep& step, const FlowStepGradients& gradients, const Device& device,
-                         const Place* place) {
-  int64_t bytes = -1;
-  with_access(step, &gradients, [&](auto access) {
-    if constexpr (decltype(access)::kPixels > 1) bytes = flow_step_known(step, &gradients, device, place);
-  });
-  return bytes;
-}
-
 void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
-  if (known_if_vectors(step, gradients, device_of({"flow_step_backward", step, place}), &place) >= 0) return;
+  if (flow_step_known(step, &gradients, device_of({"flow_step_backward", step, place}), &place) >= 0) return;
   with_shape(step, gradients, [&](auto access, auto channels) {
     launch_flow_step_backward<decltype(access), channels()>(step, gradients, place);
   });
@@ -322,7 +312,7 @@ int64_t shared_with_matrix_backward(int64_t channels, Dtype dtype) {
 int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device) {
   const Place place{device, nullptr, nullptr};
   const Device facts = device_of({"flow_step_backward", step, place});
-  if (const int64_t bytes = known_if_vectors(step, gradients, facts, nullptr); bytes >= 0) return bytes;
+  if (const int64_t bytes = flow_step_known(step, &gradients, facts, nullptr); bytes >= 0) return bytes;
   Workspace workspace(nullptr);
   with_shape(step, gradients, [&](auto access, auto channels) {
     const Plan<decltype(access), channels()> plan(step, facts, workspace);

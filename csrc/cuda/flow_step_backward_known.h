@@ -11,31 +11,12 @@ template <int kPixels, int kChannels, class W>
 using BackwardShape = Geometry<kChannels, kPixels, W::kOwned, W::kThreads,
                                kChannels == 192 ? 8 : (kChannels == 96 ? 24 : 16), W::kMostResident>;
 
-// The tiles of a block are every gridDim.x-th.
-struct Items {
-  Tiles tiles;
-  unsigned count;
-  bool keeps;  // what the maps before the matrix need in shared memory, instead of reading it again
-};
-
 // The same pixels, computed anew as far as the compiler knows: addresses made of them are not kept in registers from one
 // use to the next, where those are scarce.
 INVFLOW_DEVICE Pixels again(Pixels at) {
   int first = static_cast<int>(at.first);
   asm volatile("" : "+r"(first), "+r"(at.sample));
   return {at.sample, first};
-}
-
-// `to`: see Rows::at.
-template <int kBytes, int n>
-INVFLOW_DEVICE void place_gradients(const KnownMapArguments& map, char* to, int channel, const float (&shift)[n],
-                                    const float (&raw)[n]) {
-  Packed<kBytes, n> packed;
-  char* const own = to + static_cast<int64_t>(channel - map.start) * map.grad_h.shifts.row;
-  pack(shift, map.dtype, packed);
-  place(packed, own);
-  pack(raw, map.dtype, packed);
-  place(packed, own + map.grad_h.raws);
 }
 
 // The operand of the scale of a map before the matrix, and its raw scale, read again.
@@ -224,6 +205,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
     __syncthreads();
   }
+  let_next_begin();
   Outer outer;
   outer.take(sums);
   outer.store(inner, grad_matrix + static_cast<int64_t>(blockIdx.x) * kChannels * kChannels, kChannels,

@@ -50,6 +50,38 @@ struct Fetched {
   }
 };
 
+// `to`: see Rows::at.
+template <int kBytes, int n>
+INVFLOW_DEVICE void place_gradients(const KnownMapArguments& map, char* to, int channel, const float (&shift)[n],
+                                    const float (&raw)[n]) {
+  Packed<kBytes, n> packed;
+  char* const own = to + static_cast<int64_t>(channel - map.start) * map.grad_h.shifts.row;
+  pack(shift, map.dtype, packed);
+  place(packed, own);
+  pack(raw, map.dtype, packed);
+  place(packed, own + map.grad_h.raws);
+}
+
+// The tiles of a block are every gridDim.x-th.
+struct Items {
+  Tiles tiles;
+  unsigned count;
+  bool keeps;  // what the maps before the matrix need in shared memory, instead of reading it again
+};
+
+// Writes the block's sum of the log-determinants. Of a step without maps, `log_dets` is null.
+template <int threads>
+INVFLOW_DEVICE void finish_log_det(const KnownStep& step, float log_det, float* log_dets) {
+  if (log_dets == nullptr) {
+    if (blockIdx.x == 0)
+#pragma unroll 1
+      for (int i = threadIdx.x; i < step.batch; i += threads) step.log_det[i] = 0;
+    return;
+  }
+  const float total = sum_of_block<threads>(log_det);
+  if (threadIdx.x == 0) log_dets[blockIdx.x] = total;
+}
+
 template <int kStateBytes, int kBytesOfH, int kChannels, bool inverse, class W>
 __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     flow_step_known_kernel(const __grid_constant__ KnownStep step,
@@ -107,6 +139,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
   }
 
+  let_next_begin();
   const bool has_after = !inverse && step.has_after && inside;
   const char* const h_rows = has_after ? h_of(step.after) : nullptr;
   Fetched<kBytesOfH, kPixels, W::kEarly ? kRows : kAtOnce> h;
@@ -134,13 +167,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
   }
 
-  if (log_dets == nullptr) {
-    if (blockIdx.x == 0)
-      for (int i = threadIdx.x; i < step.batch; i += W::kThreads) step.log_det[i] = 0;
-    return;
-  }
-  const float total = sum_of_block<W::kThreads>(log_det);
-  if (threadIdx.x == 0) log_dets[blockIdx.x] = total;
+  finish_log_det<W::kThreads>(step, log_det, log_dets);
 }
 
 }  // namespace invflow::cuda

@@ -74,7 +74,7 @@ struct Packed {
 
 template <int kBytes, int n>
 INVFLOW_DEVICE void fetch(const char* from, Packed<kBytes, n>& packed) {
-  using Word = std::conditional_t<Packed<kBytes, n>::kWords % 4 == 0, uint4, uint2>;
+  using Word = typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
 #pragma unroll
   for (int i = 0; i < Packed<kBytes, n>::kWords; i += sizeof(Word) / 4) {
     const Word word = *reinterpret_cast<const Word*>(from + 4 * i);
@@ -84,7 +84,7 @@ INVFLOW_DEVICE void fetch(const char* from, Packed<kBytes, n>& packed) {
 
 template <int kBytes, int n>
 INVFLOW_DEVICE void place(const Packed<kBytes, n>& packed, char* to) {
-  using Word = std::conditional_t<Packed<kBytes, n>::kWords % 4 == 0, uint4, uint2>;
+  using Word = typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
 #pragma unroll
   for (int i = 0; i < Packed<kBytes, n>::kWords; i += sizeof(Word) / 4) {
     Word word;
@@ -173,34 +173,49 @@ struct KnownStep {
 // none of that.
 struct KnownKind {
   int state_bytes, h_bytes;
-  bool inverse;
+  bool inverse, channels_last;
 };
 
 inline bool fits_int(int64_t value) { return value >= 0 && value <= INT32_MAX; }
 
-inline bool take_rows(const View& view, Rows& rows) {
-  const int64_t bytes = size_of(view.dtype);
-  rows = {static_cast<char*>(view.data), view.sample_stride * bytes, static_cast<int>(view.channel_stride * bytes)};
-  return fits_int(view.channel_stride * bytes);
+// Rows of a tensor in runs of 16 bytes of pixels or, if it is channels_last, of `run` channels.
+inline bool take_rows(const View& view, bool channels_last, int run, Rows& rows) {
+  const int64_t bytes = size_of(view.dtype), row = channels_last ? view.pixel_stride : view.channel_stride;
+  rows = {static_cast<char*>(view.data), view.sample_stride * bytes, static_cast<int>(row * bytes)};
+  if (!fits_int(2 * row * bytes)) return false;
+  if (!channels_last) return true;  // see with_access
+  const int64_t access = std::min<int64_t>(run * bytes, 16);
+  return view.channel_stride == 1 && reinterpret_cast<intptr_t>(view.data) % access == 0 &&
+         view.sample_stride * bytes % access == 0 && row * bytes % access == 0;
 }
 
-inline bool take_map_rows(const AffineMap& map, const View& view, MapRows& rows) {
-  const int64_t bytes = size_of(view.dtype), row = view.channel_stride * bytes;
+inline bool take_map_rows(const AffineMap& map, const View& view, bool channels_last, int run, MapRows& rows) {
   const bool cross = map.packing == Packing::kCross;
-  rows.shifts = {static_cast<char*>(view.data), view.sample_stride * bytes, static_cast<int>(cross ? 2 * row : row)};
-  rows.raws = static_cast<int>(cross ? row : row * map.count);
-  return fits_int(2 * row) && fits_int(row * map.count);
+  if (!take_rows(view, channels_last, 2 * run, rows.shifts)) return false;
+  if (channels_last) return cross && map.start % run == 0 && map.count % run == 0;
+  const int row = rows.shifts.row;
+  rows.raws = cross ? row : static_cast<int>(row * map.count);
+  if (cross) rows.shifts.row = 2 * row;
+  return fits_int(row * map.count);
 }
 
-// The arguments of a step that can be accessed as Vectors are. The kind says whether there are kernels for it.
-inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradients, KnownStep& known) {
+// The arguments of a step, whose pixels can be accessed as Vectors are unless it is channels_last. The kind says whether
+// there are kernels for it.
+inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradients, bool channels_last,
+                            KnownStep& known) {
   known = {};
-  KnownKind kind{static_cast<int>(size_of(step.x.dtype)), 0, false};
-  bool all = fits_int(step.pixels) && fits_int(step.batch) && take_rows(step.x, known.x);
+  const int run = step.channels % 8 == 0 ? 4 : 2;  // see kChannelsOfUnit
+  KnownKind kind{static_cast<int>(size_of(step.x.dtype)), 0, false, channels_last};
+  const auto rows = [&](const View& view, Rows& own) {
+    return view.dtype == step.x.dtype && take_rows(view, channels_last, run, own);
+  };
+  bool all = fits_int(step.pixels) && fits_int(step.batch) && rows(step.x, known.x);
+  all = all && (!channels_last || step.pixels % 4 == 0) && reinterpret_cast<intptr_t>(step.matrix) % 16 == 0 &&
+        reinterpret_cast<intptr_t>(step.shift) % 16 == 0;
   if (gradients == nullptr)
-    all = all && take_rows(step.y, known.y);
+    all = all && rows(step.y, known.y);
   else
-    all = all && take_rows(gradients->grad_y, known.grad_y) && take_rows(gradients->grad_x, known.grad_x);
+    all = all && rows(gradients->grad_y, known.grad_y) && rows(gradients->grad_x, known.grad_x);
   known.matrix = static_cast<const float*>(step.matrix);
   known.shift = static_cast<const float*>(step.shift);
   known.log_det = static_cast<float*>(step.log_det);
@@ -216,9 +231,9 @@ inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradi
     if (kind.h_bytes == 0) kind.inverse = map.inverse;
     all = all && map.scale == Scale::kSigmoid && map.order == Order::kShiftThenScale &&
           map.parameter >= kLeastEps && map.parameter <= kMostEps && map.inverse == kind.inverse &&
-          (kind.h_bytes == 0 || kind.h_bytes == bytes) && take_map_rows(map, map.h, own.h);
+          (kind.h_bytes == 0 || kind.h_bytes == bytes) && take_map_rows(map, map.h, channels_last, run, own.h);
     if (gradients != nullptr)
-      all = all && map.repeat == 1 && map.grad_h.dtype == map.h.dtype && take_map_rows(map, map.grad_h, own.grad_h);
+      all = all && map.repeat == 1 && map.grad_h.dtype == map.h.dtype && take_map_rows(map, map.grad_h, channels_last, run, own.grad_h);
     kind.h_bytes = bytes;
     own.start = static_cast<int>(map.start);
     own.count = static_cast<int>(map.count);
