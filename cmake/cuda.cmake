@@ -17,14 +17,9 @@ add_library(cuda_kernels OBJECT
   csrc/cuda/dispatch.cu
   csrc/cuda/flow_step.cu
   csrc/cuda/flow_step_backward.cu
+  csrc/cuda/flow_step_backward_known.cu
   csrc/cuda/flow_step_known.cu
-  csrc/cuda/flow_step_choice_a.cu
-  csrc/cuda/flow_step_choice_b.cu
-  csrc/cuda/flow_step_choice_c.cu
-  csrc/cuda/flow_step_choice_d.cu
-  csrc/cuda/flow_step_choice_e.cu
-  csrc/cuda/flow_step_choice_f.cu
-  csrc/cuda/flow_step_choice_g.cu
+  csrc/cuda/known.cu
   csrc/cuda/matrix_gradient.cu
   csrc/cuda/sums.cu)
 pybind11_add_module(_CUDA MODULE csrc/cuda/bindings.cpp)

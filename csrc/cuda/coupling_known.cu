@@ -1,53 +1,36 @@
 #include "coupling_known.h"
 
-#include "known.h"
-#include "workspace.h"
+#include "known_launch.h"
 
 namespace invflow::cuda {
 
-template <int kStateBytes, int kBytesOfH, bool inverse, int kUnits>
-int64_t coupling_known_of_kind(const KnownCall& call) {
-  constexpr int kPixels = 16 / kStateBytes;
+constexpr int kUnits = 2;  // of a thread
+
+int64_t coupling_known(const KnownCall& call) {
   const FlowStep& step = call.whole;
-  const int64_t of_channel = step.pixels / kPixels, all = step.channels * of_channel;
-  if (all > INT32_MAX - kUnits * kUnitThreads) return -1;
+  const int64_t of_channel = step.pixels * call.kind.state_bytes / 16, all = step.channels * of_channel;
+  constexpr int64_t kOfBlock = kUnits * kUnitThreads;
+  if (all > INT32_MAX - kOfBlock) return -1;
   const KnownUnits units{static_cast<unsigned>(step.channels), static_cast<unsigned>(of_channel),
-                         static_cast<int>((all + kUnits * kUnitThreads - 1) / (kUnits * kUnitThreads))};
+                         static_cast<int>((all + kOfBlock - 1) / kOfBlock)};
   const int64_t blocks = step.batch * units.blocks;
-  if (call.gradients != nullptr) {
-    if (call.place != nullptr && blocks > 0)
-      launch({"coupling_backward_known_kernel", step, *call.place},
-             coupling_backward_known_kernel<kStateBytes, kBytesOfH, inverse, (kUnits + 1) / 2>, step.batch *
-             ((all + (kUnits + 1) / 2 * kUnitThreads - 1) / ((kUnits + 1) / 2 * kUnitThreads)), kUnitThreads, 0, call.step,
-             KnownUnits{units.channels, units.of_channel, static_cast<int>((all + (kUnits + 1) / 2 * kUnitThreads - 1) / ((kUnits + 1) / 2 * kUnitThreads))});
-    return 0;
-  }
-  const bool sums = units.blocks != 1;
+  const bool backward = call.gradients != nullptr, sums = !backward && units.blocks != 1;
   Workspace workspace(call.place == nullptr ? nullptr : call.place->workspace);
   float* const partial = sums ? workspace.take<float>(blocks) : nullptr;
-  if (call.place != nullptr) {
-    const Site site{"coupling_known_kernel", step, *call.place};
-    if (blocks > 0)
-      launch(site, coupling_known_kernel<kStateBytes, kBytesOfH, inverse, kUnits>, blocks, kUnitThreads, 0, call.step,
-             units, sums ? partial : call.step.log_det);
-    if (sums) add_partial_sums<float>(site, {partial, step.log_det, step.batch, units.blocks, units.blocks, 1});
-  }
+  if (call.place == nullptr) return workspace.size();
+  const Site site{backward ? "coupling_backward_known_kernel" : "coupling_known_kernel", step, *call.place};
+  if (blocks > 0)
+    with_kind(call.kind, [&](auto state_bytes, auto h_bytes, auto inverse) -> int64_t {
+      if (backward)
+        launch(site, coupling_backward_known_kernel<state_bytes(), h_bytes(), inverse(), kUnits>, blocks, kUnitThreads,
+               0, call.step, units);
+      else
+        launch(site, coupling_known_kernel<state_bytes(), h_bytes(), inverse(), kUnits>, blocks, kUnitThreads, 0,
+               call.step, units, sums ? partial : call.step.log_det);
+      return 0;
+    });
+  if (sums) add_partial_sums<float>(site, {partial, step.log_det, step.batch, units.blocks, units.blocks, 1});
   return workspace.size();
-}
-
-template <int kUnits>
-int64_t coupling_known_with(const KnownCall& call) {
-  const auto [state_bytes, h_bytes, inverse, channels_last] = call.kind;
-  if (channels_last) return -1;
-  if (state_bytes == 4 && h_bytes == 4)
-    return inverse ? coupling_known_of_kind<4, 4, true, kUnits>(call) : coupling_known_of_kind<4, 4, false, kUnits>(call);
-  if (state_bytes == 4)
-    return inverse ? coupling_known_of_kind<4, 2, true, kUnits>(call) : coupling_known_of_kind<4, 2, false, kUnits>(call);
-  return inverse ? coupling_known_of_kind<2, 2, true, kUnits>(call) : coupling_known_of_kind<2, 2, false, kUnits>(call);
-}
-
-int64_t coupling_known(const KnownCall& call, int units) {
-  return units == 4 ? coupling_known_with<4>(call) : units == 2 ? coupling_known_with<2>(call) : coupling_known_with<1>(call);
 }
 
 }  // namespace invflow::cuda

@@ -20,4 +20,11 @@ struct KnownCall {
 int64_t flow_step_known(const FlowStep& step, const FlowStepGradients* gradients, const Device& device,
                         const Place* place);
 
+// The parts of it, each in a file of its own.
+int64_t flow_step_known_forward(const KnownCall& call);
+int64_t flow_step_known_backward(const KnownCall& call);
+int64_t channels_last_forward(const KnownCall& call);
+int64_t channels_last_backward(const KnownCall& call);
+int64_t coupling_known(const KnownCall& call);
+
 }  // namespace invflow::cuda

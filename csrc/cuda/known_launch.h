@@ -1,9 +1,9 @@
-// Launches of the kernels of flow_step_known.h and flow_step_backward_known.h, for a choice of how they divide their work:
-// Choice::Of<channels, backward> is a Work, or void where there is to be no kernel.
+// Launches of the kernels for maps that the compiler knows.
 #pragma once
 
-#include "flow_step_backward_known.h"
+#include "flow_step_known.h"
 #include "known.h"
+#include "outer_product.h"
 #include "workspace.h"
 
 namespace invflow::cuda {
@@ -45,7 +45,7 @@ int64_t known_backward(const KnownCall& call, const char* name, Kernel* kernel, 
   const FlowStep& step = call.whole;
   const Tiles tiles = tiles_of(step, geometry.pixels());
   const int64_t items = step.batch * tiles.of_sample;
-  const int64_t blocks = blocks_of(items, call.device.multiprocessors * W::kBlocks, 16);
+  const int64_t blocks = blocks_of(items, call.device.multiprocessors * W::kBlocks, 32);
   Workspace workspace(call.place == nullptr ? nullptr : call.place->workspace);
   float* const matrix = workspace.take<float>(blocks * kMatrix);
   float* const shift = workspace.take<float>(blocks * kChannels);
@@ -68,51 +68,27 @@ int64_t known_backward(const KnownCall& call, const char* name, Kernel* kernel, 
   return workspace.size();
 }
 
-template <class Choice, int kChannels, int kStateBytes, int kBytesOfH, bool inverse>
-int64_t known_of_kind(const KnownCall& call) {
-  using Forward = typename Choice::template Of<kChannels, false>;
-  using Backward = typename Choice::template Of<kChannels, true>;
-  constexpr int kPixels = 16 / kStateBytes;
-  if (call.gradients == nullptr) {
-    if constexpr (!std::is_void_v<Forward>)
-      return known_forward<Forward>(call, "flow_step_known_kernel",
-                                    flow_step_known_kernel<kStateBytes, kBytesOfH, kChannels, inverse, Forward>,
-                                    KnownShape<kStateBytes, kPixels, kChannels, Forward>(kChannels, sizeof(float)));
-  } else {
-    if constexpr (!std::is_void_v<Backward>) {
-      const BackwardShape<kPixels, kChannels, Backward> geometry(kChannels, sizeof(float));
-      int64_t kept = 0;
-      for (int i = 0; i < call.whole.before_count; ++i) kept += 2 * call.whole.before[i].count * geometry.pixels();
-      return known_backward<Backward, kChannels>(
-          call, "flow_step_backward_known_kernel",
-          flow_step_backward_known_kernel<kStateBytes, kPixels, kBytesOfH, kChannels, inverse, Backward>, geometry, kept);
-    }
-  }
-  return -1;
+// Calls visit(bytes of a number of the state, of an h, whether inverse) with constants.
+template <class Visitor>
+int64_t with_kind(const KnownKind& kind, const Visitor& visit) {
+  const auto with_direction = [&](auto state_bytes, auto h_bytes) {
+    return kind.inverse ? visit(state_bytes, h_bytes, std::true_type{}) : visit(state_bytes, h_bytes, std::false_type{});
+  };
+  using Two = std::integral_constant<int, 2>;
+  using Four = std::integral_constant<int, 4>;
+  if (kind.state_bytes == 2) return with_direction(Two{}, Two{});
+  return kind.h_bytes == 2 ? with_direction(Four{}, Two{}) : with_direction(Four{}, Four{});
 }
 
-template <class Choice, int kChannels>
-int64_t known_of_channels(const KnownCall& call) {
-  const auto [state_bytes, h_bytes, inverse, channels_last] = call.kind;
-  if (channels_last) return -1;
-  if (state_bytes == 4 && h_bytes == 4)
-    return inverse ? known_of_kind<Choice, kChannels, 4, 4, true>(call)
-                   : known_of_kind<Choice, kChannels, 4, 4, false>(call);
-  if (state_bytes == 4)
-    return inverse ? known_of_kind<Choice, kChannels, 4, 2, true>(call)
-                   : known_of_kind<Choice, kChannels, 4, 2, false>(call);
-  return inverse ? known_of_kind<Choice, kChannels, 2, 2, true>(call)
-                 : known_of_kind<Choice, kChannels, 2, 2, false>(call);
-}
-
-template <class Choice>
-int64_t known_with(const KnownCall& call) {
-  switch (call.whole.channels) {
-    case 12: return known_of_channels<Choice, 12>(call);
-    case 24: return known_of_channels<Choice, 24>(call);
-    case 48: return known_of_channels<Choice, 48>(call);
-    case 96: return known_of_channels<Choice, 96>(call);
-    case 192: return known_of_channels<Choice, 192>(call);
+// The same with the number of channels; -1 for others.
+template <class Visitor>
+int64_t with_known_channels(int64_t channels, const Visitor& visit) {
+  switch (channels) {
+    case 12: return visit(std::integral_constant<int, 12>{});
+    case 24: return visit(std::integral_constant<int, 24>{});
+    case 48: return visit(std::integral_constant<int, 48>{});
+    case 96: return visit(std::integral_constant<int, 96>{});
+    case 192: return visit(std::integral_constant<int, 192>{});
   }
   return -1;
 }
