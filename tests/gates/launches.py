@@ -25,8 +25,8 @@ class Call:
     """An operator on a state of ``channels`` channels and side x side pixels: a flow step with coupling and injector,
     or a coupling alone.
 
-    ``contiguous``: else the channels are sliced, so that pixels are accessed one by one. ``channels_last``: the layout of
-    every state and h. ``published``: the form of the maps, for which there are kernels of their own; else the other one.
+    ``contiguous``: else the channels are sliced, so that pixels are accessed one by one. ``channels_last``: the layout
+    of every state and h. ``published``: the form of the maps, for which there are kernels of their own; else another.
     ``h_dtype``: that of h, by default ``dtype``.
     """
 
