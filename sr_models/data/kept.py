@@ -181,7 +181,7 @@ def _mapped(file: Path, default: np.ndarray | None = None) -> np.ndarray | None:
 
 def _existing(folder: Path) -> Path:
     """Return the folder, or the first one above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def _problem(folder: Path) -> str:
@@ -193,7 +193,8 @@ def _problem(folder: Path) -> str:
 
 def _tidied(folder: Path) -> int:
     """Remove what was not used for a week, and return the bytes of what is left."""
-    remove_leftovers(folder, age=_WEEK)
+    with contextlib.suppress(OSError):
+        remove_leftovers(folder, age=_WEEK)
     size = 0
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
