@@ -148,11 +148,12 @@ class TestDiskCache:
         store = tmp_path / "cache" / "sr_models" / "decoded"
         options = ["train", "--config", str(recipe), "--output", str(tmp_path / "out"), *(["--check"] * check)]
         assert main([*options, "--disk_cache", "0"]) == 0
-        assert "decoded photographs" not in capsys.readouterr().out
+        assert "decoded photographs" not in "".join(capsys.readouterr())
         assert not store.exists()
         options[4] = str(tmp_path / "other")
         assert main(options) == 0
-        assert capsys.readouterr().out.count(f"decoded photographs are kept in {store}, up to 0.0 GB") == 1
+        printed = "".join(capsys.readouterr())
+        assert printed.count(f"decoded photographs are kept in {store}, up to 0.0 GB") == 1
         # a check decodes all of them, a step those of its crop
         assert len(list(store.iterdir())) == (2 if check else 1)
 
