@@ -38,7 +38,8 @@ def decode_levels(
         (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
-        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+        with level.deriving(latents[-1]):
+            latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
     return latents.pop()
 
 
