@@ -74,7 +74,9 @@ class LateCheck:
         """
         pending = self._pending
         while pending:
-            if pending[0].arrived is not None and not wait and not pending[0].arrived.query():
+            arrived = pending[0].arrived
+            # a graph that is being captured forbids the question
+            if arrived is not None and not wait and (torch.cuda.is_current_stream_capturing() or not arrived.query()):
                 return
             try:
                 found = pending.popleft()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -49,12 +49,14 @@ class Watch:
 
     Attributes:
         seen: for every state that was looked at, in order: its layer, and its largest activation on its device.
+        pixels: number of pixels that all layers have made.
     """
 
     def __init__(self, *, clamp: bool = False, on_layer: Callable[[int], None] | None = None) -> None:
         self.clamp = clamp
         self.on_layer = on_layer
         self.seen: list[Seen] = []
+        self.pixels = 0
 
     def __call__(self, state: Tensor, first: int, level: int, layer: int) -> Tensor:
         """Note the largest activations, and return the states to go on with.
@@ -66,8 +68,7 @@ class Watch:
         """
         if not state.numel():
             return state
-        if self.on_layer is not None:
-            self.on_layer(state[:, 0].numel())
+        self._count(state[:, 0].numel())
         values = state.detach()
         # in float32, because the limit is infinite in float16
         largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3)))
@@ -77,6 +78,16 @@ class Watch:
             return state
         limit = min(LIMIT, torch.finfo(state.dtype).max)
         return state.nan_to_num(0.0).clamp_(-limit, limit)
+
+    def add(self, seen: Iterable[Seen], pixels: int) -> None:
+        """Note what was seen elsewhere, when the same layers made so many pixels."""
+        self.seen += seen
+        self._count(pixels)
+
+    def _count(self, pixels: int) -> None:
+        self.pixels += pixels
+        if self.on_layer is not None:
+            self.on_layer(pixels)
 
     @property
     def found(self) -> dict[int, Explosion]:
