@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -20,6 +21,7 @@ from sr_models.flow.latents import draw_latents, temperatures_of
 from sr_models.flow.progress import progress_of
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
 from sr_models.flow.value_range import check_range
+from sr_models.networks.precision import Precision, half_precision, network_dtype, network_precision
 from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
@@ -294,6 +296,7 @@ class SuperResolutionFlow(nn.Module):
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
+        precision: Precision = "fp32",
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
@@ -314,6 +317,9 @@ class SuperResolutionFlow(nn.Module):
             tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
                 activations do not fit into memory. The latents are those of the whole image, so the result differs only
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
+            precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
+                model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
+                faster. An outer autocast has no effect.
             on_progress: called after every layer with the part of all work that was done since the last call. The parts
                 add up to about 1, and to more if samples are drawn again.
 
@@ -331,6 +337,7 @@ class SuperResolutionFlow(nn.Module):
         if tile is not None and tile < LEAST_TILE:
             raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
         self._check(lr, "lr")
+        dtype = network_dtype(precision, lr.device, lr.dtype)
         if not bool(lr.isfinite().all()):
             raise ValueError("lr must be finite, got NaN or infinity")
         check_range(lr, "lr")
@@ -344,7 +351,8 @@ class SuperResolutionFlow(nn.Module):
             decoded = area if tile is None else decoded_pixels(*padded, tile=tile, multiple=self.lr_multiple)
             shape = (3, padded[0] * self.scale, padded[1] * self.scale)
             on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
-        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile, on_layer)
+        with network_precision(dtype, lr.device):
+            images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile, on_layer)
         return images[..., :height, :width]
 
     def _watched_samples(
@@ -384,6 +392,8 @@ class SuperResolutionFlow(nn.Module):
             if on_explode == "error" or attempt == _RESAMPLES or fixed:
                 draws = f" in {attempt + 1} draws" if attempt else ""
                 hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
+                if not math.isfinite(explosion.largest) and half_precision(lr.device) is torch.float16:
+                    hint = "; networks overflow in fp16: choose precision 'bf16' or 'fp32'"
                 raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}{hint}")
             again = self._watched_samples(
                 lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, on_layer, attempt + 1
