@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from sr_models.flow.latents import draw_latents, temperatures_of
 from sr_models.flow.progress import progress_of
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
 from sr_models.flow.value_range import check_range
+from sr_models.networks.precision import Precision, half_precision, network_dtype, network_precision
 from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
@@ -300,6 +302,7 @@ class SuperResolutionFlow(nn.Module):
         on_explode: OnExplode = "resample",
         tile: int | None = None,
         graph: bool | None = None,
+        precision: Precision = "fp32",
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
@@ -323,6 +326,9 @@ class SuperResolutionFlow(nn.Module):
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
                 of a size come again, unless something in the model cannot be captured.
+            precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
+                model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
+                faster. An outer autocast has no effect.
             on_progress: called after every layer with the part of all work that was done since the last call; after a
                 graph, once for all its layers. The parts add up to about 1, and to more if samples are drawn again.
 
@@ -343,6 +349,7 @@ class SuperResolutionFlow(nn.Module):
             raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
         self._check(lr, "lr", look=False)
         check_graph(graph, lr.device)
+        dtype = network_dtype(precision, lr.device, lr.dtype)
         check_range(lr, "lr", finite=True)
         height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
         lr = _padded(lr, self.lr_multiple)
@@ -356,12 +363,13 @@ class SuperResolutionFlow(nn.Module):
             on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
         draw = partial(self._watched_samples, lr, temperature, seed, on_explode, tile, graph, on_layer)
         blocks = sample_blocks(n, len(lr) * height * width) if lr.device.type != "cpu" and tile is None else [range(n)]
-        if len(blocks) == 1:
-            images = draw(blocks[0])
-        else:
-            images = lr.new_empty(len(lr), n, 3, *(side * self.scale for side in lr.shape[2:]))
-            for block in blocks:
-                images[:, block.start : block.stop] = draw(block)
+        with network_precision(dtype, lr.device):
+            if len(blocks) == 1:
+                images = draw(blocks[0])
+            else:
+                images = lr.new_empty(len(lr), n, 3, *(side * self.scale for side in lr.shape[2:]))
+                for block in blocks:
+                    images[:, block.start : block.stop] = draw(block)
         return images[..., :height, :width]
 
     def _watched_samples(
@@ -408,6 +416,8 @@ class SuperResolutionFlow(nn.Module):
             if on_explode == "error" or attempt == _RESAMPLES or fixed:
                 draws = f" in {attempt + 1} draws" if attempt else ""
                 hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
+                if not math.isfinite(explosion.largest) and half_precision(lr.device) is torch.float16:
+                    hint = "; networks overflow in fp16: choose precision 'bf16' or 'fp32'"
                 raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}{hint}")
             part, one = lr[image : image + 1], [samples[position]]
             again = self._watched_samples(
