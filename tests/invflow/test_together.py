@@ -27,7 +27,9 @@ class Net(nn.Module):
 
 
 def step(channels: int, **settings: nn.Module) -> FlowStep:
-    made = FlowStep(channels, coupling=AffineCoupling(channels, Net(channels // 2, 2 * (channels - channels // 2))), **settings)
+    made = FlowStep(
+        channels, coupling=AffineCoupling(channels, Net(channels // 2, 2 * (channels - channels // 2))), **settings
+    )
     with torch.no_grad():
         made.actnorm.bias.normal_(std=0.1)
         made.actnorm.log_scale.normal_(std=0.1)
@@ -184,7 +186,8 @@ def test_a_weight_without_inverse_where_looking_would_wait(
         _, log_det = model(x)
         assert not log_det.isfinite().any()
         with pytest.raises(
-            _late.UnusableWeightError, match=f"^layer 3: layer 1: InvertibleConv1x1 with 12 channels: weight is {problem}"
+            _late.UnusableWeightError,
+            match=f"^layer 3: layer 1: InvertibleConv1x1 with 12 channels: weight is {problem}",
         ):
             later()
     later()
