@@ -134,6 +134,7 @@ WHAT is one of
 
 --backends takes, separated by commas,
 {_CHOICES}
+                          on a GPU flow_step takes cuda,triton,reference,compile
   models:                 FLOW-PRECISION[-OPTION]: ours or published; fp32, bf16 and on a GPU tf32; of
                           ours also invert in training, and graph on a GPU. Example: ours-bf16-invert
 

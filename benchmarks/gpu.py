@@ -1,4 +1,4 @@
-"""Instruments for a GPU: CUDA graphs, the host's and the device's time, waits, launches. Without one they are plain."""
+"""Instruments for a GPU: CUDA graphs, the host's and the device's time, waits, launches. On a CPU they are plain."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Activity", "Replayed", "activity_of", "device_seconds", "host_seconds", "synchronize", "waits"]
+__all__ = ["Activity", "Replayed", "activity_of", "device_seconds", "host_seconds", "synchronize", "tf32", "waits"]
 
 #: What the profiler calls the launches of kernels and of graphs by the runtime and by the driver.
 _LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 
 
-def synchronize() -> None:
-    """Wait for the GPU, if there is one in use."""
-    if torch.cuda.is_available():
+def synchronize(device: str) -> None:
+    """Wait for the device to finish what was queued."""
+    if device == "cuda":
         torch.cuda.synchronize()
 
 
 class Replayed:
     """Calls that are captured as one CUDA graph at the first use and replayed from then on.
 
-    Without a GPU it makes the calls themselves.
+    On a CPU it makes the calls themselves.
 
     Args:
+        device: "cpu" or "cuda".
         calls: functions without arguments. All but their kernels happens once. Their results are kept, so that each
             has memory of its own.
     """
 
-    def __init__(self, *calls: Callable[[], object]) -> None:
+    def __init__(self, device: str, calls: Sequence[Callable[[], object]]) -> None:
+        self._device = device
         self._calls = calls
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kept: list[object] = []
 
     def __call__(self) -> None:
-        if not torch.cuda.is_available():
+        if self._device != "cuda":
             for call in self._calls:
                 call()
             return
@@ -63,9 +65,9 @@ class Replayed:
         return graph
 
 
-def device_seconds(call: Callable[[], object]) -> float:
-    """Time a call by two events on the current stream; without a GPU by the clock."""
-    if not torch.cuda.is_available():
+def device_seconds(call: Callable[[], object], device: str) -> float:
+    """Time a call by two events on the current stream of a GPU; on a CPU by the clock."""
+    if device != "cuda":
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
@@ -78,22 +80,23 @@ def device_seconds(call: Callable[[], object]) -> float:
     return 1e-3 * begin.elapsed_time(end)
 
 
-def host_seconds(call: Callable[[], object], number: int = 50, repeats: int = 5) -> float:
+def host_seconds(call: Callable[[], object], device: str, number: int = 50, repeats: int = 5) -> float:
     """Time what it takes the host to queue a call: the least of some averages.
 
     Args:
         call: launches so few kernels that ``number`` calls do not fill the queue, which holds about a thousand.
+        device: "cpu" or "cuda".
         number: calls between two waits for the device.
         repeats: number of averages.
     """
     found = []
     for _ in range(repeats):
-        synchronize()
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(number):
             call()
         found.append((time.perf_counter() - start) / number)
-    synchronize()
+    synchronize(device)
     return min(found)
 
 
@@ -101,12 +104,9 @@ def host_seconds(call: Callable[[], object], number: int = 50, repeats: int = 5)
 def waits() -> Iterator[Counter[str]]:
     """Count the synchronisations of the host with the GPU in a block, by ``file:line`` of the Python code.
 
-    The counter is filled at the end of the block. Without a GPU it stays empty.
+    The counter is filled at the end of the block.
     """
     places: Counter[str] = Counter()
-    if not torch.cuda.is_available():
-        yield places
-        return
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -117,6 +117,18 @@ def waits() -> Iterator[Counter[str]]:
     for warning in found:
         if "synchroniz" in str(warning.message):
             places[f"{_short(warning.filename)}:{warning.lineno}"] += 1
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let matrix products and convolutions of float32 numbers on a GPU use TF32, or not."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def _short(path: str) -> str:
@@ -139,18 +151,15 @@ class Activity:
 
 
 def activity_of(call: Callable[[], object], heaviest: int = 10) -> Activity:
-    """Profile a call, which takes it longer than usual.
+    """Profile a call on a GPU, which takes it longer than usual.
 
     Args:
         call: runs once.
         heaviest: number of kernels to name.
     """
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=kinds) as profile:
+    with torch.profiler.profile() as profile:
         call()
-        synchronize()
+        torch.cuda.synchronize()
     events = profile.key_averages()
     kernels = [event for event in events if str(event.device_type).endswith("CUDA")]
     kernels.sort(key=lambda event: -event.self_device_time_total)

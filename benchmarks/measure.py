@@ -76,8 +76,8 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     source = torch.zeros(max(case.bytes // 8, 1), device=case.device)
     factor = torch.randn(side, side, device=case.device)
     target, product = torch.empty_like(source), torch.empty_like(factor)
-    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds)
-    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9)[_SGEMM]
+    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds, case.device)
+    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9, case.device)[_SGEMM]
     copy_speed = 8 * source.numel() / statistics.median(times.pop(_COPY))
     sgemm_speed = 2 * side**3 / statistics.median(sgemm)
     least = max(case.bytes / copy_speed, case.flops / sgemm_speed)
@@ -105,10 +105,10 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     return results
 
 
-def _interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def _interleaved(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
     """Return the seconds that every call takes, in every round. On a GPU launching counts if the GPU waits for it."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(device_seconds(call))
+            times[name].append(device_seconds(call, device))
     return times

@@ -19,6 +19,8 @@ __all__ = ["ModelResult", "measure_models", "models_table"]
 
 #: A call that takes longer than this many seconds is timed twice only.
 _LONG = 60.0
+#: A call that takes longer than this many seconds is not profiled.
+_PROFILED = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ModelResult:
         peak_bytes: largest memory that a call had in use beyond that before it.
         launches: kernels and graphs that a call launches on a GPU.
         busy: seconds of a call for which the GPU computes.
-        waits: synchronisations of a call by place in the source.
+        waits: synchronisations of a call on a GPU, by place in the source.
         heaviest: kernels that took longest, with their seconds and numbers.
         error: why it could not be measured; all figures are then zero.
     """
@@ -54,7 +56,7 @@ class ModelResult:
     peak_bytes: int | None = None
     launches: int | None = None
     busy: float | None = None
-    waits: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, int] | None = None
     heaviest: list[list[object]] = field(default_factory=list)
     error: str = ""
 
@@ -89,14 +91,13 @@ def measure_models(
             if workload.kind == "train" or device == "cuda":
                 work.call()  # makes gradients, and the optimizer's state, and what libraries keep
             works[variant] = work
-        except RuntimeError as error:  # a capture that is not allowed, or too little memory
+        except (RuntimeError, TypeError) as error:  # a capture that is not allowed, or too little memory
             failures[variant] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            gpu.synchronize()
     times: dict[Variant, list[float]] = {variant: [] for variant in works}
     for round_number in range(rounds):
         for variant, work in works.items():
             if round_number < 2 or times[variant][0] < _LONG:
-                times[variant].append(_seconds(work.call, by_processor))
+                times[variant].append(_seconds(work.call, device, by_processor))
     results = []
     for variant in variants:
         names = workload.name, variant.name, workload.number, threads, "processor" if by_processor else "wall"
@@ -105,7 +106,7 @@ def measure_models(
             continue
         calls = works[variant].calls
         low, median, high = (calls * seconds for seconds in quartiles(times[variant]))
-        figures = _on_gpu(works[variant]) if device == "cuda" else {}
+        figures = _on_gpu(works[variant], times[variant][0]) if device == "cuda" else {}
         if with_peaks:
             figures["peak_bytes"] = peak_of_workload(workload, variant, threads)
         results.append(
@@ -122,30 +123,34 @@ def measure_models(
     return results
 
 
-def _seconds(call: Callable[[], object], by_processor: bool) -> float:
+def _seconds(call: Callable[[], object], device: str, by_processor: bool) -> float:
     clock = time.process_time if by_processor else time.perf_counter
-    gpu.synchronize()
+    gpu.synchronize(device)
     start = clock()
     call()
-    gpu.synchronize()
+    gpu.synchronize(device)
     return clock() - start
 
 
-def _on_gpu(work: Work) -> dict[str, Any]:
-    """Return memory, launches, kernels and waits of one call; those of a workload of several calls count as often."""
+def _on_gpu(work: Work, seconds: float) -> dict[str, Any]:
+    """Return memory, launches, kernels and waits of one call; those of a workload of several calls count as often.
+
+    Calls that take longer than some seconds launch too many kernels to be profiled.
+    """
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     with gpu.waits() as places:
         work.call()
-    peak = torch.cuda.max_memory_allocated() - before
-    activity = gpu.activity_of(work.call)
-    return {
-        "peak_bytes": peak,
-        "launches": work.calls * activity.launches,
-        "busy": work.calls * activity.busy,
+    found: dict[str, Any] = {
+        "peak_bytes": torch.cuda.max_memory_allocated() - before,
         "waits": {place: work.calls * count for place, count in places.most_common()},
-        "heaviest": [list(kernel) for kernel in activity.heaviest],
     }
+    if seconds < _PROFILED:
+        activity = gpu.activity_of(work.call)
+        found["launches"] = work.calls * activity.launches
+        found["busy"] = work.calls * activity.busy
+        found["heaviest"] = [list(kernel) for kernel in activity.heaviest]
+    return found
 
 
 _HEAD = (
@@ -180,7 +185,7 @@ def models_table(results: Sequence[ModelResult]) -> str:
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}",
             f"{r.difference:.0e}",
             "" if r.launches is None else str(r.launches),
-            "" if r.launches is None else str(sum(r.waits.values())),
+            "" if r.waits is None else str(sum(r.waits.values())),
             "" if r.busy is None else f"{r.busy / r.median:.0%}",
         ]
         lines.append(" | ".join(cells))

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -130,7 +131,7 @@ def measure_operator(
 
     Args:
         case: what is computed.
-        implementations: names of backends.
+        implementations: names of backends, or "compile" for ``torch.compile`` of the reference.
         device: "cuda", or "cpu" to see that it runs: calls are then made one by one.
         rounds: timed replays of every graph, at least 2.
     """
@@ -143,10 +144,10 @@ def measure_operator(
         try:
             calls = [_bound(case, given, name) for given in sets]
             difference = max(map(_distance, calls[0](), exact))
-            graphs[name] = Replayed(*calls), Replayed(*[calls[0]] * 10)
+            graphs[name] = Replayed(device, calls), Replayed(device, [calls[0]] * 10)
             for graph in graphs[name]:
                 graph()
-            found[name] = {"difference": difference, "host": host_seconds(calls[0])}
+            found[name] = {"difference": difference, "host": host_seconds(calls[0], device)}
         except RuntimeError as error:
             failures[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     copies = _copies(case.bytes, len(sets), device)
@@ -155,10 +156,10 @@ def measure_operator(
     copied: list[list[float]] = [[] for _ in copies]
     for _ in range(rounds):
         for name in found:
-            cold[name].append(device_seconds(graphs[name][0]) / len(sets))
-            warm[name].append(device_seconds(graphs[name][1]) / 10)
+            cold[name].append(device_seconds(graphs[name][0], device) / len(sets))
+            warm[name].append(device_seconds(graphs[name][1], device) / 10)
         for times, graph in zip(copied, copies, strict=True):
-            times.append(device_seconds(graph) / len(sets))
+            times.append(device_seconds(graph, device) / len(sets))
     copy = min(statistics.median(times) for times in copied)
     results = []
     for name in implementations:
@@ -239,17 +240,18 @@ def _bound(case: OperatorCase, given: _Given, implementation: str) -> Callable[[
 
 
 def _results(case: OperatorCase, given: _Given, implementation: str) -> list[Tensor]:
-    """Compute the case once. The reference's backward pass has its forward pass before it."""
+    """Compute the case once. Only kernels know a backward pass without the forward pass before it."""
     call = given.call
-    if case.direction == "backward":
-        if implementation == "reference":
-            return _differentiated(given)
+    if implementation in KERNELS:
+        if case.direction != "backward":
+            return list(KERNELS[implementation].flow_step(call))
         gradients = KERNELS[implementation].flow_step_backward(given.grad_y, given.grad_log_det, call)
         return [gradient for gradient in gradients if gradient is not None]
-    if implementation == "reference":
-        with torch.no_grad():
-            return list(_reference(call))
-    return list(KERNELS[implementation].flow_step(call))
+    plain = _compiled if implementation == "compile" else _reference
+    if case.direction == "backward":
+        return _differentiated(plain, given)
+    with torch.no_grad():
+        return list(plain(call))
 
 
 def _reference(call: Call) -> tuple[Tensor, Tensor]:
@@ -257,10 +259,19 @@ def _reference(call: Call) -> tuple[Tensor, Tensor]:
     return flow_step_reference(x, matrix, shift, coupling, injector, start=settings.start, inverse=settings.inverse)
 
 
-def _differentiated(given: _Given) -> list[Tensor]:
+@cache
+def _compiler() -> Callable[[Call], tuple[Tensor, Tensor]]:
+    return torch.compile(_reference, dynamic=False)
+
+
+def _compiled(call: Call) -> tuple[Tensor, Tensor]:
+    return _compiler()(call)
+
+
+def _differentiated(plain: Callable[[Call], tuple[Tensor, Tensor]], given: _Given) -> list[Tensor]:
     call = _changed(given.call, lambda tensor: tensor.detach().requires_grad_())
     with torch.enable_grad():
-        results = _reference(call)
+        results = plain(call)
     leaves = [tensor for tensor in call[:5] if tensor is not None]
     return list(torch.autograd.grad(results, leaves, [given.grad_y, given.grad_log_det]))
 
@@ -277,7 +288,7 @@ def _copies(traffic: int, count: int, device: str) -> list[Replayed]:
     ]
     by_engine = [lambda a=a, b=b: b.copy_(a) for a, b in pairs]
     by_kernel = [lambda a=a, b=b: torch.neg(a, out=b) for a, b in pairs]
-    graphs = [Replayed(*by_engine), Replayed(*by_kernel)]
+    graphs = [Replayed(device, by_engine), Replayed(device, by_kernel)]
     for graph in graphs:
         graph()
     return graphs

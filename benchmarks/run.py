@@ -19,6 +19,7 @@ import torch
 
 import invflow
 from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
+from benchmarks.gpu import tf32
 from benchmarks.measure import Measurement, measure
 from benchmarks.models import ModelResult, measure_models, models_table
 from benchmarks.operators import OperatorResult, measure_operator, operator_cases, operators_table
@@ -62,9 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError, FileNotFoundError: options that are wrong or do not fit each other.
     """
     _check(arguments)
-    # on a GPU the host's share counts apart, and no case is large enough to see kernels through it
-    graphs = arguments.operator == "flow_step" and (arguments.device == "cuda" or arguments.quick)
-    kind = "models" if arguments.operator == "models" else "operators" if graphs else "cases"
+    kind = _kind(arguments)
     make = {"models": _model_tasks, "operators": _operator_tasks, "cases": _case_tasks}[kind]
     patterns = arguments.only or ["*"]
     tasks = [task for task in make(arguments) if any(fnmatchcase(task.name, pattern) for pattern in patterns)]
@@ -90,6 +89,17 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"no time left for {len(record['not_measured'])} of {len(tasks)} cases", file=sys.stderr)
 
 
+def _kind(arguments: argparse.Namespace) -> str:
+    """Return the key of :data:`KINDS`. On a GPU no step is large enough to see kernels behind the host's time."""
+    if arguments.operator == "models":
+        return "models"
+    return (
+        "operators"
+        if arguments.operator == "flow_step" and (arguments.device == "cuda" or arguments.quick)
+        else "cases"
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Check options, and fill in those that were not given."""
     operator, device = arguments.operator, arguments.device
@@ -99,7 +109,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--device cuda: torch finds no CUDA or ROCm device")
     if arguments.quick and operator not in ("models", "flow_step"):
         raise ValueError(f"--quick must be used with models or flow_step, got {operator}")
-    allowed, names = _implementations(operator, device)
+    allowed, names = _implementations(arguments)
     if arguments.backends is None and device == "cpu" and "cpu" in allowed and "cpu" not in names:
         _say_why_the_kernels_are_left_out()
     arguments.names = names if arguments.backends is None else arguments.backends.split(",")
@@ -116,12 +126,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--threads must be at least 1, got {min(arguments.threads)}")
 
 
-def _implementations(operator: str, device: str) -> tuple[list[str], list[str]]:
+def _implementations(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Return the names that ``--backends`` may have, and those that it has by default."""
+    operator, device = arguments.operator, arguments.device
     if operator == "models":
         names = list(dict.fromkeys(v.name for kind in ("train", "sample") for v in variants_of(kind, device)))
         return names, names
-    return list(IMPLEMENTATIONS[operator]), runnable(operator, device)
+    names = runnable(operator, device)
+    if _kind(arguments) == "operators":
+        return [*invflow.BACKENDS, "compile"], [name for name in names if name in invflow.BACKENDS]
+    return list(IMPLEMENTATIONS[operator]), names
 
 
 def _case_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
@@ -136,12 +150,11 @@ def _case_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
 
 
 def _operator_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
-    # what is compiled or composed of many operators is measured by the cases of whole steps and models
-    names = [name for name in arguments.names if name in invflow.BACKENDS]
     for case in operator_cases(tiny=arguments.quick):
 
         def measured(case: Any = case) -> Sequence[Any]:
-            return measure_operator(case, names, arguments.device, arguments.rounds)
+            with tf32(False):
+                return measure_operator(case, arguments.names, arguments.device, arguments.rounds)
 
         yield _Task(case.name, arguments.threads[0], measured)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sr_models
-from benchmarks.gpu import Replayed
+from benchmarks.gpu import Replayed, tf32
 from benchmarks.published import PublishedFlow, published
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
 from sr_models import SuperResolutionFlow
@@ -181,24 +180,27 @@ class Workshop:
                 return encode(hr, lr, noise).bits_per_dim.mean()
 
         def step() -> None:
-            with _tf32(variant):
+            with tf32(variant.precision == "tf32"):
                 optimizer.zero_grad()
                 loss().backward()
                 optimizer.step()
 
         def check() -> Tensor:
-            with _tf32(variant), torch.no_grad():
+            with tf32(variant.precision == "tf32"), torch.no_grad():
                 return loss()
 
-        return Work(Replayed(step) if variant.option == "graph" else step, check)
+        return Work(Replayed(self.device, [step]) if variant.option == "graph" else step, check)
 
     def _sampling(self, variant: Variant, flow: nn.Module) -> Work:
         lr = self._random(1, 3, *self.workload.size, seed=1)
-        sample = cast(SuperResolutionFlow | PublishedFlow, flow).sample
+        sample: Any = cast(SuperResolutionFlow | PublishedFlow, flow).sample
+        options = {"graph": True} if variant.option == "graph" else {}
 
         def draw(number: int) -> Tensor:
-            with _tf32(variant), _networks_in(variant, self.device):
-                return sample(lr, number)
+            with tf32(variant.precision == "tf32"), _networks_in(variant, self.device):
+                drawn = sample(lr, number, **options)
+                assert isinstance(drawn, Tensor)
+                return drawn
 
         number = self.workload.number
         if variant.flow == "published":  # samples are equal, independent calls
@@ -209,18 +211,6 @@ class Workshop:
 def _networks_in(variant: Variant, device: str) -> torch.autocast:
     """Compute networks in the variant's precision."""
     return torch.autocast(device, torch.bfloat16, enabled=variant.precision == "bf16")
-
-
-@contextmanager
-def _tf32(variant: Variant) -> Iterator[None]:
-    """Allow TF32 on a GPU if it is the variant's precision, and only then."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = variant.precision == "tf32"
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def full_size_model(name: str, *, tiny: bool = False) -> SuperResolutionFlow:

@@ -5,30 +5,36 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu import Replayed, activity_of, device_seconds, host_seconds, waits
+from benchmarks.gpu import Replayed, activity_of, device_seconds, host_seconds, tf32, waits
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_calls_are_made_one_after_the_other() -> None:
+def test_on_a_cpu_calls_are_made_one_after_the_other() -> None:
     made: list[int] = []
-    replayed = Replayed(lambda: made.append(1), lambda: made.append(2))
+    replayed = Replayed("cpu", [lambda: made.append(1), lambda: made.append(2)])
     replayed()
     replayed()
     assert made == [1, 2, 1, 2]
-    assert device_seconds(lambda: made.append(3)) > 0
+    assert device_seconds(lambda: made.append(3), "cpu") > 0
     made.clear()
-    assert host_seconds(lambda: made.append(4), number=3, repeats=2) > 0
+    assert host_seconds(lambda: made.append(4), "cpu", number=3, repeats=2) > 0
     assert made == [4] * 6
-    with waits() as places:
-        torch.ones(1).item()
-    assert not places
-    assert activity_of(lambda: torch.ones(1)).launches == 0
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_allowed_within_the_block_only(allowed: bool) -> None:
+    def settings() -> list[bool]:
+        return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+    before = settings()
+    with tf32(allowed):
+        assert settings() == [allowed, allowed]
+    assert settings() == before
 
 
 @pytest.mark.gpu
 def test_a_graph_replays_its_calls() -> None:
     total = torch.zeros(3, device="cuda")
-    replayed = Replayed(lambda: total.add_(1), lambda: total.mul_(2))
+    replayed = Replayed("cuda", [lambda: total.add_(1), lambda: total.mul_(2)])
     replayed()
     before = total.clone()
     replayed()

@@ -73,8 +73,17 @@ def test_quick_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert runner.main([*run, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert len(json.loads(path.read_text())["results"]) == 4
+    assert runner.main([*run[:-4], "--backends", "composition"]) == 2
+    assert "--backends must be among cpu,cuda,triton,reference,compile, got composition" in capsys.readouterr().err
     assert runner.main(["report", str(path)]) == 0
     assert printed.strip() in capsys.readouterr().out
+
+
+def test_compile_is_measured_on_request() -> None:
+    case = OperatorCase(SMALL, "backward", "float32", "contiguous")
+    (result,) = measure_operator(case, ["compile"], "cpu", rounds=2)
+    assert not result.error
+    assert result.difference < 1e-5
 
 
 @pytest.mark.gpu
