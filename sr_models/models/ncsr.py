@@ -178,8 +178,8 @@ def _unevaluated(model: SuperResolutionFlow) -> dict[str, Tensor]:
 
 
 _TINY = {
-    "steps": (8, 8, 4),
-    "noise_steps": (0, 8, 4),
+    "steps": (6, 6, 4),
+    "noise_steps": (0, 6, 4),
     "transition_steps": 1,
     "hidden_channels": 40,
     "features": 48,
