@@ -91,7 +91,7 @@ class Objective(nn.Module):
 
 
 def _l1(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> Tensor:
-    return (model.encoder.image(lr) - hr).abs().mean()
+    return (model.image(lr) - hr).abs().mean()
 
 
 def _bits(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Tensor:
