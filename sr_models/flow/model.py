@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
 from invflow._numerics import reads_freely
+from invflow.layers import check_weights
 from invflow.layers._late import look_at_weights
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
@@ -449,8 +450,11 @@ class SuperResolutionFlow(nn.Module):
         else:
             images = decode_tiles(graphed, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
         images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
-        found = {} if on_explode == "clamp" else watch.found
-        look_at_weights(self)
+        found = {} if on_explode == "clamp" and reads_freely(lr) else watch.found
+        if found and not reads_freely(lr):
+            # a layer on a device does not wait to see that its weight has no inverse, and gives what is not finite
+            look_at_weights(self)
+            check_weights(self)
         if on_explode == "clamp":
             return images
         for state, explosion in found.items():
