@@ -14,6 +14,7 @@ from torch.utils import _pytree
 
 from invflow.layers._drift import DRIFT_TOLERANCE, StoreDistance, relative_difference
 from invflow.layers._traces import Contents, check_version, differentiate, next_node, sources, version_of
+from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
 
 __all__ = ["Chain", "LayerGraph", "stages_of"]
@@ -29,6 +30,8 @@ def stages_of(layer: nn.Module) -> list[Stage]:
 
 
 def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Any) -> Rerun:
+    with torch.enable_grad():
+        context = context_for(layer, context)
     x = layer.inverse(z, context)[0].detach().requires_grad_()
     with torch.enable_grad():
         # not the leaf itself, which a layer may return as it is
@@ -371,7 +374,7 @@ def _evaluate_again(
     since = next_node()
     with torch.enable_grad(), link.chain.autocast():
         # not the leaf itself, which a layer may return as it is
-        z, log_det = link.layer(leaf.view_as(leaf), gradients.context)
+        z, log_det = link.layer(leaf.view_as(leaf), context_for(link.layer, gradients.context))
     latents = list(z) if isinstance(z, list | tuple) else [z]
     _check_reconstruction(link, state, [*leaving, state.z], [latent.detach() for latent in latents])
     return gradients.add([*latents, log_det], grads, [leaf], since)[0]

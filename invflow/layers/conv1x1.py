@@ -50,6 +50,7 @@ class InvertibleConv1x1(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
 from invflow.layers._inversion import stages_of
 from invflow.layers.actnorm import ActNorm
-from invflow.layers.conditioning import condition
+from invflow.layers.conditioning import condition, context_for
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
@@ -22,6 +22,7 @@ from invflow.layers.folding import fold, folding, naming
 from invflow.layers.injector import AffineInjector
 from invflow.layers.protocol import (
     ConditionedInverse,
+    Context,
     InvertibleLayer,
     PendingCoupling,
     Rerun,
@@ -66,6 +67,7 @@ class FlowStep(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class FlowStep(nn.Module):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         x, log_det, pending = self.forward_fused(x, context)
         if pending is None:
             return x, log_det
@@ -94,7 +96,7 @@ class FlowStep(nn.Module):
         return z, log_det + coupling_log_det
 
     def forward_fused(
-        self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
+        self, x: Tensor, context: Context = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
         """Compute ``forward`` without its coupling, and with that of the layer before.
 
@@ -111,14 +113,14 @@ class FlowStep(nn.Module):
             with torch.no_grad():
                 actnorm.initialize(x if pending is None else pending.apply(x)[0])
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
-        return x, log_det, None if coupling is None else coupling.pending(x, context)
+        return x, log_det, None if coupling is None else coupling.pending(x, context_for(coupling, context))
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
         if not self._fuses_parts(called=False):
             return self._inverse_by_parts(z, context)
         coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
-        h = None if coupling is None else coupling.pending(z, context).h
+        h = None if coupling is None else coupling.pending(z, context_for(coupling, context)).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
     def inverse_given(
@@ -191,7 +193,7 @@ class FlowStep(nn.Module):
                     parts.append(fold(part))
         return FlowSequential(parts)
 
-    def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
+    def _rerun_before_coupling(self, z: Tensor, context: Context) -> Rerun:
         with torch.enable_grad():
             injector = self._injector_output(z, context)
         x, _ = self.inverse_given(z, None, None if injector is None else injector.detach())
@@ -227,31 +229,32 @@ class FlowStep(nn.Module):
         return True
 
     def _forward_by_parts(
-        self, x: Tensor, context: Tensor | None, pending: PendingCoupling | None
+        self, x: Tensor, context: Context, pending: PendingCoupling | None
     ) -> tuple[Tensor, Tensor, None]:
         total: Tensor | None = None
         if pending is not None:
             x, total = pending.apply(x)
         for _, part in self._parts():
-            x, log_det = part(x, context)
+            x, log_det = part(x, context_for(part, context))
             total = log_det if total is None else total + log_det
         assert total is not None
         return x, total, None
 
-    def _inverse_by_parts(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _inverse_by_parts(self, z: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         total: Tensor | None = None
         for name, part in reversed(self._parts()):
             if not callable(getattr(part, "inverse", None)):
                 raise TypeError(f"FlowStep: {name}, {type(part).__name__}, has no inverse method")
-            z, log_det = cast(InvertibleLayer, part).inverse(z, context)
+            z, log_det = cast(InvertibleLayer, part).inverse(z, context_for(part, context))
             total = log_det if total is None else total + log_det
         assert total is not None
         return z, total
 
-    def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+    def _injector_output(self, x: Tensor, context: Context) -> Tensor | None:
         injector = cast("AffineInjector | None", self._modules.get("injector"))
         if injector is None:
             return None
+        context = context_for(injector, context)
         check_context(injector, x, context, injector.context_channels)
         return injector.raw_output(context)
 

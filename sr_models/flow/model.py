@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
 from invflow.layers.protocol import Shape
 from sr_models.flow.condition_sharing import LevelContext
@@ -209,8 +210,8 @@ class SuperResolutionFlow(nn.Module):
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
         x = hr
-        for level, context in zip(self._levels(), self.contexts(lr, noise), strict=True):
-            z, level_log_det = level(x, context)
+        for level, context in zip(self._levels(), self.level_contexts(lr, noise), strict=True):
+            z, level_log_det = level(x, context_for(level, context))
             log_det = log_det + level_log_det
             *factored, x = z if isinstance(z, list) else [z]
             latents += factored
