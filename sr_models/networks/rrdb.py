@@ -50,7 +50,7 @@ class DenseBlock(nn.Module):
         seen = [x]
         for conv in self.convs[:-1]:
             seen.append(_leaky(conv(torch.cat(seen, 1))))
-        return 0.2 * self.convs[-1](torch.cat(seen, 1)) + x
+        return torch.add(x, self.convs[-1](torch.cat(seen, 1)), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -61,7 +61,7 @@ class RRDB(nn.Module):
         self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.2 * self.dense(x) + x
+        return torch.add(x, self.dense(x), alpha=0.2)
 
 
 class RRDBEncoder(nn.Module):
@@ -183,4 +183,4 @@ def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+    return F.leaky_relu(x, 0.2, inplace=True)
