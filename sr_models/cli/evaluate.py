@@ -19,6 +19,7 @@ def run(
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     device: str = "cpu",
     overwrite: bool = False,
 ) -> int:
@@ -46,11 +47,14 @@ def run(
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
+        precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
+            on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
+            and fp32.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: score all images again, and replace what other settings or commands wrote.
     """
     from sr_models.checkpoints.files import create_stored, read_weights
-    from sr_models.cli._device import usable_device
+    from sr_models.cli._device import check_worthwhile, usable_device
     from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.evaluation.metrics import best_available_distance
     from sr_models.evaluation.record import ScoreRecord
@@ -58,6 +62,7 @@ def run(
 
     checkpoint, output = os.path.expanduser(checkpoint), output and os.path.expanduser(output)
     place = usable_device(device)
+    check_worthwhile(precision, place)
     stored = read_weights(checkpoint)
     model = create_stored(stored).to(place)
     name, distance = best_available_distance(place)
@@ -73,6 +78,7 @@ def run(
         distance=distance,
         on_explode=on_explode,
         tile=tile,
+        precision=precision,
         record=record,
     )
     print(scores_table(scores, name))
