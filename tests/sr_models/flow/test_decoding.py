@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -37,9 +38,9 @@ def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> 
 def test_chunks_of_a_level_are_for_its_height_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spied(images: int, states: int, pixels: int):
-        seen.append((images, states, pixels))
-        return _chunks(images, states, pixels)
+    def spied(*arguments: int) -> Any:
+        seen.append(arguments[:3])
+        return _chunks(*arguments)
 
     monkeypatch.setattr(decoding, "_chunks", spied)
     randomised("srflow").sample(torch.rand(2, 3, 4, 10, dtype=torch.float64), 3)
