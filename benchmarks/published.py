@@ -42,8 +42,11 @@ def published(model: SuperResolutionFlow) -> PublishedFlow:
         A module with the same parameters under the same names, behind the prefix ``model.``, in the model's mode.
 
     Raises:
+        ValueError: the model is a flow of the residual, which no published model is.
         TypeError: the model has a layer of which no published model is made, in a call.
     """
+    if model.base != "none":
+        raise ValueError(f"published: base must be 'none', got a model with {model.base!r}")
     return PublishedFlow(copy.deepcopy(model)).train(model.training)
 
 
