@@ -58,6 +58,7 @@ class ActNorm(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
     bias: Tensor
     log_scale: Tensor
     initialized: Tensor

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
-from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, compose, derive
+from invflow.layers._derived import ChannelMap, FactorCache, Snapshot, compose, derive
+from invflow.layers._together import factors_of
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import folding
@@ -50,12 +51,13 @@ class InvertibleConv1x1(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         self.weight = nn.Parameter(_random_rotation(channels).float().contiguous())
-        self._factorization: ValueCache[tuple[Tensor, Tensor]] = ValueCache()
+        self._factorization = FactorCache()
 
     def matrix(self) -> Tensor:
         """Return W (C, C) in float64. A subclass that makes its matrix of something else overrides this method."""
@@ -140,7 +142,8 @@ class InvertibleConv1x1(nn.Module):
         # read once: a parametrization may change its state whenever it computes the weight
         own = type(self).matrix is not InvertibleConv1x1.matrix
         weight, cache = self.matrix() if own else current(self, "weight"), self._factorization
-        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
+        known = factors_of(weight)
+        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self, factors=known)
 
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x.dtype)

@@ -14,9 +14,13 @@ from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
 
+#: Pixels of high resolution that a GPU decodes together: enough to be busy, and of some gigabytes at most.
+_BLOCK_PIXELS = 2**22
 #: States that go through a layer together have about this many pixels: the hidden channels of a network then fit a
 #: cache, and need memory that does not depend on the number of states.
 _CHUNK_PIXELS = 2**14
+#: The same for a GPU, whose launches should be few.
+_CHUNK_PIXELS_OF_GPUS = 2**21
 
 
 def decode_levels(
@@ -38,7 +42,8 @@ def decode_levels(
         (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
-        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+        with level.deriving(latents[-1]):
+            latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
     return latents.pop()
 
 
@@ -49,7 +54,8 @@ def _decode_level(
     count = len(x)
     own = context.features.own
     layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3]))
+    most = _CHUNK_PIXELS if own.device.type == "cpu" else _CHUNK_PIXELS_OF_GPUS
+    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3], most))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
@@ -72,9 +78,23 @@ def _decode_level(
     return result
 
 
-def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:
+def sample_blocks(samples: int, pixels: int) -> list[range]:
+    """Divide samples into blocks that a GPU decodes one after the other, of one size if possible.
+
+    Args:
+        samples: number of samples, at least 1.
+        pixels: pixels of high resolution that one sample takes.
+    """
+    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), 1))
+    # a last block of another size could not use the graph of the others
+    count = next((count for count in range(least, 2 * least) if samples % count == 0), least)
+    size = -(-samples // count)
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def _chunks(images: int, states: int, pixels: int, most: int = _CHUNK_PIXELS) -> Iterator[tuple[slice, slice]]:
     """Yield images, and states of them, to process together: several images with all their states, or states of one."""
-    together = max(_CHUNK_PIXELS // max(pixels, 1), 1)
+    together = max(most // max(pixels, 1), 1)
     if together >= states:
         step = together // max(states, 1)
         for image in range(0, max(images, 1), step):

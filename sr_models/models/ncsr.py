@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
 from invflow.layers import condition
+from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import ConditionedInverse, Shape
 from sr_models.flow.base import Base
 from sr_models.flow.condition_sharing import LevelContext
@@ -98,33 +99,35 @@ class NoiseConditionalStep(nn.Module):
         coupling is left out.
     """
 
+    takes_shared_context = True
+
     def __init__(self, step: FlowStep, noise: AffineCoupling | None, coupling: AffineCoupling) -> None:
         super().__init__()
         self.step, self.noise, self.coupling = step, noise, coupling
 
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | LevelContext) -> tuple[Tensor, Tensor]:
         features, noise = self._parts(context)
-        x, log_det = self.step(x, features)
-        if self.noise is not None and noise.shape[1]:
+        x, log_det = self.step(x, context_for(self.step, features))
+        if self.noise is not None and noise is not None:
             x, part = self.noise(x, noise)
             log_det = log_det + part
-        z, part = self.coupling(x, features)
+        z, part = self.coupling(x, context_for(self.coupling, features))
         return z, log_det + part
 
-    def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Tensor | LevelContext) -> tuple[Tensor, Tensor]:
         features, noise = self._parts(context)
-        z, log_det = self.coupling.inverse(z, features)
-        if self.noise is not None and noise.shape[1]:
+        z, log_det = self.coupling.inverse(z, context_for(self.coupling, features))
+        if self.noise is not None and noise is not None:
             z, part = self.noise.inverse(z, noise)
             log_det = log_det + part
-        x, part = self.step.inverse(z, features)
+        x, part = self.step.inverse(z, context_for(self.step, features))
         return x, log_det + part
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return self.step.output_shapes(shape)
 
     def conditioned_inverse(self, context: LevelContext) -> ConditionedInverse:
-        features = LevelContext(context.features)
+        features = context.without_noise()
         coupling = condition(self.coupling, features)
         noise = None if self.noise is None or context.noise is None else (self.noise, context.noise)
         step = condition(self.step, features)
@@ -137,9 +140,11 @@ class NoiseConditionalStep(nn.Module):
 
         return inverse
 
-    def _parts(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, context: Tensor | LevelContext) -> tuple[Tensor | LevelContext, Tensor | None]:
+        if isinstance(context, LevelContext):
+            return context.without_noise(), context.noise
         count = self.coupling.context_channels
-        return context[:, :count], context[:, count:]
+        return context[:, :count], context[:, count:] if context.shape[1] > count else None
 
 
 def _detect(shapes: Shapes) -> dict[str, int] | None:
