@@ -24,8 +24,15 @@ def test_report(tmp_path: Path) -> None:
     assert len(pictures) == 2 + 2 * (4 + 8 + 1)
     for picture in pictures:
         assert np.array(Image.open(io.BytesIO(base64.b64decode(picture)))).std() > 1
-    for label in ("bicubic", "temperature 0", "temperature 0.5", "temperature 0.9", "diversity ("):
+    for label in (
+        "bicubic",
+        "bicubic, back-projected",
+        "temperature 0",
+        "temperature 0.5",
+        "temperature 0.9",
+        "diversity (",
+    ):
         assert label in text
     assert (tmp_path / "pictures" / "chelsea_t0.9_sample001.png").exists()
     assert (tmp_path / "overview.png").exists()
-    assert (tmp_path / "scores.csv").read_text().count("\n") == 5
+    assert (tmp_path / "scores.csv").read_text().count("\n") == 6
