@@ -26,6 +26,7 @@ class Squeeze(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()

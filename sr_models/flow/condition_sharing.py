@@ -7,19 +7,20 @@ Channels of u that are a smaller map enlarged by pixel repetition are convolved 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree
 
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
-from sr_models.networks.coupling import ConvActNorm
+from sr_models.networks.coupling import ConvActNorm, CouplingNet
+from sr_models.networks.inference import prepared_rest, prepared_weight
 from sr_models.networks.rrdb import Features
 
 __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
@@ -53,6 +54,16 @@ class LevelContext:
     def channels(self) -> int:
         """Number of channels of the joined context."""
         return self.features.channels + (0 if self.noise is None else self.noise.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (B, C, H, W) of the joined context."""
+        batch, _, height, width = self.features.own.shape
+        return batch, self.channels, height, width
+
+    def without_noise(self) -> LevelContext:
+        """Return the context of layers that see the features only."""
+        return self if self.noise is None else replace(self, noise=None)
 
     def joined(self) -> Tensor:
         """Return the context of the level's layers, in one tensor (B, C, H, W): features, then noise."""
@@ -100,7 +111,11 @@ class ConditionedNet:
         self._conv = partial(context.conv, weight[:, passed:], bias)
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = self._conv() if passed else None
-        self._rest = net.rest
+        self._rest: Callable[[Tensor], Tensor] = net.rest
+        if not torch.is_grad_enabled():
+            # once for all chunks of states
+            self._weight = prepared_weight(self._weight)
+            self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
 
     def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
         """Return the output for states of some of the images.
@@ -115,8 +130,24 @@ class ConditionedNet:
         assert self._shared is not None
         h = F.conv2d(passed, self._weight, padding=1)
         shared = self._shared[images]
+        if len(shared) == len(h):
+            return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
+        # (images, states of each, C, H, W)
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
         return self._rest(h)
+
+
+def _parts_of(context: LevelContext) -> tuple[list[Tensor | None], int]:
+    return [context.features.own, context.features.stacked, context.noise], context.features.repeat
+
+
+def _context_of(parts: Iterable[Any], repeat: Any) -> LevelContext:
+    own, stacked, noise = parts
+    return LevelContext(Features(own, stacked, repeat), noise)
+
+
+# so that memory="invert" finds its tensors
+_pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
 
 
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
@@ -154,44 +185,33 @@ def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Te
     """
     own = features.own.shape[1]
     y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
-    if features.stacked is not None:
-        _add_enlarged_conv(y, features.stacked, weight[:, own:], features.repeat)
-    return y
+    return y if features.stacked is None else y.add_(_enlarged_conv(features.stacked, weight[:, own:], features.repeat))
 
 
-class _Phases(NamedTuple):
-    """Repetitions of a pixel along one axis that see the same pixels of the map before the enlargement.
+def _enlarged_conv(x: Tensor, weight: Tensor, repeat: int) -> Tensor:
+    """Compute the 3x3 convolution of ``x`` enlarged by pixel repetition, without enlarging it.
 
-    Attributes:
-        taps: for every repetition, and each pixel that it sees, the taps of the three that fall on the pixel.
-        positions: positions of the repetitions, the last counted from the end.
+    Repetition is a transposed convolution with ones, so both together are one. A pixel takes 4 taps instead of 9 for
+    ``repeat`` = 2, and 9 / 4 for 4.
+
+    Args:
+        x: (B, C, h, w).
+        weight: (out, C, 3, 3).
+        repeat: repetitions of a pixel in both directions.
+
+    Returns:
+        (B, out, repeat h, repeat w).
     """
-
-    taps: tuple[tuple[tuple[int, int, int], ...], ...]
-    positions: tuple[slice, ...]
-
-
-#: The first repetition sees the pixel before and its own pixel, the last one its own and the one after.
-_OUTER = _Phases((((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1))), (slice(0, 1), slice(-1, None)))
-#: All repetitions between them see their own pixel.
-_INNER = _Phases((((1, 1, 1),),), (slice(1, -1),))
+    taps = repeat + 2
+    # (9, taps^2): which of the 3x3 taps fall on a tap of the transposed convolution; in float32, as all weights
+    with torch.autocast(weight.device.type, enabled=False):
+        kernel = weight.flatten(2) @ _box(repeat, weight)
+    return F.conv_transpose2d(x, kernel.unflatten(2, (taps, taps)).transpose(0, 1), stride=repeat, padding=1)
 
 
-def _add_enlarged_conv(y: Tensor, x: Tensor, weight: Tensor, repeat: int) -> None:
-    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it.
-
-    A pixel takes 4 taps instead of 9 for ``repeat`` = 2, and on average 25 / 16 for 4.
-    """
-    height, width = x.shape[2:]
-    # (B, out, H, repeat, W, repeat)
-    target = y.unflatten(3, (width, repeat)).unflatten(2, (height, repeat))
-    kinds = [_OUTER] if repeat == 2 else [_OUTER, _INNER]
-    for rows, columns in itertools.product(kinds, kinds):
-        taps = weight.new_tensor(rows.taps), weight.new_tensor(columns.taps)
-        # all repetitions of the kind in one convolution: (p, q, out, channels, rows seen, columns seen)
-        kernel = torch.einsum("pai,qbj,ocij->pqocab", *taps, weight)
-        part = F.conv2d(x, kernel.flatten(0, 2), padding=(kernel.shape[4] - 1, kernel.shape[5] - 1))
-        part = part.unflatten(1, kernel.shape[:3])
-        for (p, row), (q, column) in itertools.product(enumerate(rows.positions), enumerate(columns.positions)):
-            piece = part[:, p, q, :, p : p + height, q : q + width]
-            target[:, :, :, row, :, column].add_(piece[:, :, :, None, :, None])
+def _box(repeat: int, like: Tensor) -> Tensor:
+    """Return (9, (repeat + 2)^2): 1 where a tap of a 3x3 convolution is part of one of the transposed convolution."""
+    first = torch.arange(3, device=like.device)[:, None]
+    distance = torch.arange(repeat + 2, device=like.device) + first - 2
+    line = ((distance >= 0) & (distance < repeat)).to(like.dtype)
+    return (line[:, None, :, None] * line[:, None, :]).reshape(9, -1)

@@ -50,7 +50,7 @@ class DenseBlock(nn.Module):
         seen = [x]
         for conv in self.convs[:-1]:
             seen.append(_leaky(conv(torch.cat(seen, 1))))
-        return 0.2 * self.convs[-1](torch.cat(seen, 1)) + x
+        return torch.add(x, self.convs[-1](torch.cat(seen, 1)), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -61,7 +61,7 @@ class RRDB(nn.Module):
         self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.2 * self.dense(x) + x
+        return torch.add(x, self.dense(x), alpha=0.2)
 
 
 class RRDBEncoder(nn.Module):
@@ -134,10 +134,18 @@ class RRDBEncoder(nn.Module):
             feature = self._upsample(feature, factor)
             factor *= 2
 
-    def image(self, lr: Tensor) -> Tensor:
-        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it."""
-        feature, _ = self._trunk(lr)
-        factor = 1
+    def image(self, lr: Tensor, known: tuple[Tensor, int] | None = None) -> Tensor:
+        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            known: ``own`` of :meth:`features` of ``lr``, and its factor, at least 1, to go on from.
+        """
+        if known is None:
+            feature, factor = self._trunk(lr)[0], 1
+        else:
+            # at factor 1 the stacked blocks follow
+            feature, factor = known[0][:, : self.last_conv.in_channels], known[1]
         while factor < self.scale:
             feature = self._upsample(feature, factor)
             factor *= 2
@@ -175,4 +183,4 @@ def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+    return F.leaky_relu(x, 0.2, inplace=True)

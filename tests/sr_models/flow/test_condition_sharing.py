@@ -351,3 +351,43 @@ def test_a_pruned_actnorm_inside_a_convolution_follows_its_parameters() -> None:
         scale = (conv.actnorm.log_scale_orig * conv.actnorm.log_scale_mask).exp()[:, None, None]
         expected = (F.conv2d(x, conv.weight, padding=1) + conv.actnorm.bias[:, None, None]) * scale
         torch.testing.assert_close(conv(x), expected)
+
+
+def encode_joined(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
+    """Latents and log-determinant with the joined context in every layer."""
+    latents, total, x = [], 0.0, hr
+    for level, context in zip(model.levels, model.contexts(lr, noise), strict=True):
+        z, log_det = level(x, context)
+        *leaving, x = z if isinstance(z, list) else [z]
+        latents += leaving
+        total = total + log_det
+    return [*latents, x, total]
+
+
+@pytest.mark.parametrize("memory", ["store", "invert"])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_training_with_shared_conditions_has_the_gradients_of_joined_ones(
+    model: SuperResolutionFlow, memory: str, noisy: bool
+) -> None:
+    if noisy and not model.noise_channels:
+        pytest.skip("not conditioned on noise")
+    torch.manual_seed(5)
+    model = copy.deepcopy(model).train()
+    for level in model.levels:
+        level.memory = memory
+    lr = torch.rand(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    hr = torch.rand(2, 3, 4 * model.scale, 6 * model.scale, dtype=torch.float64, requires_grad=True)
+    noise = torch.rand(2, model.noise_channels, *hr.shape[2:], dtype=torch.float64) if noisy else None
+    inputs = [hr, lr, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
+
+    def gradients(results: list[Tensor]) -> tuple[Tensor | None, ...]:
+        loss = sum((result.square() + result).sum() for result in results)
+        return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+    encoding = model.encode(hr, lr, noise)
+    found, expected = [*encoding.latents, encoding.log_det], encode_joined(model, hr, lr, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    for actual, wanted in zip(gradients(found), gradients(expected), strict=True):
+        assert (actual is None) == (wanted is None)
+        if actual is not None:
+            torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
