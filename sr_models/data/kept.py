@@ -112,7 +112,8 @@ class KeptImages:
             image = read_image(path)
             # else these may be the pixels of another content
             if _unchanged(path, status) and self._write(file, image):
-                image = _mapped(file, image)
+                mapped = _mapped(file)
+                image = image if mapped is None else mapped
         image.flags.writeable = False
         return image
 
@@ -166,16 +167,16 @@ def _unchanged(path: Path, before: os.stat_result) -> bool:
     return after is not None and (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def _mapped(file: Path, default: np.ndarray | None = None) -> np.ndarray | None:
-    """Map a file of pixels; ``default`` if it is not there, or not as it was written."""
+def _mapped(file: Path) -> np.ndarray | None:
+    """Map a file of pixels; nothing if it is not there, or not as it was written."""
     try:
-        image = np.lib.format.open_memmap(file, mode="r")
+        image: np.ndarray = np.lib.format.open_memmap(file, mode="r")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            return default
+            return None
         if time() - file.stat().st_mtime > _DAY:
             os.utime(file)
     except (OSError, ValueError):
-        return default
+        return None
     return image
 
 
