@@ -207,7 +207,7 @@ class SuperResolutionFlow(nn.Module):
             )
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
-        x = hr
+        x, lr = _in_fastest_layout(hr), _in_fastest_layout(lr)
         for level, context in zip(self._levels(), self.level_contexts(lr, noise), strict=True):
             z, level_log_det = level(x, context_for(level, context))
             log_det = log_det + level_log_det
@@ -240,9 +240,7 @@ class SuperResolutionFlow(nn.Module):
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
         """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
-        if lr.device.type == "cpu":
-            lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
-        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
+        return decode_levels(self._levels(), latents, self.level_contexts(_in_fastest_layout(lr), noise), watch)
 
     @folding
     def folded(self) -> SuperResolutionFlow:
@@ -405,6 +403,11 @@ class SuperResolutionFlow(nn.Module):
         elif not torch.compiler.is_compiling() and name not in self._looked_at:
             check_range(image, name)
             self._looked_at.add(name)
+
+
+def _in_fastest_layout(image: Tensor) -> Tensor:
+    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has."""
+    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cpu" else image
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:
