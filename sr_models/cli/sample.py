@@ -19,6 +19,7 @@ def run(
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     device: str = "cpu",
     overwrite: bool = False,
 ) -> int:
@@ -45,6 +46,9 @@ def run(
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
+        precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
+            on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
+            and fp32.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: draw all samples again, and replace files that other settings or commands wrote.
     """
@@ -59,6 +63,7 @@ def run(
         seed=seed,
         on_explode=on_explode,
         tile=tile,
+        precision=precision,
         device=device,
         overwrite=overwrite,
     )

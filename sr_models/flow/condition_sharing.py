@@ -19,7 +19,8 @@ from torch.utils import _pytree
 
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
-from sr_models.networks.coupling import ConvActNorm
+from sr_models.networks.coupling import ConvActNorm, CouplingNet
+from sr_models.networks.inference import prepared_rest, prepared_weight
 from sr_models.networks.rrdb import Features
 
 __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
@@ -113,7 +114,11 @@ class ConditionedNet:
         self._conv = partial(context.conv, of_context, bias)
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = self._conv() if passed else None
-        self._rest = net.rest
+        self._rest: Callable[[Tensor], Tensor] = net.rest
+        if not torch.is_grad_enabled():
+            # once for all chunks of states
+            self._weight = prepared_weight(self._weight)
+            self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
 
     def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
         """Return the output for states of some of the images.

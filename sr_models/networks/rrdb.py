@@ -136,10 +136,18 @@ class RRDBEncoder(nn.Module):
             feature = self._upsample(feature, factor)
             factor *= 2
 
-    def image(self, lr: Tensor) -> Tensor:
-        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it."""
-        feature, _ = self._trunk(lr)
-        factor = 1
+    def image(self, lr: Tensor, known: tuple[Tensor, int] | None = None) -> Tensor:
+        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            known: ``own`` of :meth:`features` of ``lr``, and its factor, at least 1, to go on from.
+        """
+        if known is None:
+            feature, factor = self._trunk(lr)[0], 1
+        else:
+            # at factor 1 the stacked blocks follow
+            feature, factor = known[0][:, : self.last_conv.in_channels], known[1]
         while factor < self.scale:
             feature = self._upsample(feature, factor)
             factor *= 2

@@ -17,7 +17,7 @@ from sr_models.flow.decoding import _CHUNK_PIXELS, _chunks
 @pytest.mark.parametrize("pixels", [1, 64, 1000, 2**13, 5000, 2**14, 2**14 + 1, 2**20])
 def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> None:
     covered = []
-    chunks = list(_chunks(images, states, pixels))
+    chunks = list(_chunks(images, states, pixels, _CHUNK_PIXELS))
     for own, part in chunks:
         count = part.stop - part.start
         # states of several images come with all of them, those of one image in any number
@@ -37,9 +37,9 @@ def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> 
 def test_chunks_of_a_level_are_for_its_height_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spied(images: int, states: int, pixels: int):
+    def spied(images: int, states: int, pixels: int, limit: int):
         seen.append((images, states, pixels))
-        return _chunks(images, states, pixels)
+        return _chunks(images, states, pixels, limit)
 
     monkeypatch.setattr(decoding, "_chunks", spied)
     randomised("srflow").sample(torch.rand(2, 3, 4, 10, dtype=torch.float64), 3)
