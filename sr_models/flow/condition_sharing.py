@@ -111,7 +111,7 @@ class ConditionedNet:
         self._conv = partial(context.conv, weight[:, passed:], bias)
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = self._conv() if passed else None
-        self._rest = net.rest
+        self._rest: Callable[[Tensor], Tensor] = net.rest
         if not torch.is_grad_enabled():
             # once for all chunks of states
             self._weight = prepared_weight(self._weight)
