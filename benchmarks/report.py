@@ -11,7 +11,7 @@ __all__ = ["plot", "table"]
 
 _COLUMNS = (
     "case | threads | implementation | median ms | quartiles ms | GB/s | of copy | GFLOP/s | of sgemm | of the roof | "
-    "vs composition | vs compile | vs one_by_one | peak MiB | error"
+    "vs composition | vs compile | peak MiB | error"
 )
 
 
@@ -38,7 +38,6 @@ def table(results: Sequence[Measurement]) -> str:
             f"{r.share_of_roof:.0%}" if r.share_of_roof else "",
             speed_up(r, "composition"),
             speed_up(r, "compile"),
-            speed_up(r, "one_by_one"),
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.1f}",
             f"{r.error:.1e}",
         ]

@@ -10,7 +10,7 @@ and :class:`~invflow.layers.Conditionable` are optional capabilities that save m
 
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
-from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
@@ -54,6 +54,7 @@ __all__ = [
     "Squeeze",
     "Stage",
     "ZeroConv2d",
+    "check_weights",
     "condition",
     "fold",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from invflow.layers._drift import DRIFT_TOLERANCE, StoreDistance, relative_difference
+from invflow.layers._together import Resumed, present_maps
 from invflow.layers._traces import Contents, check_version, differentiate, next_node, sources, version_of
 from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
@@ -74,6 +75,7 @@ class Chain:
     def __init__(self, distance: StoreDistance, context: Any, autocast: Callable[[], AbstractContextManager[Any]]):
         self.distance, self.autocast = distance, autocast
         self.length = 0
+        self.maps = present_maps()
         leaves, self._structure = _pytree.tree_flatten(context)
         # not the tensors themselves, whose graph would be kept after its backward pass
         self._context = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -163,7 +165,7 @@ class Chain:
 
     def release(self) -> None:
         """Let go of tensors that no further backward pass may use, as the graph does that a loss keeps alive."""
-        self._context, self._inputs, self._output = [], [], None
+        self._context, self._inputs, self._output, self.maps = [], [], None, None
 
 
 class _Link:
@@ -238,7 +240,7 @@ class _Inverted(torch.autograd.Function):
         context, leaves = chain.context()
         gradients = _Gradients(link, context, leaves)
         bound = state.bound
-        with link.contents.modes():
+        with link.contents.modes(), Resumed(chain.maps):
             if x is None:
                 latents = [*leaving, state.z]
                 del leaving, z, state  # _reconstruct frees each when it has been used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import cast
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._current import current
-from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, are_plain, is_plain
 from invflow.layers._inversion import stages_of
+from invflow.layers._together import Sources, map_of, present_maps, withdraw
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition, context_for
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
@@ -112,6 +114,7 @@ class FlowStep(nn.Module):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
                 actnorm.initialize(x if pending is None else pending.apply(x)[0])
+            withdraw(self)
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
         return x, log_det, None if coupling is None else coupling.pending(x, context_for(coupling, context))
 
@@ -171,7 +174,7 @@ class FlowStep(nn.Module):
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
         # a graph of the parameters would serve one backward pass only
-        affine = None if torch.is_grad_enabled() else Snapshot(partial(self._channel_map, inverse=True))
+        affine = None if torch.is_grad_enabled() else self._inverse_maps()
 
         def inverse(z: Tensor, part: slice) -> Tensor:
             h = None if coupling is None else coupling(z, part)
@@ -275,9 +278,31 @@ class FlowStep(nn.Module):
         )
         return y, log_det + affine.log_det(x)
 
+    def map_sources(self) -> Sources | None:
+        """Return what actnorm and convolution are derived from, if that is their parameters and nothing else."""
+        parts = self._modules
+        actnorm, conv = cast(nn.Module, parts["actnorm"]), cast(nn.Module, parts["conv1x1"])
+        if type(actnorm) is not ActNorm or type(conv) is not InvertibleConv1x1:
+            return None
+        weight, bias = conv._parameters.get("weight"), actnorm._parameters.get("bias")
+        log_scale = actnorm._parameters.get("log_scale")
+        if weight is None or bias is None or log_scale is None or not are_plain((weight, bias, log_scale)):
+            return None
+        return Sources(conv, weight, bias, log_scale)
+
+    def _inverse_maps(self) -> Callable[[torch.dtype], ChannelMap]:
+        """Return the inverse map as it is now, without a graph, for states of any dtype."""
+        maps = present_maps()
+        if maps is not None and maps.map_of(self, torch.float64, inverse=True) is not None:
+            return lambda dtype: cast(ChannelMap, maps.map_of(self, dtype, inverse=True))
+        return Snapshot(partial(self._channel_map, inverse=True))
+
     def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
         dtype, parts = compute_dtype(dtype), self._modules
+        known = map_of(self, dtype, inverse=inverse)
+        if known is not None:
+            return known
         actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
         bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
         tensors = [bias, log_scale, *sources]

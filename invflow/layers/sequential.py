@@ -12,6 +12,7 @@ from invflow._numerics import compute_dtype
 from invflow.layers._derived import LayerError
 from invflow.layers._drift import StoreDistance
 from invflow.layers._inversion import stages_of
+from invflow.layers._together import Derivation, Together
 from invflow.layers.conditioning import condition, takes_shared
 from invflow.layers.folded import merge_maps
 from invflow.layers.folding import fold, folding, naming
@@ -112,6 +113,7 @@ class FlowSequential(nn.Module):
                 raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
         self.memory = memory
         self.store_distance = StoreDistance()
+        self._derivation = Derivation()
 
     @property
     def num_latents(self) -> int:
@@ -119,10 +121,12 @@ class FlowSequential(nn.Module):
         return 1 + sum(num_latents_of(layer) - 1 for layer in self.layers)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Any, Tensor]:
-        if self.memory == "invert" and builds_graph(self, x, context):
-            latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
-        else:
-            latents, log_det = self.encode(x, context)
+        inverts = self.memory == "invert" and builds_graph(self, x, context)
+        with self.deriving(x, whole=not inverts):
+            if inverts:
+                latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
+            else:
+                latents, log_det = self.encode(x, context)
         return latents if len(latents) > 1 else latents[0], _one_a_sample(log_det, latents[-1])
 
     def encode(self, x: Tensor, context: Context) -> tuple[list[Tensor], Tensor]:
@@ -164,14 +168,24 @@ class FlowSequential(nn.Module):
         total: Tensor | None = None
         position = 0
         try:
-            for step in self.walk_inverse(latents):
-                position = step.position
-                x, log_det = step.layer.inverse(step.input(x), given.to(step.layer))
-                total = log_det if total is None else total + log_det
+            with self.deriving(x):
+                for step in self.walk_inverse(latents):
+                    position = step.position
+                    x, log_det = step.layer.inverse(step.input(x), given.to(step.layer))
+                    total = log_det if total is None else total + log_det
         except LayerError as error:
             raise type(error)(f"layer {position}: {error}") from None
         assert total is not None
         return x, _one_a_sample(total, x)
+
+    def deriving(self, x: Tensor, *, whole: bool = True) -> Together:
+        """Return a context in which the channel maps of all flow steps are derived together, where that saves time.
+
+        Args:
+            x: a state that goes through the flow.
+            whole: derive maps with their gradients; false: only inverses and determinants of the weights.
+        """
+        return Together(self, self._derivation, x, whole=whole)
 
     def walk_inverse(self, latents: list[Tensor]) -> Iterator[InverseStep]:
         """Yield the layers from the last to the first, each with the latents that it factored out.

@@ -73,8 +73,10 @@ class LevelContext:
     def conv(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the 3x3 convolution, zero-padded, of the joined context: see :func:`features_conv`."""
         count = self.features.channels
-        y = features_conv(self.features, weight[:, :count], bias)
-        return y if self.noise is None else y + F.conv2d(self.noise, weight[:, count:], padding=1)
+        if self.noise is None:
+            return features_conv(self.features, weight, bias)
+        of_features, of_noise = weight.split((count, self.noise.shape[1]), 1)
+        return features_conv(self.features, of_features, bias) + F.conv2d(self.noise, of_noise, padding=1)
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
@@ -106,9 +108,10 @@ class ConditionedNet:
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
         weight, bias = _first_weights(net)
-        passed = weight.shape[1] - context.channels
-        self._weight = weight[:, :passed]
-        self._conv = partial(context.conv, weight[:, passed:], bias)
+        # one node in the graph, whose gradient is one tensor, for both parts
+        self._weight, of_context = weight.split((weight.shape[1] - context.channels, context.channels), 1)
+        passed = self._weight.shape[1]
+        self._conv = partial(context.conv, of_context, bias)
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = self._conv() if passed else None
         self._rest: Callable[[Tensor], Tensor] = net.rest
@@ -126,15 +129,20 @@ class ConditionedNet:
             images: B' of the B images.
         """
         if passed is None:
-            return self._rest(self._conv()[images])
+            return self._rest(_part(self._conv(), images))
         assert self._shared is not None
-        h = F.conv2d(passed, self._weight, padding=1)
-        shared = self._shared[images]
+        shared = _part(self._shared, images)
+        h = F.conv2d(_in_layout_of(shared, passed), self._weight, padding=1)
         if len(shared) == len(h):
             return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
         # (images, states of each, C, H, W)
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
         return self._rest(h)
+
+
+def _part(x: Tensor, images: slice) -> Tensor:
+    """Return the part of some images, or ``x`` itself for all: a view would be copied when it is overwritten."""
+    return x if images == slice(None) else x[images]
 
 
 def _parts_of(context: LevelContext) -> tuple[list[Tensor | None], int]:
@@ -148,6 +156,12 @@ def _context_of(parts: Iterable[Any], repeat: Any) -> LevelContext:
 
 # so that memory="invert" finds its tensors
 _pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
+
+
+def _in_layout_of(other: Tensor, x: Tensor) -> Tensor:
+    """Return ``x`` in the layout of ``other``, so that a convolution's result can be added to it without a detour."""
+    last = other.is_contiguous(memory_format=torch.channels_last) and not other.is_contiguous()
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
@@ -183,9 +197,11 @@ def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Te
     Returns:
         (B, out, H, W).
     """
-    own = features.own.shape[1]
-    y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
-    return y if features.stacked is None else y.add_(_enlarged_conv(features.stacked, weight[:, own:], features.repeat))
+    if features.stacked is None:
+        return F.conv2d(features.own, weight, bias, padding=1)
+    of_own, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
+    y = F.conv2d(features.own, of_own, bias, padding=1)
+    return y.add_(_enlarged_conv(features.stacked, of_stacked, features.repeat))
 
 
 def _enlarged_conv(x: Tensor, weight: Tensor, repeat: int) -> Tensor:

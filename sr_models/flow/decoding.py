@@ -19,7 +19,9 @@ _LAYOUT = torch.channels_last
 
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
-_CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**20
+_CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
+#: Pixels of high resolution that an accelerator decodes together: enough to be busy, and of some gigabytes at most.
+_BLOCK_PIXELS = 2**22
 
 
 def decode_levels(
@@ -41,7 +43,8 @@ def decode_levels(
         (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
-        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+        with level.deriving(latents[-1]):
+            latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
     return latents.pop()
 
 
@@ -75,6 +78,20 @@ def _decode_level(
             states[number] = state[:0]
     assert result is not None
     return result
+
+
+def sample_blocks(samples: int, pixels: int) -> list[range]:
+    """Divide samples into blocks that a GPU decodes one after the other, of one size if possible.
+
+    Args:
+        samples: number of samples, at least 1.
+        pixels: pixels of high resolution that one sample takes.
+    """
+    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), 1))
+    # a last block of another size could not use the graph of the others
+    count = next((count for count in range(least, 2 * least) if samples % count == 0), least)
+    size = -(-samples // count)
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def _chunks(images: int, states: int, pixels: int, limit: int) -> Iterator[tuple[slice, slice]]:

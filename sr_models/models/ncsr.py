@@ -14,6 +14,7 @@ from invflow import AffineCoupling, FlowStep
 from invflow.layers import condition
 from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import ConditionedInverse, Shape
+from sr_models.flow.base import Base
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.assembly import (
@@ -49,6 +50,8 @@ class NCSRConfig(FlowConfig):
         growth: growth channels of the encoder's dense blocks.
         blocks: RRDB blocks of the encoder.
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+        base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
+            low-resolution image, or ``"image"``, that of the encoder.
     """
 
     scale: int = 4
@@ -62,6 +65,7 @@ class NCSRConfig(FlowConfig):
     growth: int = 32
     blocks: int = 23
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
+    base: Base = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,16 +182,33 @@ def _unevaluated(model: SuperResolutionFlow) -> dict[str, Tensor]:
     return found
 
 
+_TINY = {
+    "steps": (6, 6, 4),
+    "noise_steps": (0, 6, 4),
+    "transition_steps": 1,
+    "hidden_channels": 40,
+    "features": 48,
+    "growth": 16,
+    "blocks": 4,
+    "stacked_blocks": (),
+    "base": "image",
+}
+
+
 @register_model(
     "ncsr",
     config=NCSRConfig,
-    presets={"released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}}},
+    presets={
+        "released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}},
+        "tiny": {4: _TINY},
+    },
     # no noise but that which it is conditioned on; the released training never freezes the encoder
     recipes={
         "released": {
             4: Recipe(steps=220_000, batch_size=18, encoder_frozen=0.0, noise_std=0.0),
             8: Recipe(steps=250_000, batch_size=1, encoder_frozen=0.0, noise_std=0.0),
-        }
+        },
+        "tiny": {4: Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=0.0)},
     },
     published=Publication(
         "NCSR",
@@ -217,6 +238,7 @@ def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
         noise_channels=config.noise_channels,
         noise_steps=config.noise_steps,
         noise_std=config.noise_std,
+        base=config.base,
     )
 
 
