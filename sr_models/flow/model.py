@@ -257,7 +257,7 @@ class SuperResolutionFlow(nn.Module):
         base = self.base_image(lr, contexts)
         x = hr if base is None else hr - base
         for level, context in zip(self._levels(), contexts, strict=True):
-            z, level_log_det = level(x, context_for(level, context))
+            z, level_log_det = level(x, context_for(level, context.merged_for(level)))
             log_det = log_det + level_log_det
             *factored, x = z if isinstance(z, list) else [z]
             latents += factored

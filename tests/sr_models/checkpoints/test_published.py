@@ -133,7 +133,8 @@ class TestNetwork:
 
 
 #: Of networks in half precision, against the published results in float64: error of bits per pixel, relative to them
-#: or to 1, mean relative error of a latent, and mean error of an image, whose values these networks amplify to 5.
+#: or to 1, mean relative error of a latent, and mean error of an image, whose values these untrained networks amplify
+#: to 5.
 HALF_ERRORS = {torch.bfloat16: (5e-3, 5e-2, 0.3), torch.float16: (6e-4, 6e-3, 0.04)}
 
 
