@@ -107,7 +107,7 @@ def test_ratios_are_to_the_published_composition_in_the_same_precision_and_in_fl
         return ModelResult("w", variant, 2, 1, "processor", seconds, seconds, seconds, 3)
 
     rows = models_table([result("published-fp32", 4), result("published-bf16", 2), result("ours-bf16-invert", 1)])
-    cells = rows.splitlines()[-1].split(" | ")
+    cells = rows.splitlines()[-1].strip("| ").split(" | ")
     assert cells[2:8] == ["ours-bf16-invert", "1", "1 to 1", "2", "0.50", "0.25"]
 
 
