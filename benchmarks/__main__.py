@@ -43,6 +43,7 @@ try:
 
     from benchmarks.cases import IMPLEMENTATIONS
     from benchmarks.neighbour import measure_neighbour
+    from benchmarks.operators import call_once, operator_cases
     from benchmarks.overhead import measure_overhead, overhead_table
     from benchmarks.peaks import peaks_of
     from benchmarks.report import plot
@@ -77,6 +78,16 @@ def _crops(arguments: argparse.Namespace) -> None:
     from benchmarks.crops import crops_table, measure_crops  # needs what the extra sr installs
 
     print(crops_table(measure_crops(arguments.rounds)))
+
+
+def _once(arguments: argparse.Namespace) -> None:
+    device = "cpu" if arguments.backend == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--backend {arguments.backend}: torch finds no CUDA or ROCm device")
+    for case in operator_cases(tiny=device == "cpu"):
+        if case.dtype == "float32" and case.layout == "contiguous":
+            print(case.name, file=sys.stderr)
+            call_once(case, arguments.backend, device)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -152,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     peaks = commands.add_parser("peaks")  # what --peak-memory starts
     peaks.add_argument("request")
     peaks.set_defaults(function=_peaks)
+    once = commands.add_parser("once", help="call every case of flow_step once, for a profiler such as ncu")
+    once.add_argument("--backend", choices=("cpu", "cuda", "triton"), default="cuda")
+    once.set_defaults(function=_once)
     overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
     overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
     overhead.set_defaults(function=_overhead)

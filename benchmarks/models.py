@@ -89,9 +89,10 @@ def measure_models(
             truth = checked if truth is None else truth
             differences[variant] = ((checked - truth).square().mean() / truth.square().mean()).sqrt().item()
             if workload.kind == "train" or device == "cuda":
-                work.call()  # makes gradients, and the optimizer's state, and what libraries keep
+                for _ in range(work.warm_up):  # makes gradients, the optimizer's state, graphs, and what libraries keep
+                    work.call()
             works[variant] = work
-        except (RuntimeError, TypeError) as error:  # a capture that is not allowed, or too little memory
+        except RuntimeError as error:  # a capture that is not allowed, or too little memory
             failures[variant] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     times: dict[Variant, list[float]] = {variant: [] for variant in works}
     for round_number in range(rounds):
@@ -106,7 +107,7 @@ def measure_models(
             continue
         calls = works[variant].calls
         low, median, high = (calls * seconds for seconds in quartiles(times[variant]))
-        figures = _on_gpu(works[variant], times[variant][0]) if device == "cuda" else {}
+        figures = _on_gpu(variant, works[variant], times[variant][0]) if device == "cuda" else {}
         if with_peaks:
             figures["peak_bytes"] = peak_of_workload(workload, variant, threads)
         results.append(
@@ -132,7 +133,7 @@ def _seconds(call: Callable[[], object], device: str, by_processor: bool) -> flo
     return clock() - start
 
 
-def _on_gpu(work: Work, seconds: float) -> dict[str, Any]:
+def _on_gpu(variant: Variant, work: Work, seconds: float) -> dict[str, Any]:
     """Return memory, launches, kernels and waits of one call; those of a workload of several calls count as often.
 
     Calls that take longer than some seconds launch too many kernels to be profiled.
@@ -142,7 +143,8 @@ def _on_gpu(work: Work, seconds: float) -> dict[str, Any]:
     with gpu.waits() as places:
         work.call()
     found: dict[str, Any] = {
-        "peak_bytes": torch.cuda.max_memory_allocated() - before,
+        # a graph has its memory for good
+        "peak_bytes": None if variant.option == "graph" else torch.cuda.max_memory_allocated() - before,
         "waits": {place: work.calls * count for place, count in places.most_common()},
     }
     if seconds < _PROFILED:

@@ -18,7 +18,7 @@ from invflow.backends import KERNELS
 from invflow.backends.protocol import Call, Settings
 from invflow.ops import AffineForm, flow_step_reference
 
-__all__ = ["OperatorCase", "OperatorResult", "measure_operator", "operator_cases", "operators_table"]
+__all__ = ["OperatorCase", "OperatorResult", "call_once", "measure_operator", "operator_cases", "operators_table"]
 
 #: The states of SRFlow 4x: a batch of 16 crops of 160 x 160 pixels, and one image of 1920 x 1080.
 _SHAPES = (
@@ -174,6 +174,11 @@ def measure_operator(
     return results
 
 
+def call_once(case: OperatorCase, implementation: str, device: str) -> None:
+    """Make one call of a case, for a profiler that looks at every launch."""
+    _results(case, _sets_of(case, device, most=1)[0], implementation)
+
+
 def operators_table(results: Sequence[OperatorResult]) -> str:
     """Format a Markdown table. A share is the time of a copy of as many bytes over the time of the call."""
     head = "case | implementation | cold us | quartiles | GB/s | of copy | warm us | host us | difference"
@@ -196,13 +201,11 @@ def operators_table(results: Sequence[OperatorResult]) -> str:
     return "\n".join(lines)
 
 
-def _sets_of(case: OperatorCase, device: str) -> list[_Given]:
-    """Make arguments of as many calls as it takes to empty the caches between two calls on the same."""
+def _sets_of(case: OperatorCase, device: str, most: int = _MOST_SETS) -> list[_Given]:
+    """Make arguments of at most so many calls, as many as empty the caches between two calls on the same."""
     batch, channels, height, width = case.shape
-    count = 2
-    if device == "cuda":
-        l2: int = torch.cuda.get_device_properties(0).L2_cache_size
-        count = min(max(math.ceil(_COLD * l2 / case.bytes), count), _MOST_SETS)
+    l2: int = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
+    count = min(max(math.ceil(_COLD * l2 / case.bytes), 2), most)
     torch.manual_seed(0)
     matrix = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q.float().to(device)
     shift = torch.randn(channels, device=device)

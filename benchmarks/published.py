@@ -23,7 +23,7 @@ from sr_models import SuperResolutionFlow
 from sr_models.flow.latents import draw_latents
 from sr_models.flow.model import Encoding
 from sr_models.models.ncsr import NoiseConditionalStep
-from sr_models.networks.coupling import ConvActNorm, CouplingNet, _Residual
+from sr_models.networks.coupling import ConvActNorm, CouplingNet, Residual
 from sr_models.networks.rrdb import RRDB, DenseBlock, RRDBEncoder
 
 __all__ = ["PublishedFlow", "published"]
@@ -42,8 +42,11 @@ def published(model: SuperResolutionFlow) -> PublishedFlow:
         A module with the same parameters under the same names, behind the prefix ``model.``, in the model's mode.
 
     Raises:
+        ValueError: the model is a flow of the residual, which no published model is.
         TypeError: the model has a layer of which no published model is made, in a call.
     """
+    if model.base != "none":
+        raise ValueError(f"published: base must be 'none', got a model with {model.base!r}")
     return PublishedFlow(copy.deepcopy(model)).train(model.training)
 
 
@@ -278,4 +281,4 @@ def _network(net: nn.Module, x: Tensor) -> Tensor:
     for layer in layers:
         y = _network(layer, y)
     # the one kind of sequence that does not end there: its input is added
-    return x + y if isinstance(net, _Residual) else y
+    return x + y if isinstance(net, Residual) else y

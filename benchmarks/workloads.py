@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -10,16 +11,23 @@ import torch
 from torch import Tensor, nn
 
 import sr_models
-from benchmarks.gpu import Replayed, tf32
+from benchmarks.gpu import tf32
 from benchmarks.published import PublishedFlow, published
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
 from sr_models import SuperResolutionFlow
+from sr_models.networks.precision import network_precision
+from sr_models.training.device_step import DeviceStep, fused_adam
 
 __all__ = ["MODELS", "Variant", "Work", "Workload", "Workshop", "full_size_model", "variants_of", "workloads"]
 
 MODELS = ("srflow", "srflow-da", "ncsr")
 
 Precision = Literal["fp32", "tf32", "bf16"]
+
+#: A learning rate that leaves the weights where they are, to their last bits, so that variants stay comparable.
+_RATE = 1e-9
+#: Steps until a training step that may become a CUDA graph is one.
+_WARM_UP = 5
 
 #: Settings of models that are small enough to see that a command runs.
 _TINY: dict[str, Any] = {
@@ -62,7 +70,7 @@ class Variant:
     Attributes:
         flow: "ours", or "published" for :class:`benchmarks.published.PublishedFlow`.
         precision: "fp32"; "tf32" for matrix products of float32 numbers on a GPU; "bf16" for networks in bfloat16.
-            The published composition has its networks' precision by ``torch.autocast``.
+            The published composition is in bfloat16 by ``torch.autocast``.
         option: "invert" trains with ``memory="invert"``; "graph" replays a CUDA graph.
     """
 
@@ -119,11 +127,13 @@ class Work:
         call: does it once.
         check: computes what variants must agree in: the loss of a step, or the first sample.
         calls: number of such calls that the workload takes.
+        warm_up: calls until it is as fast as it will be.
     """
 
     call: Callable[[], object]
     check: Callable[[], Tensor]
     calls: int = 1
+    warm_up: int = 1
 
 
 @dataclass
@@ -154,63 +164,85 @@ class Workshop:
             self._flows[kind] = made.to(self.device).train(self.workload.kind == "train")
         return self._flows[kind]
 
+    def _networks_of(self, variant: Variant) -> AbstractContextManager[object]:
+        """Return a context in which networks compute in the variant's precision."""
+        dtype = torch.bfloat16 if variant.precision == "bf16" else None
+        if variant.flow == "ours":
+            return network_precision(dtype, torch.device(self.device))
+        return torch.autocast(self.device, dtype or torch.bfloat16, enabled=dtype is not None)
+
     def _random(self, *shape: int, seed: int) -> Tensor:
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
     def _training(self, variant: Variant, flow: nn.Module) -> Work:
         encode = cast(SuperResolutionFlow | PublishedFlow, flow).encode
-        optimizer = self._optimizers.get(variant.flow)
-        if optimizer is None:
-            on_gpu = self.device == "cuda"
-            # a rate that leaves the weights where they are, to their last bits, so that variants stay comparable
-            optimizer = torch.optim.Adam(flow.parameters(), lr=1e-9, fused=on_gpu, capturable=on_gpu)
-            self._optimizers[variant.flow] = optimizer
         number, (height, width) = self.workload.number, self.workload.size
-        hr, lr = (
-            self._random(number, 3, height, width, seed=1),
-            self._random(number, 3, height // 4, width // 4, seed=2),
-        )
+        hr = self._random(number, 3, height, width, seed=1)
+        lr = self._random(number, 3, height // 4, width // 4, seed=2)
         noise = 0.1 * self._random(number, 3, height, width, seed=3) if self.workload.model == "ncsr" else None
+        batch = hr, lr, noise
         levels = [module for module in flow.modules() if isinstance(module, FlowSequential)]
 
-        def loss() -> Tensor:
+        def loss(hr: Tensor, lr: Tensor, noise: Tensor | None) -> Tensor:
             for level in levels:
                 level.memory = "invert" if variant.option == "invert" else "store"
-            with _networks_in(variant, self.device):
+            with self._networks_of(variant):
                 return encode(hr, lr, noise).bits_per_dim.mean()
-
-        def step() -> None:
-            with tf32(variant.precision == "tf32"):
-                optimizer.zero_grad()
-                loss().backward()
-                optimizer.step()
 
         def check() -> Tensor:
             with tf32(variant.precision == "tf32"), torch.no_grad():
-                return loss()
+                return loss(*batch)
 
-        return Work(Replayed(self.device, [step]) if variant.option == "graph" else step, check)
+        if variant.flow == "published" or self.device == "cpu":
+            step, warm_up = self._plain_step(variant, flow, lambda: loss(*batch)), 1
+        else:
+            step, warm_up = self._device_step(variant, flow, loss, batch), _WARM_UP
+
+        def call() -> None:
+            with tf32(variant.precision == "tf32"):
+                step()
+
+        return Work(call, check, warm_up=warm_up)
+
+    def _plain_step(self, variant: Variant, flow: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
+        if variant.flow not in self._optimizers:
+            adam = torch.optim.Adam(flow.parameters(), lr=_RATE, fused=self.device == "cuda")
+            self._optimizers[variant.flow] = adam
+        optimizer = self._optimizers[variant.flow]
+
+        def step() -> None:
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+
+        return step
+
+    def _device_step(
+        self, variant: Variant, flow: nn.Module, loss: Callable[..., Tensor], batch: tuple[Tensor | None, ...]
+    ) -> Callable[[], object]:
+        """Make the step of ``sr-models train`` on a GPU, which also watches and clips the gradient's norm."""
+        if variant.flow not in self._optimizers:
+            self._optimizers[variant.flow] = fused_adam([list(flow.parameters())])
+        step = DeviceStep(loss, self._optimizers[variant.flow], graph=variant.option == "graph")
+        return lambda: step([batch], [_RATE])
 
     def _sampling(self, variant: Variant, flow: nn.Module) -> Work:
         lr = self._random(1, 3, *self.workload.size, seed=1)
-        sample: Any = cast(SuperResolutionFlow | PublishedFlow, flow).sample
-        options = {"graph": True} if variant.option == "graph" else {}
+        options: dict[str, Any] = {}
+        if variant.flow == "ours":
+            options["precision"] = "bf16" if variant.precision == "bf16" else "fp32"
+            # by default the second call of a size makes a graph
+            options["graph"] = variant.option == "graph"
+        sample = cast(SuperResolutionFlow | PublishedFlow, flow).sample
 
         def draw(number: int) -> Tensor:
-            with tf32(variant.precision == "tf32"), _networks_in(variant, self.device):
-                drawn = sample(lr, number, **options)
-                assert isinstance(drawn, Tensor)
-                return drawn
+            with tf32(variant.precision == "tf32"), self._networks_of(variant):
+                return sample(lr, number, **options)
 
         number = self.workload.number
         if variant.flow == "published":  # samples are equal, independent calls
             return Work(lambda: draw(1), lambda: draw(1), calls=number)
         return Work(lambda: draw(number), lambda: draw(1))
-
-
-def _networks_in(variant: Variant, device: str) -> torch.autocast:
-    """Compute networks in the variant's precision."""
-    return torch.autocast(device, torch.bfloat16, enabled=variant.precision == "bf16")
 
 
 def full_size_model(name: str, *, tiny: bool = False) -> SuperResolutionFlow:

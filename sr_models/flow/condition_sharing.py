@@ -8,9 +8,9 @@ Channels of u that are a smaller map enlarged by pixel repetition are convolved 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from torch.utils import _pytree
 
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
-from sr_models.networks.coupling import ConvActNorm
+from invflow.ops._transforms import needs_reference
+from sr_models.flow.merged_convs import MergedConvs, networks_of
+from sr_models.networks.coupling import ConvActNorm, CouplingNet
+from sr_models.networks.inference import prepared_rest, prepared_weight
 from sr_models.networks.rrdb import Features
 
 __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
@@ -44,10 +47,12 @@ class LevelContext:
     Attributes:
         features: features of the low-resolution images.
         noise: (B, N, H, W), condition of noise-conditional layers; ``None`` leaves them out.
+        merged: convolutions of the features for several networks; ``None``: every network has one of its own.
     """
 
     features: Features
     noise: Tensor | None = None
+    merged: MergedConvs | None = field(default=None, compare=False)
 
     @property
     def channels(self) -> int:
@@ -64,6 +69,23 @@ class LevelContext:
         """Return the context of layers that see the features only."""
         return self if self.noise is None else replace(self, noise=None)
 
+    def merged_for(self, level: nn.Module) -> LevelContext:
+        """Return the context for one forward pass of a level, whose networks share convolutions where it pays."""
+        own = self.features.own
+        if not _merges(own) or torch.compiler.is_compiling() or needs_reference():
+            return self
+        networks = networks_of(level, self.features.channels)
+        pixels = own.shape[0] * own.shape[2] * own.shape[3]
+        return replace(self, merged=MergedConvs(networks, self._split, partial(features_conv, self.features), pixels))
+
+    def _split(self, net: nn.Module) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return weights of passed channels and features, and the bias, of a first convolution that may be split."""
+        if not _is_split(net):
+            return None
+        weight, bias = _first_weights(net)
+        count = self.features.channels
+        return *weight.split((weight.shape[1] - count, count), 1), bias
+
     def joined(self) -> Tensor:
         """Return the context of the level's layers, in one tensor (B, C, H, W): features, then noise."""
         features = self.features.joined()
@@ -72,8 +94,10 @@ class LevelContext:
     def conv(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the 3x3 convolution, zero-padded, of the joined context: see :func:`features_conv`."""
         count = self.features.channels
-        y = features_conv(self.features, weight[:, :count], bias)
-        return y if self.noise is None else y + F.conv2d(self.noise, weight[:, count:], padding=1)
+        if self.noise is None:
+            return features_conv(self.features, weight, bias)
+        of_features, of_noise = weight.split((count, self.noise.shape[1]), 1)
+        return features_conv(self.features, of_features, bias) + F.conv2d(self.noise, of_noise, padding=1)
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
@@ -84,7 +108,7 @@ class LevelContext:
         Returns:
             ``output(passed, images)``, as in :class:`ConditionedNet`.
         """
-        if isinstance(net, SplitNet) and supports(net, "rest") and _may_split(net) and not _waits(net):
+        if _is_split(net):
             return ConditionedNet(net, self)
         joined = self.joined()
 
@@ -104,13 +128,28 @@ class ConditionedNet:
     """
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
-        weight, bias = _first_weights(net)
-        passed = weight.shape[1] - context.channels
-        self._weight = weight[:, :passed]
-        self._conv = partial(context.conv, weight[:, passed:], bias)
+        taken = (
+            None if context.merged is None or context.noise is not None else context.merged.take(cast(nn.Module, net))
+        )
+        self._conv: Callable[[], Tensor]
+        if taken is None:
+            weight, bias = _first_weights(net)
+            # one node in the graph, whose gradient is one tensor, for both parts
+            self._weight, of_context = weight.split((weight.shape[1] - context.channels, context.channels), 1)
+            self._conv = partial(context.conv, of_context, bias)
+        else:
+            self._weight, part = taken
+            # a copy, since the part of another tensor must not be overwritten
+            self._conv = partial(part.clone, memory_format=_layout_of(context.features.own))
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
-        self._shared = self._conv() if passed else None
-        self._rest = net.rest
+        self._shared = None
+        if self._weight.shape[1]:
+            self._shared = self._conv() if taken is None else taken[1]
+        self._rest: Callable[[Tensor], Tensor] = net.rest
+        if not torch.is_grad_enabled():
+            # once for all chunks of states
+            self._weight = prepared_weight(self._weight)
+            self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
 
     def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
         """Return the output for states of some of the images.
@@ -121,15 +160,20 @@ class ConditionedNet:
             images: B' of the B images.
         """
         if passed is None:
-            return self._rest(self._conv()[images])
+            return self._rest(_part(self._conv(), images))
         assert self._shared is not None
-        h = F.conv2d(passed, self._weight, padding=1)
-        shared = self._shared[images]
+        shared = _part(self._shared, images)
+        h = F.conv2d(_in_layout_of(shared, passed), self._weight, padding=1)
         if len(shared) == len(h):
             return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
         # (images, states of each, C, H, W)
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
         return self._rest(h)
+
+
+def _part(x: Tensor, images: slice) -> Tensor:
+    """Return the part of some images, or ``x`` itself for all: a view would be copied when it is overwritten."""
+    return x if images == slice(None) else x[images]
 
 
 def _parts_of(context: LevelContext) -> tuple[list[Tensor | None], int]:
@@ -143,6 +187,26 @@ def _context_of(parts: Iterable[Any], repeat: Any) -> LevelContext:
 
 # so that memory="invert" finds its tensors
 _pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
+
+
+def _in_layout_of(other: Tensor, x: Tensor) -> Tensor:
+    """Return ``x`` in the layout of ``other``, so that a convolution's result can be added to it without a detour."""
+    return x.contiguous(memory_format=_layout_of(other))
+
+
+def _layout_of(x: Tensor) -> torch.memory_format:
+    last = x.stride(1) == 1 and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _merges(x: Tensor) -> bool:
+    """Return whether one convolution is faster than several: not on a CPU, which is as busy with one network's."""
+    return not x.is_cpu
+
+
+def _is_split(net: nn.Module) -> TypeGuard[SplitNet]:
+    """Return whether a network's first convolution may be evaluated apart from the rest now."""
+    return isinstance(net, SplitNet) and supports(net, "rest") and _may_split(net) and not _waits(net)
 
 
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
@@ -178,9 +242,11 @@ def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Te
     Returns:
         (B, out, H, W).
     """
-    own = features.own.shape[1]
-    y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
-    return y if features.stacked is None else y.add_(_enlarged_conv(features.stacked, weight[:, own:], features.repeat))
+    if features.stacked is None:
+        return F.conv2d(features.own, weight, bias, padding=1)
+    of_own, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
+    y = F.conv2d(features.own, of_own, bias, padding=1)
+    return y.add_(_enlarged_conv(features.stacked, of_stacked, features.repeat))
 
 
 def _enlarged_conv(x: Tensor, weight: Tensor, repeat: int) -> Tensor:

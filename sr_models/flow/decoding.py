@@ -14,13 +14,11 @@ from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
 
-#: Pixels of high resolution that a GPU decodes together: enough to be busy, and of some gigabytes at most.
+#: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
+#: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
+_CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
+#: Pixels of high resolution that an accelerator decodes together: enough to be busy, and of some gigabytes at most.
 _BLOCK_PIXELS = 2**22
-#: States that go through a layer together have about this many pixels: the hidden channels of a network then fit a
-#: cache, and need memory that does not depend on the number of states.
-_CHUNK_PIXELS = 2**14
-#: The same for a GPU, whose launches should be few.
-_CHUNK_PIXELS_OF_GPUS = 2**21
 
 
 def decode_levels(
@@ -53,13 +51,16 @@ def _decode_level(
     x = latents.pop()
     count = len(x)
     own = context.features.own
+    limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
+    pixels = own.shape[2] * own.shape[3]
+    # that of the features: a state in another layout would be copied for every convolution
     layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    most = _CHUNK_PIXELS if own.device.type == "cpu" else _CHUNK_PIXELS_OF_GPUS
-    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3], most))
+    chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
     for step in level.walk_inverse(latents):
+        step = step._replace(leaving=[latent.contiguous(memory_format=layout) for latent in step.leaving])
         inverse = condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
             state = inverse(step.input(states[number], part), images)
@@ -92,9 +93,16 @@ def sample_blocks(samples: int, pixels: int) -> list[range]:
     return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
-def _chunks(images: int, states: int, pixels: int, most: int = _CHUNK_PIXELS) -> Iterator[tuple[slice, slice]]:
-    """Yield images, and states of them, to process together: several images with all their states, or states of one."""
-    together = max(most // max(pixels, 1), 1)
+def _chunks(images: int, states: int, pixels: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Yield images, and states of them, to process together: several images with all their states, or states of one.
+
+    Args:
+        images: number of images.
+        states: number of states of each image.
+        pixels: number of pixels of a state.
+        limit: number of pixels of the states that are processed together, if one state has not more.
+    """
+    together = max(limit // max(pixels, 1), 1)
     if together >= states:
         step = together // max(states, 1)
         for image in range(0, max(images, 1), step):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
 from invflow._numerics import reads_freely
+from invflow.layers import check_weights
 from invflow.layers._late import look_at_weights
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
@@ -251,11 +252,12 @@ class SuperResolutionFlow(nn.Module):
             )
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
+        hr, lr = _in_fastest_layout(hr), _in_fastest_layout(lr)
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
         x = hr if base is None else hr - base
         for level, context in zip(self._levels(), contexts, strict=True):
-            z, level_log_det = level(x, context_for(level, context))
+            z, level_log_det = level(x, context_for(level, context.merged_for(level)))
             log_det = log_det + level_log_det
             *factored, x = z if isinstance(z, list) else [z]
             latents += factored
@@ -286,8 +288,7 @@ class SuperResolutionFlow(nn.Module):
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
         """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
-        if lr.device.type == "cpu":
-            lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
+        lr = _in_fastest_layout(lr)
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
         images = decode_levels(self._levels(), latents, contexts, watch)
@@ -449,8 +450,11 @@ class SuperResolutionFlow(nn.Module):
         else:
             images = decode_tiles(graphed, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
         images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
-        found = {} if on_explode == "clamp" else watch.found
-        look_at_weights(self)
+        found = {} if on_explode == "clamp" and reads_freely(lr) else watch.found
+        if found and not reads_freely(lr):
+            # a layer on a device does not wait to see that its weight has no inverse, and gives what is not finite
+            look_at_weights(self)
+            check_weights(self)
         if on_explode == "clamp":
             return images
         for state, explosion in found.items():
@@ -484,6 +488,11 @@ class SuperResolutionFlow(nn.Module):
         elif not torch.compiler.is_compiling() and name not in self._looked_at:
             check_range(image, name)
             self._looked_at.add(name)
+
+
+def _in_fastest_layout(image: Tensor) -> Tensor:
+    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has."""
+    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cpu" else image
 
 
 def add_base(images: Tensor, base: Tensor) -> Tensor:

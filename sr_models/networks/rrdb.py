@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from invflow.ops._transforms import needs_reference
+
 __all__ = ["Features", "RRDBEncoder"]
 
 
@@ -49,8 +51,8 @@ class DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         seen = [x]
         for conv in self.convs[:-1]:
-            seen.append(_leaky(conv(torch.cat(seen, 1))))
-        return 0.2 * self.convs[-1](torch.cat(seen, 1)) + x
+            seen.append(_leaky(_conv_of_parts(conv, seen)))
+        return torch.add(x, _conv_of_parts(self.convs[-1], seen), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -61,7 +63,7 @@ class RRDB(nn.Module):
         self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.2 * self.dense(x) + x
+        return torch.add(x, self.dense(x), alpha=0.2)
 
 
 class RRDBEncoder(nn.Module):
@@ -183,4 +185,25 @@ def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+    return F.leaky_relu(x, 0.2, inplace=True)
+
+
+def _conv_of_parts(conv: nn.Module, parts: list[Tensor]) -> Tensor:
+    """Return the convolution of joined tensors (B, C_i, H, W), for whose gradient the parts are kept, not the whole.
+
+    Every part of a dense block is in up to five wholes, which would take 640 channels of memory instead of 192.
+    """
+    whole = torch.cat(parts, 1)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
+        return conv(whole)
+    kept = [part.detach() for part in parts]
+
+    def pack(x: Tensor) -> Tensor | list[Tensor]:
+        return kept if x.shape == whole.shape and x.is_set_to(whole) else x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+        return conv(whole)
+
+
+def _unpack(kept: Tensor | list[Tensor]) -> Tensor:
+    return kept if isinstance(kept, Tensor) else torch.cat(kept, 1)

@@ -86,6 +86,22 @@ def test_compile_is_measured_on_request() -> None:
     assert result.difference < 1e-5
 
 
+def test_once_calls_every_case_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[OperatorCase] = []
+    compute = operators._results
+    monkeypatch.setattr(operators, "_results", lambda case, *rest: called.append(case) or compute(case, *rest))
+    assert runner.main(["once", "--backend", "cpu"]) == 0
+    names = [case.name for case in called]
+    assert len(set(names)) == len(names) == 8
+    assert capsys.readouterr().err.splitlines() == names
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_once_needs_the_device_of_the_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["once"]) == 2
+    assert "--backend cuda: torch finds no CUDA or ROCm device" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("direction", ["forward", "inverse", "backward", "transition"])
 def test_operators_on_a_gpu(direction: str) -> None:

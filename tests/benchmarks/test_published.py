@@ -97,3 +97,8 @@ def test_a_layer_that_no_published_model_has_is_named() -> None:
     model.levels[0].layers[1] = torch.nn.Identity()
     with pytest.raises(TypeError, match="the published composition has no Identity"):
         published(model).encode(*images(4))
+
+
+def test_a_flow_of_the_residual_is_refused() -> None:
+    with pytest.raises(ValueError, match="base must be 'none', got a model with 'bicubic'"):
+        published(randomised("srflow", base="bicubic"))

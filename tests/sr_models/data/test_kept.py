@@ -334,7 +334,9 @@ class TestRoom:
         assert data.notes[1] == f"decoded photographs are not kept on the disk: {reason}; set XDG_CACHE_HOME"
         assert same(hrs(data), expected)
 
-    def test_a_folder_that_nobody_may_write_to(self, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_folder_that_nobody_may_write_to(
+        self, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store.mkdir(parents=True)
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != store)
         assert f"{store} cannot be written to" in crops(folder).notes[1]
@@ -359,9 +361,7 @@ class TestDamage:
         ],
         ids=["empty", "header", "cut off", "pickle", "zip", "type", "objects", "shape"],
     )
-    def test_a_damaged_file_is_made_anew(
-        self, folder: Path, store: Path, decoded: Counter[str], content: Any
-    ) -> None:
+    def test_a_damaged_file_is_made_anew(self, folder: Path, store: Path, decoded: Counter[str], content: Any) -> None:
         path = folder / "0.png"
         expected = kept_images(folder).read(path).copy()
         (file,) = store.iterdir()
