@@ -9,7 +9,10 @@ import pytest
 
 from tests.gates.python_mutants import (
     AT_IMPORT,
+    PACKAGES,
     RECORD,
+    ROOT,
+    USED_IN,
     Mutant,
     Survivor,
     chosen,
@@ -17,6 +20,8 @@ from tests.gates.python_mutants import (
     function_of,
     own_selection,
     read_record,
+    report,
+    room_of,
     table,
 )
 
@@ -57,16 +62,47 @@ def test_the_sample_is_the_same_every_time_and_of_every_module() -> None:
     assert {each.module for each in chosen(mutants, ["*.other.*"], None, 0)} == {"package.other"}
 
 
-def test_a_package_is_tested_by_its_own_tests() -> None:
-    selection = ["tests/invflow", "tests/sr_models", "-k=not full", "--ignore=tests/sr_models/test_package.py"]
-    assert own_selection("invflow", selection) == ["tests/invflow", *selection[2:]]
-    assert own_selection("sr_models", selection) == selection[1:]
+def test_a_module_is_tested_by_its_room() -> None:
+    assert room_of("sr_models.flow.latents") == room_of("sr_models.flow") == "tests/sr_models/flow"
+    assert room_of("sr_models.evaluation.metrics.fidelity") == "tests/sr_models/evaluation"
+    assert room_of("sr_models.registry") == room_of("sr_models") == "tests/sr_models"
+    assert room_of("invflow.layers.split") == "tests/invflow"
+
+
+def test_a_room_runs_its_own_tests() -> None:
+    options = ["-k=not full", "--ignore=tests/sr_models/test_package.py"]
+    selection = ["tests/invflow", "tests/sr_models", *options]
+    assert own_selection("tests/invflow", selection) == ["tests/invflow", *options]
+    assert own_selection("tests/sr_models/io", selection) == ["tests/sr_models/io", *options]
+    assert own_selection("tests/sr_models/networks", selection) == [
+        "tests/sr_models/networks",
+        "tests/sr_models/flow",
+        *options,
+    ]
+    package = own_selection("tests/sr_models", selection)
+    assert package[:3] == ["tests/sr_models", *options]
+    assert {"--ignore=tests/sr_models/cli", "--ignore=tests/sr_models/training"} <= set(package[3:])
+
+
+def test_the_rooms_are_folders_of_tests() -> None:
+    folders = {*PACKAGES, *USED_IN, *(folder for several in USED_IN.values() for folder in several)}
+    assert all(any((ROOT / folder).glob("test_*.py")) for folder in folders)
 
 
 def test_the_table_counts_what_was_tested() -> None:
     statuses = ["killed", "timeout", "survived", "no tests", "not checked", "check was interrupted by user"]
     lines = table([mutant(n, status) for n, status in enumerate(statuses)]).splitlines()
     assert lines[2:] == ["| package.first | 6 | 4 | 1 | 2 | 50% |", "| all | 6 | 4 | 1 | 2 | 50% |"]
+
+
+def test_a_mutant_that_could_not_be_tested_is_complained_about(capsys: pytest.CaptureFixture[str]) -> None:
+    killed = [mutant(n, "killed") for n in range(3)]
+    assert report(killed, {}) == 0
+    capsys.readouterr()
+    assert report([*killed, mutant(3, "not run")], {}) == 1
+    output = capsys.readouterr().out
+    assert "not run, since a test that reaches it has no lasting name: package.first.x_f__mutmut_3" in output
+    assert "| all | 4 | 3 | 0 | 0 | 0% |" in output
 
 
 @needs_tomllib

@@ -1,8 +1,8 @@
 """``python -m tests.gates.python_mutants``: breaks the Python sources on purpose and sees whether the tests notice.
 
 mutmut makes the mutants and runs the tests; ``[tool.mutmut]`` in pyproject.toml configures it. This command chooses
-which mutants to run and with which tests: a package's own. It compares those that survive with survivors.toml, where
-each has its reason.
+which mutants to run and with which tests: a room's own. It compares those that survive with survivors.toml, where each
+has its reason.
 """
 
 from __future__ import annotations
@@ -25,20 +25,28 @@ from .page import markdown_table
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("survivors.toml")
-#: Each is tested by its folder of tests.
-PACKAGES = ("invflow", "sr_models")
+#: The folders of tests that mutmut's configuration names.
+PACKAGES = ("tests/invflow", "tests/sr_models")
+#: Rooms whose modules are tested where they are used, beside their own folder.
+USED_IN = {
+    "tests/sr_models/models": ("tests/sr_models/checkpoints", "tests/sr_models/flow"),
+    "tests/sr_models/networks": ("tests/sr_models/flow",),
+}
 #: Run while their module is imported, which happens once for all mutants: theirs are never run.
-AT_IMPORT = {"invflow.ops._registration.register"}
+AT_IMPORT = {"invflow.ops._registration.register", "sr_models.io.opening._PillowSettings.__init__"}
 #: The largest share of the tested mutants that may survive.
 ALLOWED = 0.1
 _ALIVE = ("survived", "no tests")
-_UNTESTED = ("not checked", "check was interrupted by user")
+_NOT_RUN = "not run"
+_UNTESTED = ("not checked", "check was interrupted by user", _NOT_RUN)
+#: Of a process that could not run pytest at all: its arguments name a test that is not there. mutmut says "timeout".
+_NO_PYTEST = 255
 
 _DESCRIPTION = """\
-Make small errors in the Python sources, one at a time, and run the tests of the package that reach them. What was
+Make small errors in the Python sources, one at a time, and run the tests of their room that reach them. What was
 tested is kept in mutants/: a command that was stopped goes on where it was. Mutants of a changed function, and
 survivors that survivors.toml does not list, are tested again. Exits with 1 if a survivor is not listed, if a listed one
-does not survive, or if more than 10 % survive.
+does not survive, if a mutant could not be tested, or if more than 10 % survive.
 """
 
 
@@ -52,7 +60,10 @@ class Survivor:
 
 @dataclass(frozen=True)
 class Mutant:
-    """``status``: mutmut's word, such as "killed", "survived", "timeout"; "not checked" before it was tested."""
+    """``status``: mutmut's word, such as "killed", "survived", "timeout"; "not checked" before it was tested.
+
+    "not run" is ours: pytest did not find a test that it should run.
+    """
 
     name: str
     module: str
@@ -167,38 +178,54 @@ def read_mutants() -> list[Mutant]:
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         for name, code in data.exit_code_by_key.items():
             if (function := function_of(name)) not in AT_IMPORT:
-                found.append(Mutant(name, module, function, status_by_exit_code[code]))
+                status = _NOT_RUN if code == _NO_PYTEST else status_by_exit_code[code]
+                found.append(Mutant(name, module, function, status))
     return found
 
 
-def own_selection(package: str, selection: Sequence[str]) -> list[str]:
-    """Return the arguments of pytest in ``selection`` without the folders of other packages' tests."""
-    others = [f"tests/{other}" for other in PACKAGES if other != package]
-    return [argument for argument in selection if argument not in others]
+def room_of(module: str) -> str:
+    """Return the folder of a module's own tests: tests/package/room, or tests/package if there is no such room."""
+    package, *rest = module.split(".")
+    folder = "/".join(["tests", package, *rest[:1]])
+    return folder if (ROOT / folder).is_dir() else f"tests/{package}"
 
 
-def run_mutmut(package: str, names: Sequence[str], jobs: int) -> None:
-    """Test the mutants ``names`` of ``package`` with its own tests. Exits with mutmut's status if it fails.
+def own_selection(room: str, selection: Sequence[str]) -> list[str]:
+    """Return the arguments of pytest in ``selection`` with a room's tests in place of the packages'."""
+    rooms = {path.parent.name for path in (ROOT / room).glob("*/test_*.py")} if room in PACKAGES else set()
+    ignored = [f"--ignore={room}/{inner}" for inner in sorted(rooms)]
+    return [room, *USED_IN.get(room, ()), *(each for each in selection if each not in PACKAGES), *ignored]
+
+
+def run_mutmut(room: str, names: Sequence[str], jobs: int) -> None:
+    """Test the mutants ``names`` with the tests of their ``room``. Exits with mutmut's status if it fails.
 
     Runs in a process of its own: mutmut keeps in global variables which tests reach a function. Between runs it keeps
-    them in one file, which is put aside here, one a package.
+    them in one file, which is put aside here, one a room.
     """
     from mutmut import __main__ as mutmut
     from mutmut.configuration import config
     from mutmut.state import reset_state
+    from mutmut.workers.isolation import ForkServerRunner
 
     reset_state()
-    config().pytest_add_cli_args_test_selection = own_selection(package, config().pytest_add_cli_args_test_selection)
+    config().pytest_add_cli_args_test_selection = own_selection(room, config().pytest_add_cli_args_test_selection)
     current = ROOT / "mutants" / "mutmut-stats.json"
-    kept = current.with_name(f"{package}-stats.json")
+    kept = current.with_name(f"{room.replace('/', '-')}-stats.json")
     current.unlink(missing_ok=True)
     if kept.exists():
         shutil.copy2(kept, current)
+    else:
+        # the tests pass without an error while they are mapped; mutmut would run them a second time
+        setattr(ForkServerRunner, "run_clean_tests", lambda runner, tests: 0)  # noqa: B010
+    log = current.with_name("tests.xml")  # mutmut keeps the output of a failed test to itself
+    os.environ["PYTEST_ADDOPTS"] = f"--junitxml={log}"
     try:
         mutmut.cli.main(["run", "--max-children", str(jobs), *names], standalone_mode=False)
     except SystemExit:
         arguments = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
-        print(f"To see which test fails: cd mutants; MUTANT_UNDER_TEST= python -m pytest {shlex.join(arguments)}")
+        print(f"{log.relative_to(ROOT)} says which test failed. To see it again: cd mutants; MUTANT_UNDER_TEST=stats")
+        print(f"python -m pytest {shlex.join(arguments)}")
         raise
     finally:
         if current.exists():
@@ -237,18 +264,17 @@ def main(arguments: list[str] | None = None) -> int:
         and not (mutant.function in listed and Survivor(mutant.function, change_of(mutant)) in record)
     }
     if not given.no_run:
-        for package in PACKAGES:
-            names = [
-                mutant.name
-                for mutant in selected
-                if mutant.module.startswith(f"{package}.") and (not mutant.checked or mutant.name in again)
-            ]
-            if names:
-                process = multiprocessing.Process(target=run_mutmut, args=(package, names, given.jobs))
-                process.start()
-                process.join()
-                if process.exitcode:
-                    return process.exitcode
+        rooms: dict[str, list[str]] = {}
+        for mutant in selected:
+            if not mutant.checked or mutant.name in again:
+                rooms.setdefault(room_of(mutant.module), []).append(mutant.name)
+        for room, names in rooms.items():
+            print(f"{room}: {len(names)} mutants", flush=True)
+            process = multiprocessing.Process(target=run_mutmut, args=(room, names, given.jobs))
+            process.start()
+            process.join()
+            if process.exitcode:
+                return process.exitcode
         wanted = {mutant.name for mutant in selected}
         selected = [mutant for mutant in read_mutants() if mutant.name in wanted]
     return report(selected, record)
@@ -260,6 +286,8 @@ def report(selected: Sequence[Mutant], record: Mapping[Survivor, str]) -> int:
     relevant = {survivor.function for survivor in record}
     compared = [mutant for mutant in tested if mutant.survived or mutant.function in relevant]
     wrong = complaints(compared, {mutant.name: change_of(mutant) for mutant in compared}, record)
+    lost = [mutant.name for mutant in selected if mutant.status == _NOT_RUN]
+    wrong += [f"not run, since a test that reaches it has no lasting name: {name}" for name in lost]
     print("\n\n".join(wrong))
     print(table(selected))
     survived = sum(mutant.survived for mutant in tested)

@@ -54,7 +54,9 @@ def test_nothing_half_written(saved, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestErrors:
     def test_suffix(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"a model file must end in .safetensors, got .*model.pth"):
+        with pytest.raises(ValueError, match=r"a model file must end in .safetensors, got .*model.bin$"):
+            load_model(tmp_path / "model.bin")
+        with pytest.raises(ValueError, match=r".safetensors, got .*model.pth; sr-models convert makes one of a pub"):
             load_model(tmp_path / "model.pth")
 
     @pytest.mark.parametrize("suffix", [".safetensors", ".json"])

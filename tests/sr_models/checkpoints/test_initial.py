@@ -158,6 +158,10 @@ class TestMistakes:
         torch.save(content, tmp_path / "x.ckpt")
         with pytest.raises(ValueError, match=r"it lacks encoder.conv_first.bias$"):
             load_initial_weights(fresh(), tmp_path / "x.ckpt")
+        del content["model"]["encoder.conv_first.weight"]
+        torch.save(content, tmp_path / "x.ckpt")
+        with pytest.raises(ValueError, match=r"it lacks encoder.conv_first.weight and 1 more$"):
+            load_initial_weights(fresh(), tmp_path / "x.ckpt")
 
     @pytest.mark.parametrize("name", ["none.safetensors", "none.ckpt", "none.pth", "none"])
     def test_no_such_file(self, tmp_path: Path, name: str) -> None:

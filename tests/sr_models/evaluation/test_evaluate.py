@@ -99,7 +99,8 @@ def test_small_image_is_named(tmp_path: Path) -> None:
 def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, folder: Path, tmp_path: Path) -> None:
     rows = evaluate_model(model, folder, samples=2, distance=mse_distance)
     table = scores_table(rows, "mse")
-    assert "diversity(mse)" in table
+    headings = [word.strip() for word in table.splitlines()[0].split("  ") if word]
+    assert headings == ["image", "NLL b/dim", "PSNR", "SSIM", "LR-PSNR", "worst", "diversity(mse)", "mse"]
     assert [line.split()[0] for line in table.splitlines()] == ["image", "a.png", "b.png", "mean"]
     write_scores(tmp_path / "scores.csv", rows, "mse")
     with (tmp_path / "scores.csv").open() as file:

@@ -169,6 +169,24 @@ def test_a_bad_image_costs_only_itself_and_is_tried_again(
     assert [row.image for row in read_scores(tmp_path / "scores.csv", "mse")] == NAMES
 
 
+def test_an_image_that_fails_last_is_on_disk_too(evaluate: Evaluate, drawn: _Heights, tmp_path: Path) -> None:
+    drawn.errors[8] = ExplosionError("sample 0 exploded")
+    evaluate()
+    assert summary(tmp_path)["failures"] == {"c.png": "sample 0 exploded"}
+    assert summary(tmp_path)["scored"] == "2 of 3 images"
+
+
+def test_a_record_in_memory_keeps_failures_and_writes_nothing(
+    model: SuperResolutionFlow, folder: Path, drawn: _Heights, tmp_path: Path
+) -> None:
+    drawn.errors[6] = ExplosionError("sample 0 exploded")
+    record = ScoreRecord(distance_name="mse")
+    rows = evaluate_model(model, folder, samples=1, distance=mse_distance, record=record)
+    assert [row.image for row in rows] == ["a.png", "c.png"]
+    assert record.failures == {"b.png": "sample 0 exploded"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_without_a_record_a_bad_image_is_an_error(model: SuperResolutionFlow, folder: Path, drawn: _Heights) -> None:
     drawn.errors[6] = ExplosionError("sample 0 exploded")
     with pytest.raises(ExplosionError, match="sample 0 exploded"):

@@ -64,7 +64,6 @@ class TestCache:
     @pytest.mark.parametrize(
         "content",
         [b"", b"\xff\xfe", b"null", b'"other"\n[]', b"{", b"half a line", b"\x80\x02cos\nsystem\n."],
-        ids=repr,
     )
     @pytest.mark.parametrize("whole", [False, True])
     def test_a_damaged_cache_is_not_used(self, source: Path, tmp_path: Path, content: bytes, whole: bool) -> None:

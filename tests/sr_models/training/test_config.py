@@ -37,7 +37,7 @@ from sr_models.training.recipe import Recipe
         ({"accumulate": 3}, "accumulate must divide batch_size, which is 2, got 3"),
         ({"max_skipped": 0}, "max_skipped must be at least 1, got 0"),
         ({"best": "nll"}, "best must be one of 'val_nll', 'val_psnr', 'val_lr_psnr', got 'nll'"),
-        ({"precision": "bf16-mixed"}, "precision must be one of 'fp32', 'bf16', 'fp16', got 'bf16-mixed'"),
+        ({"precision": "bf16-mixed"}, "precision must be one of 'fp32', 'bf16', 'fp16', 'auto', got 'bf16-mixed'"),
         ({"memory": "less"}, "memory must be one of 'store', 'invert', got 'less'"),
         ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
         ({"steps": True}, "steps must be a whole number, got True"),
