@@ -23,7 +23,7 @@ from sr_models import SuperResolutionFlow
 from sr_models.flow.latents import draw_latents
 from sr_models.flow.model import Encoding
 from sr_models.models.ncsr import NoiseConditionalStep
-from sr_models.networks.coupling import ConvActNorm, CouplingNet, _Residual
+from sr_models.networks.coupling import ConvActNorm, CouplingNet, Residual
 from sr_models.networks.rrdb import RRDB, DenseBlock, RRDBEncoder
 
 __all__ = ["PublishedFlow", "published"]
@@ -281,4 +281,4 @@ def _network(net: nn.Module, x: Tensor) -> Tensor:
     for layer in layers:
         y = _network(layer, y)
     # the one kind of sequence that does not end there: its input is added
-    return x + y if isinstance(net, _Residual) else y
+    return x + y if isinstance(net, Residual) else y

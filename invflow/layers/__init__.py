@@ -8,6 +8,7 @@ determinant of the map that was called. It is float64 for a float64 state, else 
 and :class:`~invflow.layers.Conditionable` are optional capabilities that save memory or time.
 """
 
+from invflow.layers._factors import FactorStore
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
@@ -37,6 +38,7 @@ __all__ = [
     "AffineCoupling",
     "AffineInjector",
     "Conditionable",
+    "FactorStore",
     "FlowSequential",
     "FlowStep",
     "Foldable",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import reads_freely
+from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, LayerError, UnusableWeightError
 from invflow.ops._transforms import is_watched, reference_backward
 
@@ -27,7 +28,6 @@ __all__ = [
     "are_plain",
     "compose",
     "derive",
-    "factorize",
     "is_plain",
 ]
 
@@ -225,6 +225,10 @@ def _compose(
 def _factors(weight: Tensor, cache: FactorCache, owner: nn.Module) -> tuple[Tensor, Tensor]:
     if reads_freely(weight):
         return cache([weight], lambda: _factorize(weight, owner))
+    store = present_store()
+    if store is not None:
+        inverses, log_abs_dets = store.factors_of([weight])
+        return inverses[0], log_abs_dets[0]
     cache.late.look()
     with torch.inference_mode(False), torch.no_grad():
         inverse, log_abs_det = factorize(weight)
@@ -237,18 +241,6 @@ def _factorize(weight: Tensor, owner: nn.Module) -> tuple[Tensor, Tensor]:
     if not bool(log_abs_det.isfinite()):
         raise UnusableWeightError.of("", owner, weight)
     return inverse, log_abs_det
-
-
-def factorize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return inverse (..., C, C) and ``log |det|`` (...) of weights (..., C, C), in float64, without a graph.
-
-    ``log |det|`` of a weight that has no inverse is infinite or NaN.
-    """
-    exact = weight.double()
-    factors, pivots, _ = torch.linalg.lu_factor_ex(exact)
-    eye = torch.eye(exact.shape[-1], dtype=exact.dtype, device=exact.device).expand_as(exact)
-    log_abs_det = factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return torch.linalg.lu_solve(factors, pivots, eye), log_abs_det
 
 
 class _Map(torch.autograd.Function):

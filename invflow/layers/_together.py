@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import reads_freely
-from invflow.layers._derived import ChannelMap, FactorCache, factorize
+from invflow.layers._derived import ChannelMap, FactorCache
+from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck
 from invflow.ops._transforms import is_watched, reference_backward
 
@@ -233,7 +234,11 @@ class _Group:
     def __init__(self, sources: Sequence[Sources], cache: FactorCache) -> None:
         self._tensors = [tensor for kind in zip(*(each[1:] for each in sources), strict=True) for tensor in kind]
         weight, self._bias, self._log_scale = _stacked(self._tensors)
-        self.weight_inverse, self.log_abs_det = cache([weight], lambda: factorize(weight))
+        store = present_store()
+        if store is None:
+            self.weight_inverse, self.log_abs_det = cache([weight], lambda: factorize(weight))
+        else:
+            self.weight_inverse, self.log_abs_det = store.factors_of([each.weight for each in sources])
         self._weight = weight
         self.trained = any(tensor.requires_grad for tensor in self._tensors)
         self._found: dict[tuple[torch.dtype, bool, bool], list[ChannelMap]] = {}

@@ -60,6 +60,10 @@ class InvertibleConv1x1(nn.Module):
         self.weight = nn.Parameter(_random_rotation(channels).float().contiguous())
         self._factorization = FactorCache()
 
+    def factorizes(self) -> bool:
+        """Return whether the map is derived from factors of one parameter, and of nothing else."""
+        return type(self) is InvertibleConv1x1 and self._parameters.get("weight") is not None
+
     def matrix(self) -> Tensor:
         """Return W (C, C) in float64. A subclass that makes its matrix of something else overrides this method."""
         return current(self, "weight").to(torch.float64, copy=True)

@@ -41,12 +41,16 @@ def run(images: str, output: str, strict: bool = False) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_exceptions() -> Iterator[None]:
-    """Let a signal that ends the process pass through the code that removes the unfinished file."""
+    """Let a signal that ends the process pass through the code that removes the unfinished file.
+
+    A signal that the process ignores, as ``nohup`` lets it, stays ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    former = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

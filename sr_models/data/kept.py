@@ -112,7 +112,8 @@ class KeptImages:
             image = read_image(path)
             # else these may be the pixels of another content
             if _unchanged(path, status) and self._write(file, image):
-                image = _mapped(file, image)
+                mapped = _mapped(file)
+                image = image if mapped is None else mapped
         image.flags.writeable = False
         return image
 
@@ -166,22 +167,22 @@ def _unchanged(path: Path, before: os.stat_result) -> bool:
     return after is not None and (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def _mapped(file: Path, default: np.ndarray | None = None) -> np.ndarray | None:
-    """Map a file of pixels; ``default`` if it is not there, or not as it was written."""
+def _mapped(file: Path) -> np.ndarray | None:
+    """Map a file of pixels; nothing if it is not there, or not as it was written."""
     try:
-        image = np.lib.format.open_memmap(file, mode="r")
+        image: np.ndarray = np.lib.format.open_memmap(file, mode="r")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            return default
+            return None
         if time() - file.stat().st_mtime > _DAY:
             os.utime(file)
     except (OSError, ValueError):
-        return default
+        return None
     return image
 
 
 def _existing(folder: Path) -> Path:
     """Return the folder, or the first one above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def _problem(folder: Path) -> str:
@@ -193,7 +194,8 @@ def _problem(folder: Path) -> str:
 
 def _tidied(folder: Path) -> int:
     """Remove what was not used for a week, and return the bytes of what is left."""
-    remove_leftovers(folder, age=_WEEK)
+    with contextlib.suppress(OSError):
+        remove_leftovers(folder, age=_WEEK)
     size = 0
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,11 @@ class Photographs:
     ) -> None:
         self.scale, self.crop = scale, crop
         source = find_high(images, split=split)
+        self._read_high: Callable[[Path], np.ndarray]
         self.listing, self._read_high = open_images(source, smallest=crop, strict=strict)
         self.fingerprint = self.listing.fingerprint
         self.low: Listing | None = None
+        self._read_low: Callable[[Path], np.ndarray] = read_image
         self.notes = self.listing.summary()
         if lr_images is not None:
             sub = any(part.endswith("_sub") for part in source.parts)

@@ -37,7 +37,7 @@ def enlarge_bicubic(image: Tensor, scale: int) -> Tensor:
     Returns:
         (B, C, scale h, scale w).
     """
-    weights = _phase_weights(scale).to(image)
+    weights = _phase_weights(scale, image)
     return _enlarge_rows(_enlarge_rows(image, weights).mT, weights).mT
 
 
@@ -52,9 +52,12 @@ def _enlarge_rows(image: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(parts).sum(0).flatten(2, 3)
 
 
-def _phase_weights(scale: int) -> Tensor:
+def _phase_weights(scale: int, image: Tensor) -> Tensor:
     """Return the weights (scale, 5) of the five nearest pixels for every one of the pixels that replace a pixel."""
-    offsets = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    d = (offsets[:, None] - torch.arange(-_REACH, _REACH + 1)).abs()
+    # computed on the device: a copy to it would wait, and cannot be part of a CUDA graph
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    phases = torch.arange(scale, dtype=dtype, device=image.device)
+    taps = torch.arange(-_REACH, _REACH + 1, dtype=dtype, device=image.device)
+    d = ((phases[:, None] + 0.5) / scale - 0.5 - taps).abs()
     near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-    return torch.where(d <= 1, near, torch.where(d <= 2, far, torch.zeros_like(d)))
+    return torch.where(d <= 1, near, torch.where(d <= 2, far, torch.zeros_like(d))).to(image.dtype)

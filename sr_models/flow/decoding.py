@@ -14,9 +14,6 @@ from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
 
-#: That of the features. A state in another layout would make every convolution of it and the features copy.
-_LAYOUT = torch.channels_last
-
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
 _CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
@@ -56,12 +53,14 @@ def _decode_level(
     own = context.features.own
     limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
     pixels = own.shape[2] * own.shape[3]
+    # that of the features: a state in another layout would be copied for every convolution
+    layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
-    states = [x[part].contiguous(memory_format=_LAYOUT) for _, part in chunks]
+    states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
     for step in level.walk_inverse(latents):
-        step = step._replace(leaving=[latent.contiguous(memory_format=_LAYOUT) for latent in step.leaving])
+        step = step._replace(leaving=[latent.contiguous(memory_format=layout) for latent in step.leaving])
         inverse = condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
             state = inverse(step.input(states[number], part), images)
@@ -73,7 +72,7 @@ def _decode_level(
             # not collected and joined, which would take the memory of all states twice
             if result is None:
                 shape = (count, *state.shape[1:])
-                result = torch.empty(shape, dtype=state.dtype, device=state.device, memory_format=_LAYOUT)
+                result = torch.empty(shape, dtype=state.dtype, device=state.device, memory_format=layout)
             result[part] = state
             states[number] = state[:0]
     assert result is not None

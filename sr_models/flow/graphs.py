@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from invflow.backends import current_backend
+from invflow.layers import FactorStore
 from invflow.layers.protocol import is_watched, watches_all
 from invflow.ops._transforms import is_intercepted
 from sr_models.flow.explosions import Watch
 
-__all__ = ["Decode", "GraphedDecoding", "check_graph"]
+__all__ = ["Decode", "GraphedDecoding", "check_graph", "has_room"]
 
-_log = logging.getLogger(__name__)
+#: Packages whose layers wait for nothing when they decode.
+_KNOWN = ("torch", "invflow", "sr_models")
 
 #: ``decode(latents, lr, watch)`` computes images; it takes the latents off their list.
 Decode = Callable[[list[Tensor], Tensor, Watch], Tensor]
@@ -36,7 +37,7 @@ class GraphedDecoding:
 
     def __init__(self) -> None:
         self._last: Hashable = None
-        self._refused: Hashable = None
+        self._store = FactorStore()
         self._graph: _Graph | None = None
 
     def __reduce__(self) -> tuple[type[GraphedDecoding], tuple[()]]:
@@ -68,23 +69,18 @@ class GraphedDecoding:
         key = _key(model, [*latents, lr], watch.clamp)
         if self._graph is not None and self._graph.key == key:
             return self._graph(latents, lr, watch)
-        seen, self._last = key == self._last, key
-        if not seen:
-            if not graph:
-                return decode(latents, lr, watch)
-            # libraries choose and allocate what they need; also what goes wrong anyway goes wrong here
-            decode(list(latents), lr, Watch(clamp=watch.clamp))
-        if key == self._refused and not graph:
-            return decode(latents, lr, watch)
         self._graph = None  # frees its memory first
-        try:
-            self._graph = _Graph(key, decode, latents, lr, watch.clamp)
-        except RuntimeError as error:
-            self._refused = key
-            if graph:
-                raise
-            _log.debug("decoding cannot be a CUDA graph: %s", error)
+        if key != self._last:
+            # libraries choose and allocate what they need, and the store learns which factors are needed
+            self._last, self._store = key, FactorStore()
+            with self._store:
+                images = decode(list(latents), lr, Watch(clamp=watch.clamp)) if graph else decode(latents, lr, watch)
+            if not graph:
+                return images
+        # a capture that fails leaves torch's random generator of the device unusable: none that may fail is tried
+        if not graph and not (_is_known(model) and has_room(lr.device)):
             return decode(latents, lr, watch)
+        self._graph = _Graph(key, decode, latents, lr, watch.clamp, self._store)
         return self._graph(latents, lr, watch)
 
 
@@ -95,12 +91,20 @@ class _Graph:
         key: what it was made for.
     """
 
-    def __init__(self, key: Hashable, decode: Decode, latents: Sequence[Tensor], lr: Tensor, clamp: bool) -> None:
-        self.key = key
+    def __init__(
+        self,
+        key: Hashable,
+        decode: Decode,
+        latents: Sequence[Tensor],
+        lr: Tensor,
+        clamp: bool,
+        store: FactorStore,
+    ) -> None:
+        self.key, self._store = key, store
         self._latents, self._lr = [latent.clone() for latent in latents], lr.clone()
         watch = Watch(clamp=clamp)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with store, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._images = decode(list(self._latents), self._lr, watch)
             self._largest = torch.cat([each.largest for each in watch.seen])
         self._seen = [(each._replace(largest=each.largest[:0]), len(each.largest)) for each in watch.seen]
@@ -110,12 +114,26 @@ class _Graph:
         for own, given in zip([*self._latents, self._lr], [*latents, lr], strict=True):
             own.copy_(given, non_blocking=True)
         latents.clear()
+        self._store.refresh()
         self._graph.replay()
         parts = self._largest.clone().split([count for _, count in self._seen])
         watch.add(
             [seen._replace(largest=part) for (seen, _), part in zip(self._seen, parts, strict=True)], self._pixels
         )
         return self._images.clone()
+
+
+def has_room(device: torch.device) -> bool:
+    """Return whether there is memory for a graph of what has just been computed, beside that of the computation."""
+    free, _ = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    return free + reserved - torch.cuda.memory_allocated(device) > 1.5 * reserved
+
+
+def _is_known(model: nn.Module) -> bool:
+    """Return whether the model consists of layers that are known to be no obstacle to a graph."""
+    known = all(type(part).__module__.partition(".")[0] in _KNOWN for part in model.modules())
+    return known and FactorStore.serves(model)
 
 
 def _is_observed(model: nn.Module) -> bool:
@@ -128,7 +146,7 @@ def _key(model: nn.Module, tensors: Sequence[Tensor], clamp: bool) -> Hashable:
     device = tensors[0].device.type
     return (
         tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors),
-        tuple((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in state),
+        tuple((id(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in state),
         tuple((id(module), module.training) for module in model.modules()),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
         torch.backends.cudnn.allow_tf32,

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from invflow.layers import FactorStore
+
 __all__ = ["DeviceStep", "Outcome", "fused_adam"]
 
 #: Steps without a graph before the first one with it, in which libraries choose and allocate what they need.
@@ -74,6 +76,7 @@ class DeviceStep:
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._weight = torch.zeros((), device=self._parameters[0].device)
         self._eager_steps = 0 if graph else None
+        self._store = FactorStore()
         self._graph: _Graph | None = None
 
     def __call__(self, parts: Sequence[Part], rates: Sequence[float], weight: float = 0.0) -> Outcome:
@@ -88,13 +91,14 @@ class DeviceStep:
             group["lr"].fill_(rate)
         self._weight.fill_(weight)
         if self._graph is None and self._eager_steps == _WARM_UP:
-            self._graph = _Graph(self._take, parts, self._optimizer)
+            self._graph = _Graph(self._take, parts, self._optimizer, self._store)
         if self._graph is not None and self._graph.fits(parts):
             return self._graph(parts)
         if self._eager_steps is None or self._graph is not None:
             return self._take(parts)
         self._eager_steps += 1
-        return _aside(self._take, parts)
+        with self._store:
+            return _aside(self._take, parts)
 
     def _take(self, parts: Sequence[Part]) -> Outcome:
         self._optimizer.zero_grad()
@@ -118,11 +122,18 @@ class DeviceStep:
 class _Graph:
     """A step as a CUDA graph."""
 
-    def __init__(self, take: Callable[[Sequence[Part]], Outcome], parts: Sequence[Part], optimizer: Optimizer) -> None:
+    def __init__(
+        self,
+        take: Callable[[Sequence[Part]], Outcome],
+        parts: Sequence[Part],
+        optimizer: Optimizer,
+        store: FactorStore,
+    ) -> None:
+        self._store = store
         self._parts = [[None if tensor is None else tensor.clone() for tensor in part] for part in parts]
         optimizer.zero_grad()  # gradients then belong to the graph
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with store, torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outcome = take(self._parts)
 
     def fits(self, parts: Sequence[Part]) -> bool:
@@ -133,6 +144,7 @@ class _Graph:
             for target, tensor in zip(own, given, strict=True):
                 if target is not None and tensor is not None:
                     target.copy_(tensor, non_blocking=True)
+        self._store.refresh()
         self._graph.replay()
         return Outcome(*(figure.clone() for figure in self._outcome))
 

@@ -22,11 +22,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from invflow import FlowSequential
-from invflow.layers import check_weights
+from invflow.layers import FactorStore, check_weights
 from sr_models.checkpoints.files import describe_file, save_model
 from sr_models.data.crops import RandomCrops
 from sr_models.data.failures import Failures
 from sr_models.data.sampler import StepSampler
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
 from sr_models.training.average import begin_average, share_of_new, update_average
@@ -193,7 +194,7 @@ class Loop:
                 average=list(average.values()),
                 averaged=[parameters[name] for name in average],
                 clip=self.config.gradient_clip or math.inf,
-                graph=self.config.graph is not False and self._no_graph() is None,
+                graph=self._makes_graph(model),
             )
         self.scaler = torch.amp.GradScaler(self.fabric.device.type, enabled=self.config.precision == "fp16")
         if content["scaler"]:
@@ -216,6 +217,20 @@ class Loop:
         if self.config.memory == "invert":
             return "memory invert compares reconstructed states in every step"
         return None
+
+    def _makes_graph(self, model: SuperResolutionFlow) -> bool:
+        """Return whether steps of a model are replayed from a graph.
+
+        Raises:
+            ValueError: the settings want one that cannot be.
+        """
+        if self.config.graph is False or self._no_graph():
+            return False
+        if not FactorStore.serves(model):
+            if self.config.graph:
+                raise ValueError("graph must be null or false, got true: a weight of the model is no plain parameter")
+            return False
+        return True
 
     def _content(self) -> Content:
         """Return the present state. Every process must take part."""

@@ -214,11 +214,14 @@ def run_mutmut(room: str, names: Sequence[str], jobs: int) -> None:
     current.unlink(missing_ok=True)
     if kept.exists():
         shutil.copy2(kept, current)
+    log = current.with_name("tests.xml")  # mutmut keeps the output of a failed test to itself
+    os.environ["PYTEST_ADDOPTS"] = f"--junitxml={log}"
     try:
         mutmut.cli.main(["run", "--max-children", str(jobs), *names], standalone_mode=False)
     except SystemExit:
         arguments = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
-        print(f"To see which test fails: cd mutants; MUTANT_UNDER_TEST= python -m pytest {shlex.join(arguments)}")
+        print(f"{log.relative_to(ROOT)} says which test failed. To see it again: cd mutants; MUTANT_UNDER_TEST=stats")
+        print(f"python -m pytest {shlex.join(arguments)}")
         raise
     finally:
         if current.exists():

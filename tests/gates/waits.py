@@ -49,8 +49,8 @@ _FREE = (
     " _reshape_alias _to_copy _unsafe_view _nnpack_available"
     " "
 )
-#: Operators that count as one launch, whatever others they call on the CPU.
-_WHOLE = ("_foreach_", "_fused_", "convolution", "_convolution", "linalg_lu_")
+#: Operators whose own operators do not count: those of the CPU, or a fill that deterministic algorithms ask for.
+_WHOLE = ("_foreach_", "_fused_", "convolution", "_convolution", "linalg_lu_", "empty", "new_empty")
 #: Operators that wait for the device to tell Python something.
 _WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "tolist")
 #: Modules that ask whether a look at a value would wait.

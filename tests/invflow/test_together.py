@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import invflow.layers._derived
 import invflow.layers._together
 from invflow import AffineCoupling, FlowSequential, FlowStep, InvertibleConv1x1LU, Squeeze
-from invflow.layers import _late, _together
+from invflow.layers import FactorStore, _late, _together
 
 
 class Net(nn.Module):
@@ -219,3 +219,24 @@ def test_a_nested_flow_that_inverts_reconstructs(recwarn: pytest.WarningsRecorde
     model[3].memory = "invert"
     assert all(value is not None for value in results(model, inverse=False)[3:])
     assert not [warning for warning in recwarn if "memory='invert'" in str(warning.message)]
+
+
+def test_a_store_keeps_factors_in_place(device: str) -> None:
+    model, x, store = flow(), torch.randn(1, 3, 4, 4, dtype=torch.float64), FactorStore()
+    assert FactorStore.serves(FlowSequential([step(3), step(3)]))
+    assert not FactorStore.serves(model)  # one of its steps has a weight made of others
+    with store:
+        torch.testing.assert_close(model(x), flow()(x))
+    kept = {key: [tensor.data_ptr() for tensor in given[1:]] for key, given in store._kept.items()}
+    for parameter in model.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    store.refresh()
+    for weights, inverse, log_abs_det in store._kept.values():
+        exact = torch.stack(weights).detach()
+        torch.testing.assert_close(inverse, torch.linalg.inv(exact))
+        torch.testing.assert_close(log_abs_det, torch.linalg.slogdet(exact).logabsdet)
+    with store:
+        inside = model(x)
+        inside[1].sum().backward()
+    torch.testing.assert_close(inside, model(x))
+    assert kept == {key: [tensor.data_ptr() for tensor in given[1:]] for key, given in store._kept.items()}

@@ -250,6 +250,15 @@ class TestFilesThatDoNotFit:
         with pytest.raises(ValueError, match=message):
             to_own(model, state_dict)
 
+    @pytest.mark.parametrize("name", ["srflow-da", "srflow-da-d"])
+    def test_a_deep_network_without_the_matrix_that_tells_its_levels(self, name: str) -> None:
+        with torch.device("meta"):
+            state_dict = published_state(sr_models.create(name, scale=4))
+        for key in [key for key in state_dict if key.startswith("flowUpsamplerNet.layers.1.")]:
+            del state_dict[key]
+        with pytest.raises(ValueError, match=r"levels have unequal numbers of steps without coupling: \[1, 2"):
+            detect_model(state_dict, (0, 1))
+
     def test_blocks_of_a_file_without_any(self) -> None:
         with torch.device("meta"):
             model = sr_models.create("srflow", **config_of_options(options_of("SRFlow", 4, 1, []))[1])

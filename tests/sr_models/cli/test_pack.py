@@ -62,15 +62,11 @@ def test_strict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert os.listdir(tmp_path) == ["images"]
 
 
-@pytest.mark.parametrize(("number", "left"), [("SIGTERM", 0), ("SIGHUP", 0), ("SIGINT", 0), ("SIGKILL", 1)])
-def test_a_signal_leaves_the_former_pack(folder: Path, tmp_path: Path, number: str, left: int) -> None:
-    """Nothing else stays, but after a kill the unfinished file, which has another name."""
-    output = tmp_path / "x.pack"
-    assert main(["pack", "--images", str(folder), "--output", str(output)]) == 0
-    before = output.read_bytes()
-    # the second image ends the process; its data have been written in part
+def pack_and_signal(folder: Path, output: Path, number: str, handler: str) -> subprocess.CompletedProcess[str]:
+    """Make a pack in a process that gets a signal at the second image, when data have been written in part."""
     code = f"""
 import os, signal, sys, time
+{f"signal.signal(signal.{number}, signal.{handler})" if handler else ""}
 from sr_models.cli import main
 from sr_models.data import packing
 read = packing.read_image
@@ -83,7 +79,20 @@ packing.read_image = read_image
 sys.exit(main(["pack", "--images", sys.argv[1], "--output", sys.argv[2]]))
 """
     command = [sys.executable, "-c", code, str(folder), str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("number", "handler", "left"),
+    # these tests may run under nohup, or in the background of a shell
+    [("SIGTERM", "SIG_DFL", 0), ("SIGHUP", "SIG_DFL", 0), ("SIGINT", "default_int_handler", 0), ("SIGKILL", "", 1)],
+)
+def test_a_signal_leaves_the_former_pack(folder: Path, tmp_path: Path, number: str, handler: str, left: int) -> None:
+    """Nothing else stays, but after a kill the unfinished file, which has another name."""
+    output = tmp_path / "x.pack"
+    assert main(["pack", "--images", str(folder), "--output", str(output)]) == 0
+    before = output.read_bytes()
+    result = pack_and_signal(folder, output, number, handler)
     value = signal.Signals[number].value
     assert result.returncode == (-value if number == "SIGKILL" else 128 + value), result.stderr
     assert "Traceback" not in result.stderr
@@ -91,6 +100,15 @@ sys.exit(main(["pack", "--images", sys.argv[1], "--output", sys.argv[2]]))
     others = [name for name in os.listdir(tmp_path) if name != "x.pack"]
     assert len(others) == left
     assert not [name for name in others if name.endswith(".pack")]
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_that_is_ignored_stays_ignored(folder: Path, tmp_path: Path, number: str) -> None:
+    """As nohup lets the hangup be."""
+    output = tmp_path / "x.pack"
+    result = pack_and_signal(folder, output, number, "SIG_IGN")
+    assert result.returncode == 0, result.stderr
+    assert PackedImages(output).names == ["a.png", "b.png"]
 
 
 def test_handlers_of_signals_come_back(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from sr_models.data import kept
 from sr_models.data.crops import FixedCrops, RandomCrops
 from sr_models.data.kept import KeptImages
 from sr_models.data.packing import write_pack
-from sr_models.data.photographs import Photographs
 from sr_models.io.images import read_image
 from sr_models.io.listing import list_images
 
@@ -144,12 +143,9 @@ def test_what_is_mapped_takes_no_memory_of_its_own(folder: Path) -> None:
     assert data._memory._bytes == 0
 
 
-def test_validation_and_the_check_of_a_run_write_nothing(folder: Path, store: Path) -> None:
+def test_validation_writes_nothing(folder: Path, store: Path) -> None:
     fixed = FixedCrops(folder, scale=4, crop=16)
     assert len([fixed[index] for index in range(len(fixed))]) == 4 * COUNT
-    photographs = Photographs(folder, scale=4, crop=16)
-    for index in range(len(photographs)):
-        photographs.read(index)
     assert not store.exists()
 
 
@@ -334,7 +330,9 @@ class TestRoom:
         assert data.notes[1] == f"decoded photographs are not kept on the disk: {reason}; set XDG_CACHE_HOME"
         assert same(hrs(data), expected)
 
-    def test_a_folder_that_nobody_may_write_to(self, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_folder_that_nobody_may_write_to(
+        self, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store.mkdir(parents=True)
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != store)
         assert f"{store} cannot be written to" in crops(folder).notes[1]
@@ -359,9 +357,7 @@ class TestDamage:
         ],
         ids=["empty", "header", "cut off", "pickle", "zip", "type", "objects", "shape"],
     )
-    def test_a_damaged_file_is_made_anew(
-        self, folder: Path, store: Path, decoded: Counter[str], content: Any
-    ) -> None:
+    def test_a_damaged_file_is_made_anew(self, folder: Path, store: Path, decoded: Counter[str], content: Any) -> None:
         path = folder / "0.png"
         expected = kept_images(folder).read(path).copy()
         (file,) = store.iterdir()

@@ -97,7 +97,9 @@ def test_what_is_made_of_a_trained_model(tmp_path: Path, monkeypatch: pytest.Mon
         # the enlarged image is as bright as the small one
         assert abs(enlarged.mean() - lr.mean()) < 2
     rows = read_scores(tmp_path / "scores.csv", "mse")
-    assert [row.image for row in rows] == ["bicubic", "temperature 0", "temperature 0.5", "temperature 0.9"]
+    assert [row.image for row in rows] == [
+        *("bicubic", "bicubic, back-projected", "temperature 0", "temperature 0.5", "temperature 0.9")
+    ]
     text = report.read_text()
     trained = sum(photograph.train for photograph in PHOTOGRAPHS)
     for words in (
