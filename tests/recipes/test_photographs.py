@@ -87,9 +87,7 @@ def test_another_photograph_is_refused(
 ) -> None:
     changed: list[Any] = [one._replace(sha256="0" * 64) for one in module.photographs()]
     monkeypatch.setattr(module, "photographs", lambda: changed)
-    with pytest.raises(
-        ValueError, match=r"/usr/share/second.edj#edje/images/0 of archive is not the photograph"
-    ):
+    with pytest.raises(ValueError, match=r"/usr/share/second.edj#edje/images/0 of archive is not the photograph"):
         fetch(tmp_path)
     assert not list(tmp_path.rglob("*.png"))
 
