@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def train(
     crop: int,
     lr: float,
     device: torch.device,
-    overrides: dict[str, object] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Path:
     """Train for some minutes and return the path of the model, whose weights are a moving average.
 
@@ -79,7 +80,7 @@ def train(
     file = output / "srflow-da-tiny.safetensors"
     crops = DeviceCrops(read_photographs(photographs, reduced_above=crop + 32), crop=crop, scale=4, device=device)
     model = sr_models.create("srflow-da", preset="tiny", **(overrides or {})).to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     std = recipe_of("srflow-da", preset="tiny").noise_std
 
     def l1(hr: Tensor, lr: Tensor) -> Tensor:
