@@ -128,9 +128,8 @@ class ConditionedNet:
     """
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
-        taken = (
-            None if context.merged is None or context.noise is not None else context.merged.take(cast(nn.Module, net))
-        )
+        merged = None if context.noise is not None else context.merged
+        taken = None if merged is None else merged.take(cast(nn.Module, net))
         self._conv: Callable[[], Tensor]
         if taken is None:
             weight, bias = _first_weights(net)

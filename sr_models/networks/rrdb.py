@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -196,14 +197,25 @@ def _conv_of_parts(conv: nn.Module, parts: list[Tensor]) -> Tensor:
     whole = torch.cat(parts, 1)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
         return conv(whole)
-    kept = [part.detach() for part in parts]
+    kept = [(part.detach(), part._version) for part in parts]
 
-    def pack(x: Tensor) -> Tensor | list[Tensor]:
-        return kept if x.shape == whole.shape and x.is_set_to(whole) else x
+    # the graph holds this function, which must not hold the whole
+    reference = weakref.ref(whole)
+
+    def pack(x: Tensor) -> Tensor | list[tuple[Tensor, int]]:
+        joined = reference()
+        return kept if joined is not None and x.shape == joined.shape and x.is_set_to(joined) else x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
         return conv(whole)
 
 
-def _unpack(kept: Tensor | list[Tensor]) -> Tensor:
-    return kept if isinstance(kept, Tensor) else torch.cat(kept, 1)
+def _unpack(kept: Tensor | list[tuple[Tensor, int]]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    if any(part._version != version for part, version in kept):
+        raise RuntimeError(
+            "DenseBlock: a result, needed for gradient computation, has been modified by an inplace operation; copy it "
+            "before"
+        )
+    return torch.cat([part for part, _ in kept], 1)

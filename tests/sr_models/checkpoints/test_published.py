@@ -17,6 +17,7 @@ import invflow
 import sr_models
 from invflow import ActNorm
 from sr_models.checkpoints.published import from_published, load_published, published_layout
+from sr_models.flow import condition_sharing
 from sr_models.networks.precision import network_precision
 from sr_models.training.recipe import PAPER_NOISE_STD
 
@@ -130,6 +131,20 @@ class TestNetwork:
             with torch.no_grad(), invflow.use_backend(backend):
                 sr = model.decode(latents, golden["lr"].to(dtype), noise)
             assert_same(golden, f"rev/{case}", sr, dtype)
+
+
+@pytest.mark.parametrize("way", ["joined", "merged"])
+@pytest.mark.parametrize("golden", but_for(lambda name: name.endswith("_full")), indirect=True)
+def test_encode_in_other_ways(
+    golden: Golden, model: sr_models.SuperResolutionFlow, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every network sees the joined features, as if it were watched, or shares a convolution, as on an accelerator."""
+    if way == "joined":
+        monkeypatch.setattr(condition_sharing, "_is_split", lambda net: False)
+    else:
+        monkeypatch.setattr(condition_sharing, "_merges", lambda features: True)
+    for dtype in (torch.float64, torch.float32):
+        TestNetwork().test_encode(golden, model, dtype, "cpu")
 
 
 #: Of networks in half precision, against the published results in float64: error of bits per pixel, relative to them
