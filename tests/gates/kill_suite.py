@@ -40,6 +40,7 @@ CALLS = [
     Call(24, side=8, published=False, inverse=True, backward=True),
     Call(96, side=10, published=False, backward=True),
     Call(12, side=20, channels_last=True, backward=True),
+    Call(12, side=8, channels_last=True, dtype=torch.float64, h_dtype=torch.float16),
     Call(96, side=6, channels_last=True, inverse=True, backward=True),
     Call(24, side=12, channels_last=True, backward=True, h_dtype=torch.bfloat16),
     Call(12, side=24, backward=True, h_dtype=torch.float16),
