@@ -14,8 +14,10 @@ from sr_models.checkpoints import shipped
 from sr_models.checkpoints.files import load_model, read_weights, save_model
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.cli import main
+from sr_models.evaluation.metrics import lr_psnr, psnr
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.io.images import read_image, write_image
+from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
+from sr_models.io.resize import imresize
 
 TINY: dict[str, Any] = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": ()}
 
@@ -79,3 +81,18 @@ def test_a_photograph_is_all_that_the_command_needs(folder: Path, monkeypatch: p
     assert main(["sample", "a.png", "-n=3"]) == 2  # other settings than the samples that are there
     assert main(["sample", "a.png", "-n=3", "--output", "more"]) == 0
     assert len(list(Path("more").glob("*.png"))) == 3
+
+
+def test_the_model_of_the_package_is_better_than_bicubic() -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    assert shipped_models() == ["srflow-da-tiny"]
+    hr = np.ascontiguousarray(skimage_data.chelsea()[64:192, 96:224])
+    lr = imresize(hr, 1 / 4)
+    model = sr_models.load("srflow-da-tiny")
+    image, sample = (
+        to_uint8(model.sample(to_tensor(lr)[None], temperature=temperature)[0, 0]) for temperature in (0.0, 0.8)
+    )
+    bicubic = imresize(lr, 4)
+    assert psnr(image, hr) > psnr(bicubic, hr) + 0.7
+    assert lr_psnr(sample, hr, 4) > lr_psnr(bicubic, hr, 4) + 3
+    assert np.abs(sample.astype(int) - image).mean() > 0.5
