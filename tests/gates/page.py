@@ -13,9 +13,9 @@ SECTIONS = ("machine code", "traffic", "mutants")
 
 _INTRODUCTION = """# CUDA kernels: what is known of them without a GPU
 
-No GPU was at hand when these kernels were written. The tests of the operators run them on the CPU, from their source
-and as nvcc's PTX ([GPU kernels on the CPU](../cuda-on-cpu.md)). This page collects what else is known: the machine code
-of ptxas, the traffic to memory, and the errors that the tests notice. **Nothing here was measured on a GPU**; [the
+The tests of the operators run these kernels on the CPU, from their source and as nvcc's PTX ([GPU kernels on the
+CPU](../cuda-on-cpu.md)). This page collects what else is known without a GPU: the machine code of ptxas, the traffic to
+memory, and the errors that the tests notice. **Nothing here was measured on a GPU**; [the
 checklist](../gpu-checklist.md) says how to do that.
 
 The names of kernels have these parts:
@@ -23,8 +23,8 @@ The names of kernels have these parts:
 - `Vectors<4>` accesses a contiguous float32 state, `Vectors<2>` a float16 or bfloat16 one, 16 bytes a thread.
 - `Elements<T>` accesses one pixel of any dtype and layout, with arithmetic in `T`.
 - The last number is the number of channels, or 0 if the compiler does not know it.
-- `known` kernels, and `last` ones for channels_last, are for maps of the published form. Their arguments are the bytes of
-  a number of the state, backward also the pixels of a thread, the bytes of a number of h, the number of channels,
+- `known` kernels, and `last` ones for channels_last, are for maps of the published form. Their arguments are the bytes
+  of a number of the state, backward also the pixels of a thread, the bytes of a number of h, the number of channels,
   whether the maps are inverted, and the division of the work.
 """
 
