@@ -6,7 +6,8 @@ namespace invflow::cuda {
 
 using ForwardWork = Work<192, 2, 16, 4, false, 96>;
 template <int kChannels>
-using BackwardWork = std::conditional_t<kChannels == 96, Work<256, 1, 24, 4, false, 48>, Work<128, 2, 24, 4, false, 48>>;
+using BackwardWork =
+    std::conditional_t<kChannels == 96, Work<256, 1, 24, 4, false, 48>, Work<128, 2, 24, 4, false, 48>>;
 
 int64_t channels_last_forward(const KnownCall& call) {
   return with_known_channels(call.whole.channels, [&](auto channels) {

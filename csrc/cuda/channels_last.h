@@ -72,8 +72,8 @@ INVFLOW_DEVICE void get_unit(const float* tile, int stride, float (&values)[kNum
   for (int i = 0; i < kNumbers; ++i) load_run<float>(tile, i * stride, values[i]);
 }
 
-// Rows of channels_last tensors are those of pixels. Where channel `channel` of some pixels stands in a state, and their
-// shift in an h.
+// Rows of channels_last tensors are those of pixels. Where channel `channel` of some pixels stands in a state, and
+// their shift in an h.
 template <int kBytes>
 INVFLOW_DEVICE char* at_channel(const Rows& rows, int sample, int64_t pixel, int channel) {
   return rows.data + sample * rows.sample + pixel * rows.row + channel * kBytes;
@@ -311,11 +311,11 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
               h.get(step.before[k].dtype, numbers);
               if (k < i) apply_unit<inverse>(step.before[k], numbers, operand);
             }
-          differentiate_unit<kBytesOfH, inverse>(step.before[i], at, unit.channel, grad_log_det, operand, numbers, grad);
+          differentiate_unit<kBytesOfH, inverse>(step.before[i], at, unit.channel, grad_log_det, operand, numbers,
+                                                 grad);
         }
-      place_pixels<kStateBytes>(grad, step.dtype,
-                                at_channel<kStateBytes>(step.grad_x, at.sample, at.first, unit.channel),
-                                step.grad_x.row);
+      place_pixels<kStateBytes>(
+          grad, step.dtype, at_channel<kStateBytes>(step.grad_x, at.sample, at.first, unit.channel), step.grad_x.row);
     }
     __syncthreads();
   }

@@ -1,5 +1,5 @@
-// The kernels of coupling.cu for a map that the compiler knows (see published.h): every thread asks for all that it needs
-// of several units at once. A unit is 16 bytes of the pixels of one channel.
+// The kernels of coupling.cu for a map that the compiler knows (see published.h): every thread asks for all that it
+// needs of several units at once. A unit is 16 bytes of the pixels of one channel.
 #pragma once
 
 #include "flow_step_known.h"

@@ -5,8 +5,7 @@
 namespace invflow::cuda {
 
 template <int kChannels>
-using BackwardWork =
-    std::conditional_t<kChannels == 96, Work<256, 1, 24, 6, true, 96>, Work<128, 2, 24, 6, true, 48>>;
+using BackwardWork = std::conditional_t<kChannels == 96, Work<256, 1, 24, 3, true, 96>, Work<128, 2, 24, 6, true, 48>>;
 
 int64_t flow_step_known_backward(const KnownCall& call) {
   return with_known_channels(call.whole.channels, [&](auto channels) -> int64_t {
@@ -21,7 +20,8 @@ int64_t flow_step_known_backward(const KnownCall& call) {
         for (int i = 0; i < call.whole.before_count; ++i) kept += 2 * call.whole.before[i].count * geometry.pixels();
         return known_backward<W, channels()>(
             call, "flow_step_backward_known_kernel",
-            flow_step_backward_known_kernel<state_bytes(), kPixels, h_bytes(), channels(), inverse(), W>, geometry, kept);
+            flow_step_backward_known_kernel<state_bytes(), kPixels, h_bytes(), channels(), inverse(), W>, geometry,
+            kept);
       });
     }
   });

@@ -11,8 +11,8 @@ template <int kPixels, int kChannels, class W>
 using BackwardShape = Geometry<kChannels, kPixels, W::kOwned, W::kThreads,
                                kChannels == 192 ? 8 : (kChannels == 96 ? 24 : 16), W::kMostResident>;
 
-// The same pixels, computed anew as far as the compiler knows: addresses made of them are not kept in registers from one
-// use to the next, where those are scarce.
+// The same pixels, computed anew as far as the compiler knows: addresses made of them are not kept in registers from
+// one use to the next, where those are scarce.
 INVFLOW_DEVICE Pixels again(Pixels at) {
   int first = static_cast<int>(at.first);
   asm volatile("" : "+r"(first), "+r"(at.sample));
@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
       const auto fetch_rows = [&](int row) {
         if (!inside) return;
 #pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) fetch(grad_y_rows + static_cast<int64_t>(row + r) * step.grad_y.row, grad_y[r]);
+        for (int r = 0; r < kAtOnce; ++r)
+          fetch(grad_y_rows + static_cast<int64_t>(row + r) * step.grad_y.row, grad_y[r]);
         if (has_after) h.fetch_rows(step.after, h_rows, row);
       };
       if constexpr (W::kEarly) fetch_rows(first);

@@ -4,9 +4,9 @@ namespace invflow::cuda {
 
 // Measured on an H200, as the other choices of threads and rows.
 template <int kChannels>
-using ForwardWork = std::conditional_t<kChannels == 192, Work<128, 3, 48, 4, false, 48>,
-                                       std::conditional_t<kChannels == 96, Work<256, 2, 24, 3, false, 96>,
-                                                          Work<128, 4, 24, 3, false, 48>>>;
+using ForwardWork = std::conditional_t<
+    kChannels == 192, Work<128, 3, 48, 4, false, 48>,
+    std::conditional_t<kChannels == 96, Work<256, 2, 24, 3, false, 96>, Work<128, 4, 24, 3, false, 48>>>;
 
 int64_t flow_step_known_forward(const KnownCall& call) {
   return with_known_channels(call.whole.channels, [&](auto channels) {

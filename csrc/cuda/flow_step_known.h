@@ -16,7 +16,9 @@ INVFLOW_BOTH constexpr int part_of(int number, int most) {
   return part;
 }
 
-// How a kernel divides its work.
+// How a kernel divides its work: threads of a block; blocks that a multiprocessor is to run at once; numbers of the
+// state that a thread owns; rows that it asks for at once; whether it asks for the h of the map after the matrix before
+// the product; the most channels of which the whole matrix is held in shared memory.
 template <int kThreads_, int kBlocks_, int kOwned_, int kRowsAtOnce_, bool kEarly_, int kMostResident_>
 struct Work {
   static constexpr int kThreads = kThreads_, kBlocks = kBlocks_, kOwned = kOwned_, kRowsAtOnce = kRowsAtOnce_;
@@ -25,8 +27,7 @@ struct Work {
 };
 
 template <int kStateBytes, int kPixels, int kChannels, class W>
-using KnownShape =
-    Geometry<kChannels, kPixels, W::kOwned, W::kThreads, kChannels == 96 ? 24 : 16, W::kMostResident>;
+using KnownShape = Geometry<kChannels, kPixels, W::kOwned, W::kThreads, kChannels == 96 ? 24 : 16, W::kMostResident>;
 
 // h of one map for some rows of a thread.
 template <int kBytes, int kPixels, int kRows>

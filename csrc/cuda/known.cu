@@ -1,12 +1,9 @@
 #include "known.h"
 
-#include <cstdlib>
-
 namespace invflow::cuda {
 
 int64_t flow_step_known(const FlowStep& step, const FlowStepGradients* gradients, const Device& device,
                         const Place* place) {
-  if (const char* const variant = std::getenv("INVFLOW_CUDA_VARIANT"); variant && variant[0] == 'o') return -1;  // MEASURING
   const bool last = step.x.channel_stride == 1 && step.x.pixel_stride != 1;
   bool vectors = false;
   with_access(step, gradients, [&](auto access) { vectors = decltype(access)::kPixels > 1; });

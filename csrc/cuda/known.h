@@ -9,7 +9,7 @@ namespace invflow::cuda {
 struct KnownCall {
   KnownStep step;
   KnownKind kind;
-  const FlowStep& whole;
+  const FlowStep& whole;  // of which `step` was made
   const FlowStepGradients* gradients;
   const Device& device;
   const Place* place;

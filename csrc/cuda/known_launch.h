@@ -31,7 +31,9 @@ int64_t known_forward(const KnownCall& call, const char* name, Kernel* kernel, c
     const Site site{name, step, *call.place};
     if (blocks > 0)
       launch(site, kernel, blocks, W::kThreads, shared, call.step, geometry, tiles,
-             sums ? partial : has_maps ? call.step.log_det : nullptr);
+             sums       ? partial
+             : has_maps ? call.step.log_det
+                        : nullptr);
     if (sums || blocks == 0)
       add_partial_sums<float>(site, {partial, step.log_det, step.batch, tiles.of_sample, tiles.of_sample, 1});
   }
@@ -72,7 +74,8 @@ int64_t known_backward(const KnownCall& call, const char* name, Kernel* kernel, 
 template <class Visitor>
 int64_t with_kind(const KnownKind& kind, const Visitor& visit) {
   const auto with_direction = [&](auto state_bytes, auto h_bytes) {
-    return kind.inverse ? visit(state_bytes, h_bytes, std::true_type{}) : visit(state_bytes, h_bytes, std::false_type{});
+    return kind.inverse ? visit(state_bytes, h_bytes, std::true_type{})
+                        : visit(state_bytes, h_bytes, std::false_type{});
   };
   using Two = std::integral_constant<int, 2>;
   using Four = std::integral_constant<int, 4>;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -148,7 +147,7 @@ void launch_behind(const Site& site, void (*kernel)(Parameters...), int64_t bloc
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(site.place.stream);
   config.attrs = &behind;
-  config.numAttrs = major >= 9 && !(std::getenv("INVFLOW_CUDA_VARIANT") && std::getenv("INVFLOW_CUDA_VARIANT")[0] == 'k') ? 1 : 0;  // MEASURING
+  config.numAttrs = major >= 9 ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (const char* const text = text_of(error))
     check((std::string(text) + " (which may be an earlier kernel's error)").c_str(), site);

@@ -74,7 +74,8 @@ struct Packed {
 
 template <int kBytes, int n>
 INVFLOW_DEVICE void fetch(const char* from, Packed<kBytes, n>& packed) {
-  using Word = typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
+  using Word =
+      typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
 #pragma unroll
   for (int i = 0; i < Packed<kBytes, n>::kWords; i += sizeof(Word) / 4) {
     const Word word = *reinterpret_cast<const Word*>(from + 4 * i);
@@ -84,7 +85,8 @@ INVFLOW_DEVICE void fetch(const char* from, Packed<kBytes, n>& packed) {
 
 template <int kBytes, int n>
 INVFLOW_DEVICE void place(const Packed<kBytes, n>& packed, char* to) {
-  using Word = typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
+  using Word =
+      typename WordOf<uint32_t, (Packed<kBytes, n>::kWords % 4 == 0 ? 16 : Packed<kBytes, n>::kWords * 4)>::Type;
 #pragma unroll
   for (int i = 0; i < Packed<kBytes, n>::kWords; i += sizeof(Word) / 4) {
     Word word;
@@ -140,8 +142,8 @@ struct Rows {
   }
 };
 
-// The same of an h or its gradient: row i are the shifts of the map's channel i, and their raw scales stand `raws` bytes
-// further.
+// The same of an h or its gradient: row i are the shifts of the map's channel i, and their raw scales stand `raws`
+// bytes further.
 struct MapRows {
   Rows shifts;
   int raws;
@@ -199,8 +201,8 @@ inline bool take_map_rows(const AffineMap& map, const View& view, bool channels_
   return fits_int(row * map.count);
 }
 
-// The arguments of a step, whose pixels can be accessed as Vectors are unless it is channels_last. The kind says whether
-// there are kernels for it.
+// The arguments of a step, whose pixels can be accessed as Vectors are unless it is channels_last. The kind says
+// whether there are kernels for it.
 inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradients, bool channels_last,
                             KnownStep& known) {
   known = {};
@@ -229,11 +231,12 @@ inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradi
   const auto take = [&](const AffineMap& map, KnownMapArguments& own) {
     const int bytes = static_cast<int>(size_of(map.h.dtype));
     if (kind.h_bytes == 0) kind.inverse = map.inverse;
-    all = all && map.scale == Scale::kSigmoid && map.order == Order::kShiftThenScale &&
-          map.parameter >= kLeastEps && map.parameter <= kMostEps && map.inverse == kind.inverse &&
-          (kind.h_bytes == 0 || kind.h_bytes == bytes) && take_map_rows(map, map.h, channels_last, run, own.h);
+    all = all && map.scale == Scale::kSigmoid && map.order == Order::kShiftThenScale && map.parameter >= kLeastEps &&
+          map.parameter <= kMostEps && map.inverse == kind.inverse && (kind.h_bytes == 0 || kind.h_bytes == bytes) &&
+          take_map_rows(map, map.h, channels_last, run, own.h);
     if (gradients != nullptr)
-      all = all && map.repeat == 1 && map.grad_h.dtype == map.h.dtype && take_map_rows(map, map.grad_h, channels_last, run, own.grad_h);
+      all = all && map.repeat == 1 && map.grad_h.dtype == map.h.dtype &&
+            take_map_rows(map, map.grad_h, channels_last, run, own.grad_h);
     kind.h_bytes = bytes;
     own.start = static_cast<int>(map.start);
     own.count = static_cast<int>(map.count);
@@ -247,7 +250,7 @@ inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradi
   if (step.has_after) take(step.after, known.after);
   if (kind.h_bytes == 0) kind.h_bytes = kind.state_bytes;
   all = all && (kind.inverse ? !step.has_after : step.before_count < 2);
-  all = all && (kind.h_bytes == 2 || (kind.h_bytes == 4 && kind.state_bytes == 4));
+  all = all && kind.state_bytes <= 4 && (kind.h_bytes == 2 || (kind.h_bytes == 4 && kind.state_bytes == 4));
   return all ? kind : KnownKind{};
 }
 

@@ -1,12 +1,11 @@
 #include "sums.h"
 
-#include <cstdlib>
-
 namespace invflow::cuda {
 
 constexpr int kTotals = 32, kTerms = 32;  // threads of a block along each
 constexpr int kRowThreads = 256;
 
+// Two sums for one launch: the first blocks take those of the first.
 struct Sums {
   PartialSums of[2];
   unsigned blocks_of_first;

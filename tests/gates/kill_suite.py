@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -40,6 +41,7 @@ CALLS = [
     Call(24, side=8, published=False, inverse=True, backward=True),
     Call(96, side=10, published=False, backward=True),
     Call(12, side=20, channels_last=True, backward=True),
+    Call(12, side=8, channels_last=True, dtype=torch.float64, h_dtype=torch.float16),
     Call(96, side=6, channels_last=True, inverse=True, backward=True),
     Call(24, side=12, channels_last=True, backward=True, h_dtype=torch.bfloat16),
     Call(12, side=24, backward=True, h_dtype=torch.float16),
@@ -146,7 +148,7 @@ def maps_begin_at_any_channel() -> None:
         coupling = injector[:, : 2 * count].contiguous(memory_format=torch.channels_last)
         found = flow_step(x, matrix, shift, coupling=coupling, injector=injector, start=start, backend="cuda")
         tensors = [tensor.double() for tensor in (x, matrix, shift)]
-        maps = {"coupling": coupling.double(), "injector": injector.double()}
+        maps: dict[str, Any] = {"coupling": coupling.double(), "injector": injector.double()}
         exact = flow_step(*tensors, **maps, start=start, backend="reference")
         for one, other in zip(found, exact, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)

@@ -247,7 +247,7 @@ MUTANTS = [
     Mutant(
         "known maps without a floor of the scale",
         "published.h",
-        "map.parameter >= kLeastEps && ",
+        "map.parameter >= kLeastEps &&",
         "",
     ),
     Mutant(

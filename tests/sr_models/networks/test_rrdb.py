@@ -39,7 +39,8 @@ def test_a_dense_block_keeps_no_joined_tensor(block: DenseBlock, monkeypatch: py
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape[1]) or t, lambda t: t):
         y = block(x)
-    assert len(wholes) == 5 and all(whole() is None for whole in wholes)
+    assert len(wholes) == 5
+    assert all(whole() is None for whole in wholes)
     y.sum().backward()
     assert len(wholes) == 10
     # what is saved outside of the convolutions: the results of four activations
