@@ -94,7 +94,8 @@ def _report(arguments: argparse.Namespace) -> None:
     record = json.loads(arguments.json.read_text())
     result_class, table = KINDS[record.get("kind", "cases")]
     results = [result_class(**result) for result in record["results"]]
-    print("\n".join(f"{key}: {value}" for key, value in {**record["machine"], "command": record["command"]}.items()))
+    facts = {**record["machine"], "command": f"`{record['command']}`"}
+    print("\n".join(f"- {key}: {value}" for key, value in facts.items()), end="\n\n")
     print(table(results))
     if arguments.plot is not None:
         if record.get("kind", "cases") != "cases":

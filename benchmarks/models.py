@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu
+from benchmarks.markdown import markdown
 from benchmarks.peaks import peak_of_workload
 from benchmarks.spread import quartiles
 from benchmarks.workloads import Variant, Work, Workload, Workshop
@@ -172,11 +173,11 @@ def models_table(results: Sequence[ModelResult]) -> str:
         base = medians.get((r.workload, r.threads, f"published-{precision}"))
         return f"{r.median / base:.2f}" if base else ""
 
-    lines = [_HEAD, "|".join(["---"] * len(_HEAD.split("|")))]
+    rows = []
     for r in results:
         cells = [r.workload, str(r.threads), r.variant]
         if r.error:
-            lines.append(" | ".join([*cells, r.error, *[""] * (len(_HEAD.split("|")) - 4)]))
+            rows.append([*cells, r.error])
             continue
         cells += [
             f"{r.median:.4g}",
@@ -190,5 +191,5 @@ def models_table(results: Sequence[ModelResult]) -> str:
             "" if r.waits is None else str(sum(r.waits.values())),
             "" if r.busy is None else f"{r.busy / r.median:.0%}",
         ]
-        lines.append(" | ".join(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(_HEAD.split(" | "), rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import Replayed, device_seconds, host_seconds
+from benchmarks.markdown import markdown
 from benchmarks.spread import quartiles
 from invflow.backends import KERNELS
 from invflow.backends.protocol import Call, Settings
@@ -182,11 +183,11 @@ def call_once(case: OperatorCase, implementation: str, device: str) -> None:
 def operators_table(results: Sequence[OperatorResult]) -> str:
     """Format a Markdown table. A share is the time of a copy of as many bytes over the time of the call."""
     head = "case | implementation | cold us | quartiles | GB/s | of copy | warm us | host us | difference"
-    lines = [head, "|".join(["---"] * len(head.split("|")))]
+    rows = []
     for r in results:
         cells = [r.case, r.implementation]
         if r.error:
-            lines.append(" | ".join([*cells, r.error, *[""] * 6]))
+            rows.append([*cells, r.error])
             continue
         cells += [
             f"{1e6 * r.cold:.1f}",
@@ -197,8 +198,8 @@ def operators_table(results: Sequence[OperatorResult]) -> str:
             f"{1e6 * r.host:.0f}",
             f"{r.difference:.0e}",
         ]
-        lines.append(" | ".join(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(head.split(" | "), rows)
 
 
 def _sets_of(case: OperatorCase, device: str, most: int = _MOST_SETS) -> list[_Given]:

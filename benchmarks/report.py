@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import markdown
 from benchmarks.measure import Measurement
 
 __all__ = ["plot", "table"]
@@ -23,7 +24,7 @@ def table(results: Sequence[Measurement]) -> str:
         base = medians.get((r.case, r.threads, over))
         return f"{base / r.median:.2f}" if base else ""
 
-    lines = [_COLUMNS, "|".join(["---"] * len(_COLUMNS.split("|")))]
+    rows = []
     for r in results:
         cells = [
             r.case,
@@ -41,8 +42,8 @@ def table(results: Sequence[Measurement]) -> str:
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.1f}",
             f"{r.error:.1e}",
         ]
-        lines.append(" | ".join(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(_COLUMNS.split(" | "), rows)
 
 
 def plot(results: Sequence[Measurement], path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -188,7 +189,7 @@ def _write(path: Path | None, record: dict[str, Any]) -> None:
 
 def _command() -> str:
     """Return the command that the user typed, without the interpreter's own path."""
-    return " ".join(["python", *sys.orig_argv[1:]])
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def _machine(device: str) -> dict[str, str]:

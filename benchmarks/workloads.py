@@ -90,14 +90,11 @@ def workloads(device: str, *, tiny: bool = False) -> list[Workload]:
         device: "cpu" or "cuda".
         tiny: small models and images instead.
     """
-    if tiny:
-        return [
-            Workload(model, kind, 2, (32, 32) if kind == "train" else (8, 8), tiny=True)
-            for model in MODELS
-            for kind in cast(tuple[Literal["train", "sample"], ...], ("train", "sample"))
-        ]
     found = []
     for model in MODELS:
+        if tiny:
+            found += [Workload(model, "train", 2, (32, 32), tiny=True), Workload(model, "sample", 2, (8, 8), tiny=True)]
+            continue
         found.append(Workload(model, "train", 2 if device == "cpu" else 16, (160, 160)))
         found += [Workload(model, "sample", number, (64, 64)) for number in (1, 10, 1000)]
         if device == "cuda":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,10 @@ def pytest_configure() -> None:
     # One thread here, in the workers of pytest-xdist and in the processes that tests start, unless the user wants more:
     # tensors are small.
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    # A script that starts the tests in the background lets them ignore Ctrl-C, and with them the processes that they
+    # start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

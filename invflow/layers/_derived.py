@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from invflow._numerics import reads_freely
 from invflow.layers._factors import factorize, present_store
-from invflow.layers._late import LateCheck, LayerError, UnusableWeightError
+from invflow.layers._late import LateCheck, LayerError, UnusableWeightError, is_captured
 from invflow.ops._transforms import is_watched, reference_backward
 
 __all__ = [
@@ -229,7 +229,8 @@ def _factors(weight: Tensor, cache: FactorCache, owner: nn.Module) -> tuple[Tens
     if store is not None:
         inverses, log_abs_dets = store.factors_of([weight])
         return inverses[0], log_abs_dets[0]
-    cache.late.look()
+    if not is_captured(weight):
+        cache.late.look()
     with torch.inference_mode(False), torch.no_grad():
         inverse, log_abs_det = factorize(weight)
     cache.late.note(log_abs_det, [("", owner, weight)])

@@ -74,10 +74,9 @@ class FactorStore:
         return all(own is None or own(part) for own, part in asked)
 
 
-@torch.no_grad()
 def _refresh(kept: tuple[list[Tensor], Tensor, Tensor]) -> None:
     weights, *targets = kept
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():  # in this order: the former turns gradients on
         torch._foreach_copy_(targets, list(factorize(torch.stack(weights))))
 
 

@@ -64,7 +64,7 @@ class LateCheck:
         self._pending.append(_Pending(log_abs_dets, arrived, owners))
 
     def look(self, *, wait: bool = False) -> None:
-        """Look at the determinants that have arrived.
+        """Look at the determinants that have arrived; not while a graph is captured, which forbids the question.
 
         Args:
             wait: look at all, also at those that the device has still to compute.
@@ -75,8 +75,7 @@ class LateCheck:
         pending = self._pending
         while pending:
             arrived = pending[0].arrived
-            # a graph that is being captured forbids the question
-            if arrived is not None and not wait and (torch.cuda.is_current_stream_capturing() or not arrived.query()):
+            if arrived is not None and not wait and not arrived.query():
                 return
             try:
                 found = pending.popleft()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from invflow._numerics import reads_freely
 from invflow.layers._derived import ChannelMap, FactorCache
 from invflow.layers._factors import factorize, present_store
-from invflow.layers._late import LateCheck
+from invflow.layers._late import LateCheck, is_captured
 from invflow.ops._transforms import is_watched, reference_backward
 
 __all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps", "withdraw"]
@@ -170,7 +170,7 @@ class Together:
             if not whole:
                 self._token = _PRESENT.set(present.factors_only())
             return
-        if not reads_freely(like):
+        if not (reads_freely(like) or is_captured(like)):
             derivation.late.look()
         with torch.inference_mode(False), torch.no_grad():
             maps = Maps(flow, derivation, whole=whole)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from sr_models.cli._parser import CommandParser
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["FIRST_OPTION", "add_arguments", "run"]
+
+#: What the user need not type if it comes first.
+FIRST_OPTION = "--images"
 
 
 def run(
     images: list[str],
-    checkpoint: str,
-    output: str,
+    checkpoint: str = "srflow-da-tiny",
+    output: str = "samples",
     n: int = 10,
     temperature: float | list[float] = 0.9,
     seed: int = 0,
@@ -32,12 +35,14 @@ def run(
     read or sampled does not stop the others. It is named at the end, and the exit code is 1.
 
     Example:
+        sr-models sample photo.jpg -n 4
         sr-models sample --checkpoint model.safetensors --images low_resolution --output samples --n 4
         sr-models sample --checkpoint runs/mine --images a.png 'scans/**/*.tif' --output samples --tile 64
 
     Args:
         images: images, folders, patterns such as 'photos/**/*.png', or text files that list images.
-        checkpoint: model.safetensors with model.json beside it, a run's folder, or a checkpoint in it.
+        checkpoint: model.safetensors with model.json beside it, a run's folder, a checkpoint in it, or the name of a
+            model that comes with this package.
         output: folder for the samples, created if needed.
         n: samples an image.
         temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published. A list such as

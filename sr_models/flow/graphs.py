@@ -58,7 +58,7 @@ class GraphedDecoding:
         Raises:
             RuntimeError: a graph is asked for, and something is computed that no graph can hold.
         """
-        if graph is False or not lr.is_cuda or torch.cuda.is_current_stream_capturing():
+        if graph is False or not is_on_gpu(lr):
             return decode(latents, lr, watch)
         if _is_observed(model):
             if graph:
@@ -121,6 +121,11 @@ class _Graph:
             [seen._replace(largest=part) for (seen, _), part in zip(self._seen, parts, strict=True)], self._pixels
         )
         return self._images.clone()
+
+
+def is_on_gpu(lr: Tensor) -> bool:
+    """Return whether images can be decoded by a graph of their own."""
+    return lr.is_cuda and not torch.cuda.is_current_stream_capturing()
 
 
 def has_room(device: torch.device) -> bool:

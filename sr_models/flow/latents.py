@@ -79,7 +79,9 @@ def draw_latents(
 
     def draw(index: int) -> None:
         for value, shape, latent in zip(temperatures, shapes, latents, strict=True):
-            torch.randn(shape, generator=generators[index], out=latent[index]).mul_(value)
+            torch.randn(shape, generator=generators[index], dtype=torch.float32, device="cpu", out=latent[index]).mul_(
+                value
+            )
 
     threads = min(torch.get_num_threads(), len(generators))
     if threads > 1 and sum(map(Tensor.numel, latents)) >= _WORTH_THREADS:

@@ -406,7 +406,7 @@ class SuperResolutionFlow(nn.Module):
             shape = (3, padded[0] * self.scale, padded[1] * self.scale)
             on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
         draw = partial(self._watched_samples, lr, temperature, seed, on_explode, tile, graph, on_layer)
-        blocks = sample_blocks(n, len(lr) * height * width) if lr.device.type != "cpu" and tile is None else [range(n)]
+        blocks = sample_blocks(n, len(lr) * height * width) if not reads_freely(lr) and tile is None else [range(n)]
         with network_precision(dtype, lr.device):
             if len(blocks) == 1:
                 images = draw(blocks[0])

@@ -78,7 +78,8 @@ def network_precision(dtype: torch.dtype | None, device: torch.device) -> Abstra
         return nullcontext()
     if dtype is None:
         return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, dtype)
+    # no weight is used twice, and a CUDA graph would go on to read what was remembered before its capture
+    return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:

@@ -57,7 +57,7 @@ def test_an_implementation_that_fails_is_named_and_stops_nothing() -> None:
 
 def test_shares_are_those_of_a_copy() -> None:
     result = OperatorResult("x", "cuda", 2e-6, 1e-6, 3e-6, warm=1e-6, host=5e-6, bytes=4000, copy=1e-6)
-    cells = operators_table([result]).splitlines()[-1].split(" | ")
+    cells = operators_table([result]).splitlines()[-1].strip("| ").split(" | ")
     assert cells == ["x", "cuda", "2.0", "1.0 to 3.0", "2", "50%", "1.0", "5", "0e+00"]
 
 

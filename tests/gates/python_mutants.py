@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .page import markdown_table
 
@@ -205,7 +206,8 @@ def run_mutmut(room: str, names: Sequence[str], jobs: int) -> None:
     """
     from mutmut import __main__ as mutmut
     from mutmut.configuration import config
-    from mutmut.state import reset_state
+    from mutmut.state import reset_state, state
+    from mutmut.workers.isolation import ForkServerRunner
 
     reset_state()
     config().pytest_add_cli_args_test_selection = own_selection(room, config().pytest_add_cli_args_test_selection)
@@ -214,6 +216,15 @@ def run_mutmut(room: str, names: Sequence[str], jobs: int) -> None:
     current.unlink(missing_ok=True)
     if kept.exists():
         shutil.copy2(kept, current)
+    else:
+        # the tests pass without an error while they are mapped; mutmut would run them a second time
+        setattr(ForkServerRunner, "run_clean_tests", lambda runner, tests: 0)  # noqa: B010
+    submit = ForkServerRunner.submit
+
+    def submit_fast_tests_first(runner: Any, name: str, tests: list[str], *limits: Any) -> None:
+        submit(runner, name, sorted(tests, key=lambda test: state().duration_by_test[test]), *limits)
+
+    setattr(ForkServerRunner, "submit", submit_fast_tests_first)  # noqa: B010
     log = current.with_name("tests.xml")  # mutmut keeps the output of a failed test to itself
     os.environ["PYTEST_ADDOPTS"] = f"--junitxml={log}"
     try:

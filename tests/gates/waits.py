@@ -82,8 +82,17 @@ def _never(*given: object) -> bool:
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[Counter[str]]:
-    """Let the models take the paths that they take on a GPU; yield a counter of lists that are read."""
+def as_on_a_gpu() -> Iterator[None]:
+    """Let the models take the paths that they take on a GPU."""
+    with ExitStack() as stack:
+        for module in _ASKING:
+            stack.enter_context(mock.patch(f"{module}.reads_freely", _never))
+        yield
+
+
+@contextmanager
+def _lists_read() -> Iterator[Counter[str]]:
+    """Count the tensors that are read as lists; leave out what is done beside the work of the device."""
     read: Counter[str] = Counter()
     tolist = Tensor.tolist
 
@@ -92,12 +101,9 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
         return tolist(tensor)
 
     with ExitStack() as stack:
-        for module in _ASKING:
-            stack.enter_context(mock.patch(f"{module}.reads_freely", _never))
-        # determinants are copied to the host beside the work, and looked at when they have come
+        # determinants are looked at when they have come, and latents drawn on the CPU
         stack.enter_context(mock.patch.object(_late.LateCheck, "note", _never))
         stack.enter_context(mock.patch.object(Tensor, "tolist", counted))
-        # latents are drawn on the CPU, on purpose
         stack.enter_context(mock.patch("sr_models.flow.model.draw_latents", _remembered()))
         yield read
 
@@ -115,7 +121,7 @@ def _remembered() -> Callable[..., list[Tensor]]:
 
 def count(call: Callable[[], object]) -> Counts:
     """Count what a call does, as on a GPU, after two that initialise, and see that everything is."""
-    with as_on_a_gpu() as read:
+    with as_on_a_gpu(), _lists_read() as read:
         call()
         call()
         read.clear()

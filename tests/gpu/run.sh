@@ -69,7 +69,7 @@ measure() {
 models() {
   measure train models --only 'srflow train *' --rounds 4
   measure sample models --only 'srflow sample 1 *' 'srflow sample 10 *' --rounds 4
-  measure many models --only 'srflow sample 1000 *' --backends published-bf16,ours-bf16,ours-bf16-graph --rounds 2
+  measure many models --only 'srflow sample 1000 *' --backends published-bf16,ours-bf16-graph --rounds 2
 }
 
 steps() {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,15 +84,16 @@ def test_an_unknown_part_is_refused_before_anything_runs(tmp_path: Path) -> None
     assert not calls
 
 
-@pytest.mark.parametrize("name", ["one", "none"])
-def test_triton_is_not_tuned_where_tests_say_so(name: str) -> None:
-    """The variable that the script sets has its effect, in a process of its own."""
-    script = (
-        "import os, conftest, torch; conftest.pytest_configure(); print(torch.are_deterministic_algorithms_enabled())"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/support"}
-    environment.pop("INVFLOW_TEST_UNTUNED", None)
-    if name == "one":
-        environment["INVFLOW_TEST_UNTUNED"] = "1"
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == str(name == "one"), done.stderr
+@pytest.mark.parametrize("untuned", [True, False])
+def test_triton_is_not_tuned_where_the_script_says_so(
+    untuned: bool, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    assert conftest is not None
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, *, warn_only: asked.append(mode))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("INVFLOW_TEST_UNTUNED", "1" if untuned else "")
+    conftest.pytest_configure()
+    assert asked == [True] * untuned
+    assert torch.utils.deterministic.fill_uninitialized_memory is not untuned

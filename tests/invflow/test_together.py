@@ -238,5 +238,6 @@ def test_a_store_keeps_factors_in_place(device: str) -> None:
     with store:
         inside = model(x)
         inside[1].sum().backward()
+    assert not any(tensor.requires_grad for given in store._kept.values() for tensor in given[1:])
     torch.testing.assert_close(inside, model(x))
     assert kept == {key: [tensor.data_ptr() for tensor in given[1:]] for key, given in store._kept.items()}

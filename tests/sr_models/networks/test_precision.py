@@ -95,3 +95,13 @@ def test_threads_do_not_disturb_each_other() -> None:
 def test_a_device_without_autocast_has_one_precision() -> None:
     with network_precision(torch.bfloat16, torch.device("meta")):
         assert product() is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_weight_is_remembered(dtype: torch.dtype) -> None:
+    """A CUDA graph that is captured inside the context would read a copy that lives no longer than the context."""
+    conv, x = torch.nn.Conv2d(1, 1, 1, bias=False), torch.ones(1, 1, 2, 2)
+    with network_precision(dtype, CPU), torch.no_grad():
+        before = conv(x)
+        conv.weight.mul_(2)
+        assert torch.equal(conv(x), 2 * before)

@@ -43,6 +43,12 @@ def test_images_that_are_used_and_that_are_not(config: MakeConfig, photographs: 
     assert sum(line is None for line in found) == 3
 
 
+def test_a_run_without_validation(config: MakeConfig, photographs: Path) -> None:
+    lines = RunCheck(config(images=str(photographs), val_images=None)).lines()
+    assert lines[0].startswith(f"training: 3 images in {photographs}")
+    assert not any(line.startswith("validation") for line in lines)
+
+
 def test_an_image_that_vanishes_is_named_once(config: MakeConfig, photographs: Path) -> None:
     check = RunCheck(config(images=str(photographs), val_images=None))
     os.remove(photographs / "b.png")

@@ -85,7 +85,7 @@ def test_what_may_change_when_a_run_is_resumed() -> None:
             "gradient_clip",
             "val_every",
         ),
-        *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile"),
+        *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile", "graph"),
     }
 
 

@@ -112,6 +112,11 @@ class TestRuns:
         printed = capsys.readouterr().out
         assert re.findall(r"stage (\S+) is finished", printed) == ["1-encoder", "2-flow", "3-fine-tuning"]
 
+    def test_a_finished_stage_is_in_the_way_of_a_new_start(self, finished: tuple[list[Stage], Path]) -> None:
+        stages, output = finished
+        with pytest.raises(FileExistsError, match=r"1-encoder holds a run and resume is 'never'"):
+            train_stages(stages, output, accelerator="cpu", resume="never")
+
     def test_an_interrupted_stage_goes_on(self, finished: tuple[list[Stage], Path], tmp_path: Path) -> None:
         stages, unbroken = finished
 

@@ -80,6 +80,11 @@ def test_another_thread_changes_nothing() -> None:
     assert seen == [None, *before]
 
 
+def test_a_worker_hears_none_of_them() -> None:
+    ignore_signals(0)
+    assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_IGN] * len(SIGNALS)
+
+
 def _wait(ready: multiprocessing.synchronize.Event, end: multiprocessing.synchronize.Event) -> None:
     ignore_signals(0)
     ready.set()
