@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -147,7 +148,7 @@ def maps_begin_at_any_channel() -> None:
         coupling = injector[:, : 2 * count].contiguous(memory_format=torch.channels_last)
         found = flow_step(x, matrix, shift, coupling=coupling, injector=injector, start=start, backend="cuda")
         tensors = [tensor.double() for tensor in (x, matrix, shift)]
-        maps = {"coupling": coupling.double(), "injector": injector.double()}
+        maps: dict[str, Any] = {"coupling": coupling.double(), "injector": injector.double()}
         exact = flow_step(*tensors, **maps, start=start, backend="reference")
         for one, other in zip(found, exact, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)

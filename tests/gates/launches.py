@@ -71,7 +71,8 @@ class Call:
         leaves = [tensor.detach().requires_grad_(self.backward) for tensor in tensors or self.tensors()]
         if self.step:
             x, coupling, matrix, shift, injector = leaves
-            maps = {"coupling": coupling, "injector": injector, "coupling_form": form, "injector_form": form}
+            maps: dict[str, Any] = {"coupling": coupling, "injector": injector}
+            maps |= {"coupling_form": form, "injector_form": form}
             y, log_det = flow_step(x, matrix, shift, **maps, inverse=self.inverse, backend=backend)
         else:
             x, coupling = leaves
