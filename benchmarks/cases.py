@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import invflow
-from benchmarks import sampling
 from benchmarks.spec import Case, Spec
 from invflow.layers import PendingCoupling
 
@@ -30,7 +29,6 @@ IMPLEMENTATIONS = {
     "flow_step": (*invflow.BACKENDS, "composition", "compile"),
     "flow_step_with_network": (*invflow.BACKENDS, "composition", "compile"),
     "training": ("store", "invert"),
-    "sampling": ("one_by_one", "shared"),
 }
 
 
@@ -43,9 +41,6 @@ def runnable(operator: str, device: str) -> list[str]:
 
 def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
     """Yield the cases of an operator."""
-    if operator == "sampling":
-        yield from sampling.specs()
-        return
     if operator == "training":
         for steps in STEPS:
             yield Spec(operator, (8, 12, 80, 80), "forward+backward", steps, device=device)
@@ -57,8 +52,6 @@ def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
 
 def build(spec: Spec, names: list[str]) -> Case:
     """Return the case with the implementations of these names."""
-    if spec.operator == "sampling":
-        return sampling.build(spec, names)
     with torch.device(spec.device):
         return _training(spec, names) if spec.operator == "training" else _flow_step(spec, names)
 

@@ -1,4 +1,4 @@
-"""Processor time of one training crop, from files of several kinds and from a pack, on one thread."""
+"""Processor time of one training crop, from image files, from the disk cache and from a pack, on one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def measure_crops(rounds: int) -> list[Spread]:
     """Time whole crops of 160 x 160 pixels at scale 4, and their parts, all in turn.
 
     A whole crop is an item of ``RandomCrops``: read, cut, flipped, turned, reduced, and made a tensor. No image is
-    kept in memory, as if there were far more images than memory. Files are in the system's cache.
+    kept in memory, as if there were far more images than memory, and none on the disk unless the row says so. Files are
+    in the system's cache.
 
     Args:
         rounds: at least 2.
@@ -75,6 +76,7 @@ def _calls(folder: Path) -> dict[str, Callable[[int], object]]:
     calls: dict[str, Callable[[int], object]] = {}
     for title, (name, _, _) in sources.items():
         calls[f"crop of a {title}"] = _crops(folder / name)
+    calls["crop of a PNG, 2040 x 1356, decoded before"] = _kept(folder)
     calls["crop of a pack"] = _crops(folder / "large.pack")
     calls["crop of a pack, degradation 'real'"] = _crops(folder / "large.pack", "real")
     for title, (name, _, suffix) in sources.items():
@@ -89,9 +91,20 @@ def _always(function: Callable[..., object], *arguments: object) -> Callable[[in
     return lambda number: function(*arguments)
 
 
-def _crops(images: Path, degradation: str = "bicubic") -> Callable[[int], object]:
-    crops = RandomCrops(images, scale=_SCALE, crop=_CROP, length=2**31, seed=0, degradation=degradation)
+def _crops(images: Path, degradation: str = "bicubic", disk_cache: float = 0) -> Callable[[int], object]:
+    crops = RandomCrops(
+        images, scale=_SCALE, crop=_CROP, length=2**31, seed=0, degradation=degradation, disk_cache=disk_cache
+    )
     return crops.__getitem__
+
+
+def _kept(folder: Path) -> Callable[[int], object]:
+    """Return crops of large PNG files whose decoded pixels are on the disk already, as after the first epoch."""
+    with mock.patch("sr_models.data.kept.FEW", 0), mock.patch.dict("os.environ", XDG_CACHE_HOME=str(folder / "cache")):
+        crop = _crops(folder / "large", disk_cache=1)
+    for number in range(10 * _FILES):
+        crop(number)
+    return crop
 
 
 def _photograph(height: int, width: int, seed: int) -> np.ndarray:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import re
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import torch
 
-from benchmarks.cases import build
-from benchmarks.spec import Case, Spec
-from sr_models.openmp import unbind
+from benchmarks.gpu import device_seconds
+from benchmarks.spec import Case
+from benchmarks.spread import quartiles
 
-__all__ = ["Measurement", "measure", "peak_memory", "peaks_of"]
+__all__ = ["Measurement", "measure"]
 
 
 _COPY, _SGEMM = "machine: copy", "machine: sgemm"
@@ -68,7 +59,7 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     Args:
         case: the case to time.
         rounds: at least 2.
-        peaks: result of :func:`peak_memory` for the implementations.
+        peaks: result of :func:`benchmarks.peaks.peak_memory` for the implementations.
 
     Returns:
         A measurement for every implementation.
@@ -85,15 +76,14 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     source = torch.zeros(max(case.bytes // 8, 1), device=case.device)
     factor = torch.randn(side, side, device=case.device)
     target, product = torch.empty_like(source), torch.empty_like(factor)
-    seconds_of = _seconds_of_call if case.device == "cpu" else _seconds_on_gpu
-    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds, seconds_of)
-    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9, seconds_of)[_SGEMM]
+    times = _interleaved({**case.implementations, _COPY: lambda: target.copy_(source)}, rounds, case.device)
+    sgemm = _interleaved({_SGEMM: lambda: torch.mm(factor, factor, out=product)}, 9, case.device)[_SGEMM]
     copy_speed = 8 * source.numel() / statistics.median(times.pop(_COPY))
     sgemm_speed = 2 * side**3 / statistics.median(sgemm)
     least = max(case.bytes / copy_speed, case.flops / sgemm_speed)
     results = []
     for name, seconds in times.items():
-        low, median, high = (case.calls.get(name, 1) * second for second in statistics.quantiles(seconds, n=4))
+        low, median, high = quartiles(seconds)
         bandwidth, flops = case.bytes / median or None, case.flops / median or None
         results.append(
             Measurement(
@@ -115,104 +105,10 @@ def measure(case: Case, rounds: int, peaks: dict[str, int] | None = None) -> lis
     return results
 
 
-def _interleaved(
-    calls: dict[str, Callable[[], object]], rounds: int, seconds_of: Callable[[Callable[[], object]], float]
-) -> dict[str, list[float]]:
-    """Return the seconds that every call takes, in every round."""
+def _interleaved(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Return the seconds that every call takes, in every round. On a GPU launching counts if the GPU waits for it."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(seconds_of(call))
+            times[name].append(device_seconds(call, device))
     return times
-
-
-def _seconds_of_call(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
-
-
-def _seconds_on_gpu(call: Callable[[], object]) -> float:
-    """Time a call between two events on the current stream. Launching counts if the GPU waits for it."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return 1e-3 * start.elapsed_time(end)
-
-
-def peak_memory(spec: Spec, names: list[str], threads: int) -> dict[str, int]:
-    """Measure the most bytes that a call of every implementation has in use beyond those before the call.
-
-    A process of its own measures it, whose freed memory goes back to the system at once.
-
-    Args:
-        spec: the case.
-        names: implementations.
-        threads: number of torch's threads.
-
-    Returns:
-        Implementation -> bytes. It is empty if the system does not tell (not Linux).
-
-    Raises:
-        RuntimeError: the process failed; the message has the last line of its errors.
-    """
-    request = json.dumps({"spec": dataclasses.asdict(spec), "names": names, "threads": threads})
-    # below this size memory comes from the heap, which keeps what is freed
-    environment = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TOP_PAD_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "0",
-    }
-    command = [sys.executable, str(Path(__file__).parent), "peaks", request]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, preexec_fn=unbind)
-    if done.returncode:
-        raise RuntimeError(f"measuring the memory of {spec.name} failed: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def peaks_of(request: str) -> dict[str, int]:
-    """Measure the memory for :func:`peak_memory`, in this process.
-
-    Args:
-        request: JSON with spec, names and threads.
-
-    Returns:
-        Implementation -> bytes.
-    """
-    wanted: dict[str, Any] = json.loads(request)
-    torch.set_num_threads(wanted["threads"])
-    spec = Spec(**{**wanted["spec"], "shape": tuple(wanted["spec"]["shape"])})
-    if spec.device == "cuda":
-        return _peaks_on_gpu(build(spec, wanted["names"]))
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
-    peaks = {}
-    for name, compute in build(spec, wanted["names"]).implementations.items():
-        compute()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        before = _kibibytes("VmRSS")
-        compute()
-        peaks[name] = 1024 * max(_kibibytes("VmHWM") - before, 0)
-    return peaks
-
-
-def _peaks_on_gpu(case: Case) -> dict[str, int]:
-    peaks = {}
-    for name, compute in case.implementations.items():
-        compute()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        compute()
-        peaks[name] = torch.cuda.max_memory_allocated() - before
-    return peaks
-
-
-def _kibibytes(key: str) -> int:
-    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return int(match[1])

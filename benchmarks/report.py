@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import markdown
 from benchmarks.measure import Measurement
 
 __all__ = ["plot", "table"]
 
 _COLUMNS = (
     "case | threads | implementation | median ms | quartiles ms | GB/s | of copy | GFLOP/s | of sgemm | of the roof | "
-    "vs composition | vs compile | vs one_by_one | peak MiB | error"
+    "vs composition | vs compile | peak MiB | error"
 )
 
 
@@ -23,7 +24,7 @@ def table(results: Sequence[Measurement]) -> str:
         base = medians.get((r.case, r.threads, over))
         return f"{base / r.median:.2f}" if base else ""
 
-    lines = [_COLUMNS, "|".join(["---"] * len(_COLUMNS.split("|")))]
+    rows = []
     for r in results:
         cells = [
             r.case,
@@ -38,12 +39,11 @@ def table(results: Sequence[Measurement]) -> str:
             f"{r.share_of_roof:.0%}" if r.share_of_roof else "",
             speed_up(r, "composition"),
             speed_up(r, "compile"),
-            speed_up(r, "one_by_one"),
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.1f}",
             f"{r.error:.1e}",
         ]
-        lines.append(" | ".join(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(_COLUMNS.split(" | "), rows)
 
 
 def plot(results: Sequence[Measurement], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,21 +19,17 @@ class Spec:
         shape: shape of the state.
         direction: one of :data:`benchmarks.cases.DIRECTIONS`.
         steps: flow steps; 1 except for "training".
-        model: model of "sampling".
-        device: "cpu" or "cuda"; "sampling" is measured on the CPU only.
+        device: "cpu" or "cuda".
     """
 
     operator: str
     shape: tuple[int, int, int, int]
     direction: str
     steps: int = 1
-    model: str = ""
     device: str = "cpu"
 
     @property
     def name(self) -> str:
-        if self.operator == "sampling":
-            return f"{self.model} {self.shape[0]} samples {self.shape[2]}x{self.shape[3]}"
         steps = f" {self.steps} steps" if self.operator == "training" else ""
         device = "" if self.device == "cpu" else f" on {self.device}"
         return f"{self.operator} {'x'.join(map(str, self.shape))} {self.direction}{steps}{device}"
@@ -50,7 +46,6 @@ class Case:
         exact: function that computes the case in float64.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
         flops: operations of the matrix product.
-        calls: number of such calls that an implementation needs, if not 1; its time counts that often.
     """
 
     name: str
@@ -58,5 +53,4 @@ class Case:
     exact: Callable[[], list[Tensor]]
     bytes: int = 0
     flops: int = 0
-    calls: dict[str, int] = field(default_factory=dict)
     device: str = "cpu"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Spread", "spreads"]
+__all__ = ["Spread", "quartiles", "spreads"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,13 @@ class Spread:
     high: float
 
 
+def quartiles(times: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile of at least two times."""
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, median, high
+
+
 def spreads(times: Mapping[str, Sequence[float]]) -> list[Spread]:
     """Summarise the times of every call, of at least two rounds each."""
-    return [
-        Spread(name, median, low, high)
-        for name, found in times.items()
-        for low, median, high in [statistics.quantiles(found, n=4)]
-    ]
+    found = {name: quartiles(seconds) for name, seconds in times.items()}
+    return [Spread(name, median, low, high) for name, (low, median, high) in found.items()]

@@ -11,10 +11,15 @@ file(TOUCH ${CMAKE_BINARY_DIR}/with_cuda)  # for setup.py
 
 # The kernels know nothing of Python: they are not compiled again for another one, or for another pybind11.
 add_library(cuda_kernels OBJECT
+  csrc/cuda/channels_last.cu
   csrc/cuda/coupling.cu
+  csrc/cuda/coupling_known.cu
   csrc/cuda/dispatch.cu
   csrc/cuda/flow_step.cu
   csrc/cuda/flow_step_backward.cu
+  csrc/cuda/flow_step_backward_known.cu
+  csrc/cuda/flow_step_known.cu
+  csrc/cuda/known.cu
   csrc/cuda/matrix_gradient.cu
   csrc/cuda/sums.cu)
 pybind11_add_module(_CUDA MODULE csrc/cuda/bindings.cpp)

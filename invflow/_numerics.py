@@ -1,11 +1,11 @@
-"""Dtypes and layouts of states: the dtype of an operator's arithmetic, and the layout of its results."""
+"""Dtypes and layouts of states, and whether a value may be looked at."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "state_format"]
+__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "reads_freely", "state_format"]
 
 #: Dtypes of states that kernels take, with the numbers that the compiled ones know them by.
 KERNEL_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -30,3 +30,8 @@ def state_format(x: Tensor) -> torch.memory_format:
 def empty_state(x: Tensor) -> Tensor:
     """Allocate a result of the shape of ``x``."""
     return torch.empty_like(x, memory_format=state_format(x))
+
+
+def reads_freely(tensor: Tensor) -> bool:
+    """Return whether Python may look at the tensor's values without waiting for a device that computes them."""
+    return tensor.is_cpu

@@ -22,6 +22,7 @@ __all__ = [
     "from_published",
     "list_degradations",
     "list_models",
+    "load",
     "load_model",
     "register_degradation",
     "register_model",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sr_models.checkpoints.files import load_model, save_model
+    from sr_models.checkpoints.files import load, load_model, save_model
     from sr_models.checkpoints.published import from_published
     from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
@@ -55,6 +56,7 @@ else:
         "from_published": "sr_models.checkpoints.published",
         "list_degradations": "sr_models.degradations.registry",
         "list_models": "sr_models.registry",
+        "load": "sr_models.checkpoints.files",
         "load_model": "sr_models.checkpoints.files",
         "register_degradation": "sr_models.degradations.registry",
         "register_model": "sr_models.registry",

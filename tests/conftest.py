@@ -25,6 +25,10 @@ def pytest_report_header() -> str:
 
 def pytest_configure() -> None:
     torch.backends.cudnn.allow_tf32 = False  # networks on a GPU are to give what they give on the CPU
+    if os.environ.get("INVFLOW_TEST_UNTUNED"):
+        # Triton then compiles one configuration of every kernel and times none: hundreds of kernels, not thousands
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     # One thread here, in the workers of pytest-xdist and in the processes that tests start, unless the user wants more:
     # tensors are small.
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))

@@ -40,8 +40,8 @@ PYBIND11_MODULE(_CUDA, m) {
   m.doc() = "CUDA kernels of invflow.";
   m.def("flow_step", &flow_step);
   m.def("flow_step_backward", &flow_step_backward);
-  m.def("flow_step_workspace", [](int, const StepTuple& step, const ViewTuple& y, Address log_det) {
-    return workspace(forward_of(step, y, log_det));
+  m.def("flow_step_workspace", [](int device, const StepTuple& step, const ViewTuple& y, Address log_det) {
+    return workspace(forward_of(step, y, log_det), device);
   });
   m.def("flow_step_backward_workspace",
         [](int device, const StepTuple& step, const ViewTuple& grad_y, Address grad_log_det, const ViewTuple& grad_x,

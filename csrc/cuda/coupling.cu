@@ -2,6 +2,7 @@
 // writes y once; backward, reads the gradient of y, x and h once and writes the gradients of x and h once.
 #include "elementwise.h"
 #include "kernels.h"
+#include "known.h"
 #include "sums.h"
 #include "workspace.h"
 
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 void coupling(const FlowStep& step, const Place& place) {
   with_access(step, nullptr, [&](auto access) {
     using Access = decltype(access);
+    if (flow_step_known(step, nullptr, {}, &place) >= 0) return;
     using T = typename Access::T;
     const Site site{"coupling_kernel", step, place};
     const Units units = units_of<Access>(step);
@@ -105,6 +107,7 @@ void coupling(const FlowStep& step, const Place& place) {
 int64_t coupling_workspace(const FlowStep& step) {
   int64_t bytes = 0;
   with_access(step, nullptr, [&](auto access) {
+    if ((bytes = flow_step_known(step, nullptr, {}, nullptr)) >= 0) return;
     using T = typename decltype(access)::T;
     bytes = step.batch * units_of<decltype(access)>(step).blocks * static_cast<int64_t>(sizeof(T));
   });
@@ -114,6 +117,7 @@ int64_t coupling_workspace(const FlowStep& step) {
 void coupling_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
   with_access(step, &gradients, [&](auto access) {
     using Access = decltype(access);
+    if (flow_step_known(step, &gradients, {}, &place) >= 0) return;
     using T = typename Access::T;
     const Site site{"coupling_backward_kernel", step, place};
     const Units units = units_of<Access>(step);

@@ -20,8 +20,8 @@ void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients
     flow_step_with_matrix_backward(step, gradients, place);
 }
 
-int64_t workspace(const FlowStep& step) {
-  return step.matrix == nullptr ? coupling_workspace(step) : workspace_with_matrix(step);
+int64_t workspace(const FlowStep& step, int device) {
+  return step.matrix == nullptr ? coupling_workspace(step) : workspace_with_matrix(step, device);
 }
 
 int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device) {

@@ -116,15 +116,15 @@ INVFLOW_DEVICE void load_raw(const AffineMap& map, Pixels at, int64_t c, typenam
 }
 
 // x s, or x / s for the inverse.
-template <class T>
-INVFLOW_DEVICE T scaled(const AffineMap& map, T scale, T excess, T x) {
+template <class Map, class T>
+INVFLOW_DEVICE T scaled(const Map& map, T scale, T excess, T x) {
   const T y = map.inverse ? x / scale : x * scale;
   return excess == T(0) ? y : with_excess(y, map.inverse ? -excess : excess);
 }
 
 // x becomes y; returns the log-determinant.
-template <class T, int n>
-INVFLOW_DEVICE T apply(const AffineMap& map, const T (&shift)[n], const T (&raw)[n], T (&x)[n]) {
+template <class Map, class T, int n>
+INVFLOW_DEVICE T apply(const Map& map, const T (&shift)[n], const T (&raw)[n], T (&x)[n]) {
   const T parameter = static_cast<T>(map.parameter);
   const bool shift_first = map.order == Order::kShiftThenScale;
   T log_det = 0;
@@ -157,8 +157,8 @@ INVFLOW_DEVICE typename Access::T apply_to_channel(const AffineMap& map, Pixels 
 }
 
 // See scaled_part.
-template <class T, int n>
-INVFLOW_DEVICE void add_shift(const AffineMap& map, const T (&shift)[n], T (&x)[n]) {
+template <class Map, class T, int n>
+INVFLOW_DEVICE void add_shift(const Map& map, const T (&shift)[n], T (&x)[n]) {
   if ((map.order == Order::kShiftThenScale) == map.inverse) return;
 #pragma unroll
   for (int j = 0; j < n; ++j) x[j] = map.inverse ? x[j] - shift[j] : x[j] + shift[j];
@@ -176,8 +176,8 @@ INVFLOW_DEVICE void scaled_part(const AffineMap& map, Pixels at, int64_t c, type
 
 // `grad`, the gradient of y, becomes that of x; `operand` (see scaled_part) becomes that of the shift, and `raw` that
 // of itself.
-template <class T, int n>
-INVFLOW_DEVICE void differentiate(const AffineMap& map, T grad_log_det, T (&operand)[n], T (&raw)[n], T (&grad)[n]) {
+template <class Map, class T, int n>
+INVFLOW_DEVICE void differentiate(const Map& map, T grad_log_det, T (&operand)[n], T (&raw)[n], T (&grad)[n]) {
   const T parameter = static_cast<T>(map.parameter);
   const bool shift_first = map.order == Order::kShiftThenScale;
 #pragma unroll

@@ -3,6 +3,7 @@
 // which stays in the caches: up to 48 channels once, with more of them in chunks.
 #include "elementwise.h"
 #include "kernels.h"
+#include "known.h"
 #include "sums.h"
 #include "tile.h"
 
@@ -106,6 +107,7 @@ void with_shape(const FlowStep& step, const Visitor& visit) {
 }
 
 void flow_step_with_matrix(const FlowStep& step, const Place& place) {
+  if (flow_step_known(step, nullptr, device_of({"flow_step", step, place}), &place) >= 0) return;
   with_shape(step, [&](auto access, auto channels) { launch_flow_step<decltype(access), channels()>(step, place); });
 }
 
@@ -122,8 +124,11 @@ int64_t shared_with_matrix(int64_t channels, Dtype dtype) {
   return most;
 }
 
-int64_t workspace_with_matrix(const FlowStep& step) {
-  int64_t bytes = 0;
+int64_t workspace_with_matrix(const FlowStep& step, int device) {
+  const Place place{device, nullptr, nullptr};
+  int64_t bytes = flow_step_known(step, nullptr, device_of({"flow_step", step, place}), nullptr);
+  if (bytes >= 0) return bytes;
+  bytes = 0;
   if (!makes_log_dets(step)) return bytes;
   with_shape(step, [&](auto access, auto channels) {
     using T = typename decltype(access)::T;

@@ -5,6 +5,7 @@
 
 #include "elementwise.h"
 #include "kernels.h"
+#include "known.h"
 #include "matrix_gradient.h"
 #include "outer_product.h"
 
@@ -273,8 +274,8 @@ void launch_flow_step_backward(const FlowStep& step, const FlowStepGradients& gr
            keeps ? bytes + kept : bytes, step, gradients, plan.sums, geometry, division, plan.out);
   if constexpr (!kSumsInBlock<kChannels>) launch_matrix_gradient(site, plan.out);
   const int64_t c = step.channels, splits = plan.out.splits;
-  add_partial_sums<T>(site, {plan.out.matrix, gradients.grad_matrix, c * c, splits, 1, c * c});
-  add_partial_sums<T>(site, {plan.out.shift, gradients.grad_shift, c, splits, 1, c});
+  add_partial_sums<T>(site, {plan.out.matrix, gradients.grad_matrix, c * c, splits, 1, c * c},
+                      {plan.out.shift, gradients.grad_shift, c, splits, 1, c});
 }
 
 // The registers beside those sums have room for only four pixels with 192 channels.
@@ -290,6 +291,7 @@ void with_shape(const FlowStep& step, const FlowStepGradients& gradients, const 
 }
 
 void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place) {
+  if (flow_step_known(step, &gradients, device_of({"flow_step_backward", step, place}), &place) >= 0) return;
   with_shape(step, gradients, [&](auto access, auto channels) {
     launch_flow_step_backward<decltype(access), channels()>(step, gradients, place);
   });
@@ -310,6 +312,7 @@ int64_t shared_with_matrix_backward(int64_t channels, Dtype dtype) {
 int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device) {
   const Place place{device, nullptr, nullptr};
   const Device facts = device_of({"flow_step_backward", step, place});
+  if (const int64_t bytes = flow_step_known(step, &gradients, facts, nullptr); bytes >= 0) return bytes;
   Workspace workspace(nullptr);
   with_shape(step, gradients, [&](auto access, auto channels) {
     const Plan<decltype(access), channels()> plan(step, facts, workspace);

@@ -7,7 +7,7 @@ namespace invflow::cuda {
 
 // flow_step.cu and flow_step_backward.cu: steps with a matrix.
 void flow_step_with_matrix(const FlowStep& step, const Place& place);
-int64_t workspace_with_matrix(const FlowStep& step);
+int64_t workspace_with_matrix(const FlowStep& step, int device);
 void flow_step_with_matrix_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place);
 int64_t workspace_with_matrix(const FlowStep& step, const FlowStepGradients& gradients, int device);
 // The most shared memory, in bytes, that a block of them has to have, for any strides.

@@ -37,6 +37,21 @@ INVFLOW_DEVICE int thread_again() {
   return thread;
 }
 
+// Lets the kernel that is launched next, by launch_behind, come to its wait before this one ends.
+INVFLOW_DEVICE void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Until the kernel before has ended, and what it wrote can be read. Before, a kernel of launch_behind reads and writes
+// nothing.
+INVFLOW_DEVICE void wait_for_former() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // A launch: the name of the kernel, for messages, and its device and stream.
 struct Site {
   const char* kernel;
@@ -64,6 +79,12 @@ template <class... Parameters, class... Arguments>
 void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
             const Arguments&... arguments) {
   check(cuda_on_cpu::launch(kernel, blocks, threads, shared_bytes, static_cast<Parameters>(arguments)...), site);
+}
+
+template <class... Parameters, class... Arguments>
+void launch_behind(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads,
+                   const Arguments&... arguments) {
+  launch(site, kernel, blocks, threads, 0, arguments...);
 }
 
 inline Device device_of(const Site&) {
@@ -108,6 +129,28 @@ void launch(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int
       static_cast<Parameters>(arguments)...);
   if (const char* const error = text_of(cudaGetLastError()))
     check((std::string(error) + " (which may be an earlier kernel's error)").c_str(), site);
+}
+
+// The same of a kernel that waits for the one before itself (see wait_for_former), where the device can do that: its
+// launch then costs no time of its own. Such a kernel needs no shared memory but static one.
+template <class... Parameters, class... Arguments>
+void launch_behind(const Site& site, void (*kernel)(Parameters...), int64_t blocks, int threads,
+                   const Arguments&... arguments) {
+  if (blocks > INT32_MAX) check("it has more than 2^31 - 1 tiles", site);
+  int major = 0;
+  check(text_of(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, site.place.device)), site);
+  cudaLaunchAttribute behind;
+  behind.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  behind.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(site.place.stream);
+  config.attrs = &behind;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  if (const char* const text = text_of(error))
+    check((std::string(text) + " (which may be an earlier kernel's error)").c_str(), site);
 }
 
 inline Device device_of(const Site& site) {

@@ -77,6 +77,38 @@ struct OuterProduct {
       for (int i = 0; i < kOwned; ++i) total[o][i] = kGroups == 1 ? total[o][i] + sum[o][i] : sum[o][i];
   }
 
+  // Numbers in shared memory that hold the sums of all threads from tile to tile, where registers are scarce.
+  static constexpr int kKept = (kGroups * kGroups * kOwned * kOwned + 1) * kThreads;
+
+  // Adds the sums to those in `kept`, which begin anew if asked for.
+  INVFLOW_DEVICE void keep(T* kept, bool anew) const {
+    const int thread = thread_again();
+    for_each_sum(*this, [&](int i, T sum) {
+      T& own = kept[i * kThreads + thread];
+      own = anew ? sum : own + sum;
+    });
+  }
+
+  INVFLOW_DEVICE void take(const T* kept) {
+    const int thread = thread_again();
+    for_each_sum(*this, [&](int i, T& sum) { sum = kept[i * kThreads + thread]; });
+  }
+
+  // Calls visit(number, sum) for every sum.
+  template <class Self, class Visitor>
+  static INVFLOW_DEVICE void for_each_sum(Self& self, const Visitor& visit) {
+    int number = 0;
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n)
+#pragma unroll
+      for (int m = 0; m < kGroups; ++m)
+#pragma unroll
+        for (int o = 0; o < kOwned; ++o)
+#pragma unroll
+          for (int i = 0; i < kOwned; ++i) visit(number++, self.products[n][m][o][i]);
+    visit(number, self.own_row);
+  }
+
   // Writes the sums: product (o, i) to matrix[o * matrix_stride + i], for o and i less than the limits, and row o to
   // shift[o] if that is not null. `scratch` has room for kSlices * kScratchSlice numbers if kSlices > 1.
   INVFLOW_DEVICE void store(T* scratch, T* matrix, int64_t matrix_stride, T* shift, int rows_limit, int columns_limit) {

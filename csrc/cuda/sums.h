@@ -27,8 +27,8 @@ struct PartialSums {
   int64_t count, terms, total_stride, term_stride;
 };
 
-// T is the state's arithmetic type.
+// In one launch. T is the state's arithmetic type.
 template <class T>
-void add_partial_sums(const Site& site, const PartialSums& sums);
+void add_partial_sums(const Site& site, const PartialSums& some, const PartialSums& others = {});
 
 }  // namespace invflow::cuda

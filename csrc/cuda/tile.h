@@ -22,15 +22,15 @@ constexpr int kResidentChannels = 48;  // up to so many channels the whole matri
 // channels that is known at run time only; else the bands are as many as needed for one pass.
 //
 // kChunk is how many columns of the matrix are held at once, where the whole does not fit.
-template <int kChannels, int kPixels_, int kOwned, int kThreads_, int kChunk>
+template <int kChannels, int kPixels_, int kOwned, int kThreads_, int kChunk, int kMostResident = kResidentChannels>
 struct Geometry {
   static constexpr bool kFixed = kChannels > 0;
-  static constexpr bool kResident = kFixed && kChannels <= kResidentChannels;
+  static constexpr bool kResident = kFixed && kChannels <= kMostResident;
   static constexpr int kThreads = kThreads_, kPixels = kPixels_;
   static constexpr int kRows = kPixels == 1 ? 8 : kOwned / kPixels;
   static constexpr int kGroup = kPixels < 4 ? kPixels : 4;  // pixels that stand together
   // A sum of sums of chunks rounds less, unless those are short.
-  static constexpr bool kSumsOfChunks = !kResident && kChunk >= 16;
+  static constexpr bool kSumsOfChunks = (!kResident || kChannels > kResidentChannels) && kChunk >= 16;
   static_assert(kChannels % kRows == 0 || kPixels == 1, "bands must be whole");
 
   explicit Geometry(int64_t channels, int64_t bytes_of_number) : channels_(static_cast<int>(channels)) {
@@ -54,9 +54,12 @@ struct Geometry {
   INVFLOW_BOTH int passes() const { return kFixed ? 1 : (channels() + rows_of_pass() - 1) / rows_of_pass(); }
   INVFLOW_BOTH int stride() const { return pixels() + (kFixed && columns() < 8 ? 8 : 4); }
   INVFLOW_BOTH int tile_size() const { return channels() * stride(); }
-  INVFLOW_BOTH int chunk() const { return kResident ? kChannels : kChunk; }
+  INVFLOW_BOTH int chunk() const { return kResident && kChannels <= kResidentChannels ? kChannels : kChunk; }
   // Numbers between a row of the matrix and the next in shared memory: bands read different banks.
-  INVFLOW_BOTH int weights_stride() const { return kResident ? chunk() : chunk() + (kFixed ? 4 : 1); }
+  INVFLOW_BOTH int weights_stride() const {
+    if (kResident) return kChannels <= kResidentChannels ? kChannels : kChannels + 4;
+    return chunk() + (kFixed ? 4 : 1);
+  }
   INVFLOW_BOTH int weights_size() const { return (rows_of_pass() * weights_stride() + 3) / 4 * 4; }
 
   INVFLOW_DEVICE int column() const { return threadIdx.x % columns(); }
@@ -137,7 +140,7 @@ INVFLOW_DEVICE void load_resident(const G& geometry, const T* matrix, T* weights
     for (int i = 4 * threadIdx.x; i < geometry.channels() * geometry.channels(); i += 4 * G::kThreads) {
       T part[4];
       load_run<T>(matrix, i, part);
-      store_run<T>(weights, i, part);
+      store_run<T>(weights, i + i / geometry.channels() * (geometry.weights_stride() - geometry.channels()), part);
     }
 }
 
@@ -174,13 +177,16 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
   constexpr int kStep = G::kFixed && !transposed ? 16 / G::kPixels : 1;
   const int channels = geometry.channels(), chunk = geometry.chunk();
   const int row = geometry.row_of_band();
-  const int length = transposed ? geometry.rows_of_pass() : geometry.weights_stride(), thread = thread_again();
+  const int length = transposed && !G::kResident ? geometry.rows_of_pass() : geometry.weights_stride();
+  const int thread = thread_again();
   for (int first = 0; first < channels; first += chunk) {
-    __syncthreads();
+    if (!G::kResident || first == 0) __syncthreads();
     if constexpr (!G::kResident) {
       load_weights<transposed>(geometry, matrix, thread, pass, first, weights);
       __syncthreads();
     }
+    // the columns of the matrix, or the rows of the transposed one
+    const T* const held = weights + (G::kResident ? first * (transposed ? length : 1) : 0);
     const int count = G::kFixed || channels - first > chunk ? chunk : channels - first;
     T part[G::kRows][G::kPixels];
 #pragma unroll
@@ -194,7 +200,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
       for (int i = 0; i < kStep; ++i) geometry.get(tile + (first + k + i) * geometry.stride(), in[i]);
       if constexpr (transposed) {
         T factor[G::kRows];
-        get_numbers<G::kRows>(weights + k * length + row, factor);
+        get_numbers<G::kRows>(held + k * length + row, factor);
 #pragma unroll
         for (int r = 0; r < G::kRows; ++r)
 #pragma unroll
@@ -203,7 +209,7 @@ INVFLOW_DEVICE void add_product(const G& geometry, const T* matrix, T* weights, 
 #pragma unroll
         for (int r = 0; r < G::kRows; ++r) {
           T factor[kStep];
-          get_numbers<kStep>(weights + (row + r) * length + k, factor);
+          get_numbers<kStep>(held + (row + r) * length + k, factor);
 #pragma unroll
           for (int i = 0; i < kStep; ++i)
 #pragma unroll

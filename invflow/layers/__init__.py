@@ -8,9 +8,10 @@ determinant of the map that was called. It is float64 for a float64 state, else 
 and :class:`~invflow.layers.Conditionable` are optional capabilities that save memory or time.
 """
 
+from invflow.layers._factors import FactorStore
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
-from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
+from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
@@ -37,6 +38,7 @@ __all__ = [
     "AffineCoupling",
     "AffineInjector",
     "Conditionable",
+    "FactorStore",
     "FlowSequential",
     "FlowStep",
     "Foldable",
@@ -54,6 +56,7 @@ __all__ = [
     "Squeeze",
     "Stage",
     "ZeroConv2d",
+    "check_weights",
     "condition",
     "fold",
 ]

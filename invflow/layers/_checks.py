@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
-from invflow.layers.protocol import Shape
+from invflow.layers.protocol import Context, Shape, is_shared
 from invflow.ops._checks import check_same_device, check_state
 
 
@@ -24,7 +25,7 @@ def check_input(layer: object, x: Tensor, channels: int, name: str = "x") -> Non
         raise ValueError(f"{type(layer).__name__}: {name} must have {channels} channels, got shape {tuple(x.shape)}")
 
 
-def check_context(layer: object, x: Tensor, context: Tensor | None, channels: int) -> None:
+def check_context(layer: object, x: Tensor, context: Context, channels: int) -> None:
     """Raise unless ``context`` fits ``x`` and has the layer's context channels; with 0 of them, anything is ignored.
 
     The batch of the context may be a divisor of that of ``x``: each of its samples then serves successive states.
@@ -33,7 +34,9 @@ def check_context(layer: object, x: Tensor, context: Tensor | None, channels: in
         return
     if context is None:
         raise ValueError(f"{type(layer).__name__}: context with {channels} channels is required, got None")
-    check_state(context, "context")
+    tensor = None if is_shared(context) else cast(Tensor, context)
+    if tensor is not None:
+        check_state(tensor, "context")
     batch, _, height, width = x.shape
     shared, *given = context.shape
     fits = shared == batch or (shared > 0 and batch % shared == 0)
@@ -42,8 +45,8 @@ def check_context(layer: object, x: Tensor, context: Tensor | None, channels: in
             f"{type(layer).__name__}: context must have shape ({batch} or a divisor, {channels}, {height}, {width}) "
             f"for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
-    if not (x.is_cpu and context.is_cpu):
-        check_same_device(x, context=context)
+    if tensor is not None and not (x.is_cpu and tensor.is_cpu):
+        check_same_device(x, context=tensor)
 
 
 def check_shape(layer: object, shape: Shape, channels: int) -> Shape:

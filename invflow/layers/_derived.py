@@ -13,28 +13,37 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from invflow._numerics import reads_freely
+from invflow.layers._factors import factorize, present_store
+from invflow.layers._late import LateCheck, LayerError, UnusableWeightError, is_captured
 from invflow.ops._transforms import is_watched, reference_backward
 
-__all__ = ["ChannelMap", "LayerError", "Snapshot", "UnusableWeightError", "ValueCache", "compose", "derive", "is_plain"]
+__all__ = [
+    "ChannelMap",
+    "FactorCache",
+    "LayerError",
+    "Snapshot",
+    "UnusableWeightError",
+    "ValueCache",
+    "are_plain",
+    "compose",
+    "derive",
+    "is_plain",
+]
 
 T = TypeVar("T")
 
 _PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
-class LayerError(ValueError):
-    """A weight or batch that a layer cannot use. A sequence adds the layer's position to the message."""
-
-
-class UnusableWeightError(LayerError):
-    """A weight that has no inverse."""
-
-
 def is_plain(tensors: Sequence[Tensor]) -> bool:
     """Return whether these are ordinary tensors that have data, and no transform, compiler or mode looks on."""
-    return not is_watched() and all(
-        type(tensor) in _PLAIN_TYPES and not tensor.is_meta and not tensor.is_inference() for tensor in tensors
-    )
+    return not is_watched() and are_plain(tensors)
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether these are ordinary tensors that have data."""
+    return all(type(tensor) in _PLAIN_TYPES and not tensor.is_meta and not tensor.is_inference() for tensor in tensors)
 
 
 class ValueCache(Generic[T]):
@@ -49,7 +58,7 @@ class ValueCache(Generic[T]):
         self._entry: tuple[list[Tensor], T] | None = None
 
     def __reduce__(self) -> tuple[type[ValueCache[T]], tuple[()]]:
-        return ValueCache, ()
+        return type(self), ()
 
     def __call__(self, tensors: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values.
@@ -63,7 +72,7 @@ class ValueCache(Generic[T]):
             return entry[1]
         # what is remembered may be saved for a backward pass later
         with torch.inference_mode(False), torch.no_grad():
-            if not all(tensor.is_cpu for tensor in tensors):
+            if not all(map(reads_freely, tensors)):
                 return compute()
             copies = [tensor.detach().clone() for tensor in tensors]
             value = compute()
@@ -74,7 +83,19 @@ class ValueCache(Generic[T]):
 
 
 def _same(tensor: Tensor, kept: Tensor) -> bool:
-    return tensor.is_cpu and tensor.dtype is kept.dtype and torch.equal(tensor, kept)
+    return reads_freely(tensor) and tensor.dtype is kept.dtype and torch.equal(tensor, kept)
+
+
+class FactorCache(ValueCache[tuple[Tensor, Tensor]]):
+    """Cache of the inverse and ``log |det|`` of weights.
+
+    Attributes:
+        late: what is still to be looked at, of weights on another device than the CPU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = LateCheck()
 
 
 class ChannelMap:
@@ -128,8 +149,9 @@ def derive(
     dtype: torch.dtype,
     *,
     inverse: bool,
-    cache: ValueCache[tuple[Tensor, Tensor]],
-    owner: object,
+    cache: FactorCache,
+    owner: nn.Module,
+    factors: tuple[Tensor, Tensor] | None = None,
 ) -> ChannelMap:
     """Return the map of an actnorm, or none, and a convolution, differentiable with all its gradients in one go.
 
@@ -141,16 +163,18 @@ def derive(
         inverse: return the inverse map.
         cache: holds the weight's inverse and determinant, on the CPU.
         owner: the layer that an error names.
+        factors: inverse and ``log |det W|`` of the weight, if they are known; float64.
 
     Raises:
-        UnusableWeightError: a weight that is singular or not finite.
+        UnusableWeightError: a weight that is singular or not finite. For one on another device than the CPU this may
+            happen in a later call only, so that no call waits for the device; log_det is infinite or NaN meanwhile.
     """
     tensors = [tensor for tensor in (weight, bias, log_scale) if tensor is not None]
     if not is_plain(tensors):
         exact = weight.double()
         used = torch.linalg.inv(exact) if inverse else exact
         return compose(used, torch.linalg.slogdet(exact).logabsdet, bias, log_scale, dtype, inverse=inverse)
-    weight_inverse, log_abs_det = cache([weight], lambda: _factorize(weight, owner))
+    weight_inverse, log_abs_det = factors or _factors(weight, cache, owner)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return ChannelMap(*_Map.apply(weight, bias, log_scale, weight_inverse, log_abs_det, dtype, inverse))
     used = weight_inverse if inverse else weight.double()
@@ -198,14 +222,25 @@ def _compose(
     return matrix, (matrix @ bias).to(dtype), log_abs_det
 
 
-def _factorize(weight: Tensor, owner: object) -> tuple[Tensor, Tensor]:
-    exact = weight.detach().double()
-    factors, pivots, failed = torch.linalg.lu_factor_ex(exact)
-    log_abs_det = factors.diagonal().abs().log().sum()
-    if bool(failed) or not bool(log_abs_det.isfinite()):
-        problem = "singular" if bool(exact.isfinite().all()) else "not finite"
-        raise UnusableWeightError(f"{type(owner).__name__} with {weight.shape[0]} channels: weight is {problem}")
-    inverse = torch.linalg.lu_solve(factors, pivots, torch.eye(len(exact), dtype=exact.dtype, device=exact.device))
+def _factors(weight: Tensor, cache: FactorCache, owner: nn.Module) -> tuple[Tensor, Tensor]:
+    if reads_freely(weight):
+        return cache([weight], lambda: _factorize(weight, owner))
+    store = present_store()
+    if store is not None:
+        inverses, log_abs_dets = store.factors_of([weight])
+        return inverses[0], log_abs_dets[0]
+    if not is_captured(weight):
+        cache.late.look()
+    with torch.inference_mode(False), torch.no_grad():
+        inverse, log_abs_det = factorize(weight)
+    cache.late.note(log_abs_det, [("", owner, weight)])
+    return inverse, log_abs_det
+
+
+def _factorize(weight: Tensor, owner: nn.Module) -> tuple[Tensor, Tensor]:
+    inverse, log_abs_det = factorize(weight.detach())
+    if not bool(log_abs_det.isfinite()):
+        raise UnusableWeightError.of("", owner, weight)
     return inverse, log_abs_det
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from invflow.layers._drift import DRIFT_TOLERANCE, StoreDistance, relative_difference
+from invflow.layers._together import Resumed, present_maps
 from invflow.layers._traces import Contents, check_version, differentiate, next_node, sources, version_of
+from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
 
 __all__ = ["Chain", "LayerGraph", "stages_of"]
@@ -29,6 +31,8 @@ def stages_of(layer: nn.Module) -> list[Stage]:
 
 
 def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Any) -> Rerun:
+    with torch.enable_grad():
+        context = context_for(layer, context)
     x = layer.inverse(z, context)[0].detach().requires_grad_()
     with torch.enable_grad():
         # not the leaf itself, which a layer may return as it is
@@ -71,6 +75,7 @@ class Chain:
     def __init__(self, distance: StoreDistance, context: Any, autocast: Callable[[], AbstractContextManager[Any]]):
         self.distance, self.autocast = distance, autocast
         self.length = 0
+        self.maps = present_maps()
         leaves, self._structure = _pytree.tree_flatten(context)
         # not the tensors themselves, whose graph would be kept after its backward pass
         self._context = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -160,7 +165,7 @@ class Chain:
 
     def release(self) -> None:
         """Let go of tensors that no further backward pass may use, as the graph does that a loss keeps alive."""
-        self._context, self._inputs, self._output = [], [], None
+        self._context, self._inputs, self._output, self.maps = [], [], None, None
 
 
 class _Link:
@@ -235,7 +240,7 @@ class _Inverted(torch.autograd.Function):
         context, leaves = chain.context()
         gradients = _Gradients(link, context, leaves)
         bound = state.bound
-        with link.contents.modes():
+        with link.contents.modes(), Resumed(chain.maps):
             if x is None:
                 latents = [*leaving, state.z]
                 del leaving, z, state  # _reconstruct frees each when it has been used
@@ -371,7 +376,7 @@ def _evaluate_again(
     since = next_node()
     with torch.enable_grad(), link.chain.autocast():
         # not the leaf itself, which a layer may return as it is
-        z, log_det = link.layer(leaf.view_as(leaf), gradients.context)
+        z, log_det = link.layer(leaf.view_as(leaf), context_for(link.layer, gradients.context))
     latents = list(z) if isinstance(z, list | tuple) else [z]
     _check_reconstruction(link, state, [*leaving, state.z], [latent.detach() for latent in latents])
     return gradients.add([*latents, log_det], grads, [leaf], since)[0]

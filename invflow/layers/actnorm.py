@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, reads_freely
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
 from invflow.layers._first_batch import (
@@ -58,6 +58,7 @@ class ActNorm(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
     bias: Tensor
     log_scale: Tensor
     initialized: Tensor
@@ -114,7 +115,7 @@ class ActNorm(nn.Module):
             return not self._known_to_compiler and x.numel() > 0
         flag = self._buffers["initialized"]
         assert flag is not None
-        if flag.is_cpu:
+        if reads_freely(flag):
             try:
                 if flag.item():
                     return False

@@ -6,9 +6,20 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from invflow.layers.protocol import Conditionable, ConditionedInverse, InvertibleLayer, SharedContext, supports
+from invflow.layers.protocol import (
+    Conditionable,
+    ConditionedInverse,
+    InvertibleLayer,
+    SharedContext,
+    is_shared,
+    is_watched,
+    supports,
+)
 
-__all__ = ["condition", "repeat_context", "without_context"]
+__all__ = ["condition", "context_for", "repeat_context", "takes_shared", "without_context"]
+
+#: Methods of layers that are handed a context. Who overrides one must say again that it takes a shared one.
+_TAKE_CONTEXT = ("forward", "inverse", "raw_output", "pending")
 
 
 def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> ConditionedInverse:
@@ -32,6 +43,19 @@ def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> Con
         return plain.inverse(z, repeat_context(joined[part], states))[0]
 
     return inverse
+
+
+def context_for(layer: nn.Module | InvertibleLayer, context: Any) -> Any:
+    """Return the context that a layer is called with: a shared one joined, unless the layer takes it as it is."""
+    return context.joined() if is_shared(context) and not takes_shared(layer) else context
+
+
+def takes_shared(layer: nn.Module | InvertibleLayer) -> bool:
+    """Return whether the layer's methods take a :class:`~invflow.layers.SharedContext` as context.
+
+    A layer whose calls are watched is given the joined context: hooks expect tensors.
+    """
+    return supports(layer, "takes_shared_context", _TAKE_CONTEXT) and not is_watched(cast(nn.Module, layer))
 
 
 def without_context(layer: InvertibleLayer) -> ConditionedInverse:

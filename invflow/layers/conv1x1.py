@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
-from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, compose, derive
+from invflow.layers._derived import ChannelMap, FactorCache, Snapshot, compose, derive
+from invflow.layers._late import UnusableWeightError, look_at_weights
+from invflow.layers._together import factors_of
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedMap
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
 from invflow.ops import channel_affine
 
-__all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU"]
+__all__ = ["InvertibleConv1x1", "InvertibleConv1x1LU", "check_weights"]
 
 
 def _random_rotation(channels: int) -> Tensor:
@@ -50,12 +52,17 @@ class InvertibleConv1x1(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         self.weight = nn.Parameter(_random_rotation(channels).float().contiguous())
-        self._factorization: ValueCache[tuple[Tensor, Tensor]] = ValueCache()
+        self._factorization = FactorCache()
+
+    def factorizes(self) -> bool:
+        """Return whether the map is derived from factors of one parameter, and of nothing else."""
+        return type(self) is InvertibleConv1x1 and self._parameters.get("weight") is not None
 
     def matrix(self) -> Tensor:
         """Return W (C, C) in float64. A subclass that makes its matrix of something else overrides this method."""
@@ -140,7 +147,8 @@ class InvertibleConv1x1(nn.Module):
         # read once: a parametrization may change its state whenever it computes the weight
         own = type(self).matrix is not InvertibleConv1x1.matrix
         weight, cache = self.matrix() if own else current(self, "weight"), self._factorization
-        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self)
+        known = factors_of(weight)
+        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self, factors=known)
 
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x.dtype)
@@ -211,3 +219,25 @@ _SOURCES: dict[type[InvertibleConv1x1], tuple[str, ...]] = {
     InvertibleConv1x1: ("weight",),
     InvertibleConv1x1LU: ("lower", "upper", "log_diagonal", "permutation", "sign"),
 }
+
+
+@torch.no_grad()
+def check_weights(module: nn.Module) -> None:
+    """Check that the weight of every invertible convolution has an inverse. This waits for the device.
+
+    A layer on the CPU checks its weight in every call. One on another device does not wait: its log-determinant is
+    infinite or NaN, and a later call raises. Call this to know at once, say when a loss is not finite.
+
+    Args:
+        module: a layer, a flow, or a model that contains some.
+
+    Raises:
+        UnusableWeightError: a weight that is singular or not finite; the message names the layer.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, InvertibleConv1x1):
+            try:
+                part.log_abs_det()
+                look_at_weights(part)
+            except UnusableWeightError as error:
+                raise UnusableWeightError(f"{name}: {error}" if name else str(error)) from None

@@ -8,10 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers.conditioning import repeat_context
+from invflow.layers.conditioning import context_for, repeat_context
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
-from invflow.layers.protocol import ConditionedInverse, PendingCoupling, Rerun, Shape, SharedContext, Stage, supports
+from invflow.layers.protocol import (
+    ConditionedInverse,
+    Context,
+    PendingCoupling,
+    Rerun,
+    Shape,
+    SharedContext,
+    Stage,
+    is_shared,
+    supports,
+)
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineCoupling"]
@@ -37,6 +47,7 @@ class AffineCoupling(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(
         self, channels: int, net: nn.Module, *, context_channels: int = 0, form: AffineForm | None = None
@@ -54,19 +65,21 @@ class AffineCoupling(nn.Module):
         """Number of the first channel that is transformed; those before it pass unchanged."""
         return self.channels // 2
 
-    def raw_output(self, passed: Tensor, context: Tensor | None = None) -> Tensor:
+    def raw_output(self, passed: Tensor, context: Context = None) -> Tensor:
         """Return the network's output h (B, 2 (C - C // 2), H, W).
 
         Args:
             passed: (B, C // 2, H, W), the half that is the same before and after the coupling.
-            context: (B', context_channels, H, W).
+            context: (B', context_channels, H, W), in one tensor or shared.
         """
+        if self.context_channels and is_shared(context):
+            return self._checked(context.network(self.net)(passed, slice(None)))
         if self.context_channels:
-            assert context is not None
+            assert isinstance(context, Tensor)
             return self._checked(self.net(passed, repeat_context(context, passed.shape[0])))
         return self._checked(self.net(passed))
 
-    def pending(self, x: Tensor, context: Tensor | None) -> PendingCoupling:
+    def pending(self, x: Tensor, context: Context) -> PendingCoupling:
         """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
         check_context(self, x, context, self.context_channels)
         start = self.start
@@ -88,10 +101,10 @@ class AffineCoupling(nn.Module):
         output = context.network(self.net)
         return lambda x, part: self._checked(output(x[:, :start], part))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
@@ -109,20 +122,20 @@ class AffineCoupling(nn.Module):
         """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
         return FoldedAffine(self)
 
-    def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
+    def _rerun(self, z: Tensor, context: Context) -> Rerun:
         # one evaluation of the network serves both directions, since its input passes unchanged
         with torch.enable_grad():
             passed = z[:, : self.start].detach().requires_grad_()
-            h = self.raw_output(passed, context)
+            h = self.raw_output(passed, context_for(self, context))
         x, _ = affine_coupling(z, h.detach(), self.form, start=self.start, inverse=True)
         changed = x[:, self.start :].detach().requires_grad_()
         with torch.enable_grad():
             outputs = affine_coupling(torch.cat([passed, changed], 1), h, self.form, start=self.start)
         return Rerun(x, [passed, changed], *outputs)
 
-    def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    def _transform(self, x: Tensor, context: Context, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
-        h, form, start = self.pending(x, context)
+        h, form, start = self.pending(x, context_for(self, context))
         return affine_coupling(x, h, form, start=start, inverse=inverse)
 
     def _checked(self, h: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import cast
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._current import current
-from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, is_plain
+from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, are_plain, is_plain
 from invflow.layers._inversion import stages_of
+from invflow.layers._together import Sources, map_of, present_maps, withdraw
 from invflow.layers.actnorm import ActNorm
-from invflow.layers.conditioning import condition
+from invflow.layers.conditioning import condition, context_for
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
@@ -22,6 +24,7 @@ from invflow.layers.folding import fold, folding, naming
 from invflow.layers.injector import AffineInjector
 from invflow.layers.protocol import (
     ConditionedInverse,
+    Context,
     InvertibleLayer,
     PendingCoupling,
     Rerun,
@@ -66,6 +69,7 @@ class FlowStep(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class FlowStep(nn.Module):
             if part is not None and part.channels != channels:
                 raise ValueError(f"FlowStep: {name} must have {channels} channels, got {part.channels}")
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         x, log_det, pending = self.forward_fused(x, context)
         if pending is None:
             return x, log_det
@@ -94,7 +98,7 @@ class FlowStep(nn.Module):
         return z, log_det + coupling_log_det
 
     def forward_fused(
-        self, x: Tensor, context: Tensor | None = None, pending: PendingCoupling | None = None
+        self, x: Tensor, context: Context = None, pending: PendingCoupling | None = None
     ) -> tuple[Tensor, Tensor, PendingCoupling | None]:
         """Compute ``forward`` without its coupling, and with that of the layer before.
 
@@ -110,15 +114,16 @@ class FlowStep(nn.Module):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
                 actnorm.initialize(x if pending is None else pending.apply(x)[0])
+            withdraw(self)
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
-        return x, log_det, None if coupling is None else coupling.pending(x, context)
+        return x, log_det, None if coupling is None else coupling.pending(x, context_for(coupling, context))
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
         if not self._fuses_parts(called=False):
             return self._inverse_by_parts(z, context)
         coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
-        h = None if coupling is None else coupling.pending(z, context).h
+        h = None if coupling is None else coupling.pending(z, context_for(coupling, context)).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
     def inverse_given(
@@ -169,7 +174,7 @@ class FlowStep(nn.Module):
         injector = None if self.injector is None else self.injector.shared_output(context)
         coupling = None if self.coupling is None else self.coupling.shared_output(context)
         # a graph of the parameters would serve one backward pass only
-        affine = None if torch.is_grad_enabled() else Snapshot(partial(self._channel_map, inverse=True))
+        affine = None if torch.is_grad_enabled() else self._inverse_maps()
 
         def inverse(z: Tensor, part: slice) -> Tensor:
             h = None if coupling is None else coupling(z, part)
@@ -191,7 +196,7 @@ class FlowStep(nn.Module):
                     parts.append(fold(part))
         return FlowSequential(parts)
 
-    def _rerun_before_coupling(self, z: Tensor, context: Tensor | None) -> Rerun:
+    def _rerun_before_coupling(self, z: Tensor, context: Context) -> Rerun:
         with torch.enable_grad():
             injector = self._injector_output(z, context)
         x, _ = self.inverse_given(z, None, None if injector is None else injector.detach())
@@ -227,31 +232,32 @@ class FlowStep(nn.Module):
         return True
 
     def _forward_by_parts(
-        self, x: Tensor, context: Tensor | None, pending: PendingCoupling | None
+        self, x: Tensor, context: Context, pending: PendingCoupling | None
     ) -> tuple[Tensor, Tensor, None]:
         total: Tensor | None = None
         if pending is not None:
             x, total = pending.apply(x)
         for _, part in self._parts():
-            x, log_det = part(x, context)
+            x, log_det = part(x, context_for(part, context))
             total = log_det if total is None else total + log_det
         assert total is not None
         return x, total, None
 
-    def _inverse_by_parts(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _inverse_by_parts(self, z: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         total: Tensor | None = None
         for name, part in reversed(self._parts()):
             if not callable(getattr(part, "inverse", None)):
                 raise TypeError(f"FlowStep: {name}, {type(part).__name__}, has no inverse method")
-            z, log_det = cast(InvertibleLayer, part).inverse(z, context)
+            z, log_det = cast(InvertibleLayer, part).inverse(z, context_for(part, context))
             total = log_det if total is None else total + log_det
         assert total is not None
         return z, total
 
-    def _injector_output(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+    def _injector_output(self, x: Tensor, context: Context) -> Tensor | None:
         injector = cast("AffineInjector | None", self._modules.get("injector"))
         if injector is None:
             return None
+        context = context_for(injector, context)
         check_context(injector, x, context, injector.context_channels)
         return injector.raw_output(context)
 
@@ -272,9 +278,31 @@ class FlowStep(nn.Module):
         )
         return y, log_det + affine.log_det(x)
 
+    def map_sources(self) -> Sources | None:
+        """Return what actnorm and convolution are derived from, if that is their parameters and nothing else."""
+        parts = self._modules
+        actnorm, conv = cast(nn.Module, parts["actnorm"]), cast(nn.Module, parts["conv1x1"])
+        if type(actnorm) is not ActNorm or type(conv) is not InvertibleConv1x1:
+            return None
+        weight, bias = conv._parameters.get("weight"), actnorm._parameters.get("bias")
+        log_scale = actnorm._parameters.get("log_scale")
+        if weight is None or bias is None or log_scale is None or not are_plain((weight, bias, log_scale)):
+            return None
+        return Sources(conv, weight, bias, log_scale)
+
+    def _inverse_maps(self) -> Callable[[torch.dtype], ChannelMap]:
+        """Return the inverse map as it is now, without a graph, for states of any dtype."""
+        maps = present_maps()
+        if maps is not None and maps.map_of(self, torch.float64, inverse=True) is not None:
+            return lambda dtype: cast(ChannelMap, maps.map_of(self, dtype, inverse=True))
+        return Snapshot(partial(self._channel_map, inverse=True))
+
     def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
         """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
         dtype, parts = compute_dtype(dtype), self._modules
+        known = map_of(self, dtype, inverse=inverse)
+        if known is not None:
+            return known
         actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
         bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
         tensors = [bias, log_scale, *sources]

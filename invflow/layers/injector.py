@@ -6,9 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers.conditioning import context_for
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
-from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage, supports
+from invflow.layers.protocol import (
+    ConditionedInverse,
+    Context,
+    Rerun,
+    Shape,
+    SharedContext,
+    Stage,
+    is_shared,
+    supports,
+)
 from invflow.ops import AffineForm, affine_coupling
 
 __all__ = ["AffineInjector"]
@@ -30,6 +40,7 @@ class AffineInjector(nn.Module):
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
         super().__init__()
@@ -40,15 +51,17 @@ class AffineInjector(nn.Module):
         self.form = AffineForm() if form is None else form
         self.net = net
 
-    def raw_output(self, context: Tensor | None) -> Tensor:
+    def raw_output(self, context: Context) -> Tensor:
         """Return the network's output h (B', 2C, H, W) for a context (B', context_channels, H, W)."""
+        if is_shared(context):
+            return self._checked(context.network(self.net)(None, slice(None)))
         return self._checked(self.net(context))
 
     def shared_output(self, context: SharedContext) -> Tensor:
         """Return :meth:`raw_output` for all B' samples of a context."""
         if not supports(self, "shared_output", ("raw_output",)):
             return self.raw_output(context.joined())
-        return self._checked(context.network(self.net)(None, slice(None)))
+        return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:
         if h.shape[1] != 2 * self.channels:
@@ -57,10 +70,10 @@ class AffineInjector(nn.Module):
             )
         return h
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, "z", inverse=True)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
@@ -78,18 +91,18 @@ class AffineInjector(nn.Module):
         """Return a copy for inference and export: see :class:`~invflow.layers.Foldable`."""
         return FoldedAffine(self)
 
-    def _rerun(self, z: Tensor, context: Tensor | None) -> Rerun:
+    def _rerun(self, z: Tensor, context: Context) -> Rerun:
         # one evaluation of the network serves both directions
         with torch.enable_grad():
-            h = self.raw_output(context)
+            h = self.raw_output(context_for(self, context))
         x = affine_coupling(z, h.detach(), self.form, start=0, inverse=True)[0].requires_grad_()
         with torch.enable_grad():
             return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form, start=0))
 
-    def _transform(self, x: Tensor, context: Tensor | None, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    def _transform(self, x: Tensor, context: Context, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        return affine_coupling(x, self.raw_output(context), self.form, start=0, inverse=inverse)
+        return affine_coupling(x, self.raw_output(context_for(self, context)), self.form, start=0, inverse=inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_modules
@@ -14,6 +14,7 @@ from invflow.ops import AffineForm, affine_coupling
 __all__ = [
     "Conditionable",
     "ConditionedInverse",
+    "Context",
     "Foldable",
     "Fusable",
     "InvertibleLayer",
@@ -25,6 +26,7 @@ __all__ = [
     "Stage",
     "checked_latents",
     "is_fusable",
+    "is_shared",
     "is_watched",
     "num_latents_of",
     "output_shapes_of",
@@ -144,10 +146,19 @@ ConditionedInverse = Callable[[Any, slice], Tensor]
 
 
 class SharedContext(Protocol):
-    """A context of B samples, each of which serves many states. It does context-only work for the layers."""
+    """A context of B samples, each of which serves many states. It does context-only work for the layers.
+
+    ``forward`` and ``inverse`` of a layer with ``takes_shared_context = True`` take it in the place of a tensor. Any
+    other layer is given the joined context. Registered as a pytree (``torch.utils._pytree.register_pytree_node``), it
+    has gradients under ``memory="invert"`` as well.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (B, context channels, H, W) of the joined context."""
 
     def joined(self) -> Tensor:
-        """Return the context (B, context channels, H, W) that ``forward`` and ``inverse`` take."""
+        """Return the context (B, context channels, H, W) in one tensor."""
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Evaluate what depends on the context only, and return the rest of the network.
@@ -159,6 +170,10 @@ class SharedContext(Protocol):
             ``output(passed, part)``: the network's output for the passed channels of states that belong to this part
             of the samples, equally many successive ones each. ``passed`` is ``None`` inside an injector.
         """
+
+
+#: What a layer of this library takes as context.
+Context = Tensor | SharedContext | None
 
 
 @runtime_checkable
@@ -200,6 +215,11 @@ def supports(module: object, method: str, instead_of: tuple[str, ...] = ("forwar
             if name in own:
                 return False
     return False
+
+
+def is_shared(context: Any) -> TypeGuard[SharedContext]:
+    """Return whether a context is a :class:`SharedContext`, and not a tensor or what a layer of others takes."""
+    return not (context is None or isinstance(context, Tensor)) and hasattr(type(context), "joined")
 
 
 def watches_all() -> bool:

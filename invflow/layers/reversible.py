@@ -22,6 +22,7 @@ from invflow.layers._derived import LayerError
 from invflow.layers._drift import StoreDistance
 from invflow.layers._inversion import Chain, LayerGraph
 from invflow.layers._traces import SideEffects, next_node, sources
+from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import checked_latents, watches_all
 from invflow.ops._transforms import needs_reference
 
@@ -54,7 +55,7 @@ def encode_reversibly(
         layers: the layers in order, each with its name in messages.
         distance: says which states are stored.
         x: (B, C, H, W).
-        context: argument of every layer: a tensor, or a structure that holds tensors.
+        context: argument of every layer: a tensor, a shared context, or a structure that holds tensors.
 
     Raises:
         RuntimeError: in the backward pass, if a parameter has changed, a state cannot be reconstructed, or a second
@@ -70,7 +71,7 @@ def encode_reversibly(
         for position, (name, layer) in enumerate(layers):
             effects, since = SideEffects(layer, x.device), next_node()
             try:
-                z, log_det = layer(x, context)
+                z, log_det = layer(x, context_for(layer, context))
             except LayerError as error:
                 raise type(error)(f"{name}: {error}") from None
             results = [*checked_latents(z, layer, name), log_det]

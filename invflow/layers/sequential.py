@@ -12,11 +12,13 @@ from invflow._numerics import compute_dtype
 from invflow.layers._derived import LayerError
 from invflow.layers._drift import StoreDistance
 from invflow.layers._inversion import stages_of
-from invflow.layers.conditioning import condition
+from invflow.layers._together import Derivation, Together
+from invflow.layers.conditioning import condition, takes_shared
 from invflow.layers.folded import merge_maps
 from invflow.layers.folding import fold, folding, naming
 from invflow.layers.protocol import (
     ConditionedInverse,
+    Context,
     Fusable,
     InvertibleLayer,
     PendingCoupling,
@@ -25,6 +27,7 @@ from invflow.layers.protocol import (
     Stage,
     checked_latents,
     is_fusable,
+    is_shared,
     is_watched,
     num_latents_of,
     output_shapes_of,
@@ -71,6 +74,9 @@ class FlowSequential(nn.Module):
     of which the composition goes on with the last. A FlowSequential with such layers returns the list of all its
     latents in encode order, and its inverse takes that list. Without such layers it maps a tensor to a tensor.
 
+    A context may be a :class:`~invflow.layers.SharedContext`. Layers that do not take one are given the joined context,
+    which is then made once for all of them.
+
     The coupling of a :class:`FlowStep` and the channel map and injector of the next one are one pass over the state.
 
     ``memory="invert"`` keeps the input and the outputs only. The backward pass reconstructs every layer's input from
@@ -93,6 +99,8 @@ class FlowSequential(nn.Module):
         x (B, C, H, W) and one context for all layers -> z, a tensor or a list of tensors, and log_det (B,).
     """
 
+    takes_shared_context = True
+
     def __init__(self, layers: Iterable[nn.Module], *, memory: Literal["store", "invert"] = "store") -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -105,25 +113,29 @@ class FlowSequential(nn.Module):
                 raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
         self.memory = memory
         self.store_distance = StoreDistance()
+        self._derivation = Derivation()
 
     @property
     def num_latents(self) -> int:
         """Number of tensors that ``forward`` returns as latents."""
         return 1 + sum(num_latents_of(layer) - 1 for layer in self.layers)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Tensor]:
-        if self.memory == "invert" and builds_graph(self, x, context):
-            latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
-        else:
-            latents, log_det = self.encode(x, context)
+    def forward(self, x: Tensor, context: Context = None) -> tuple[Any, Tensor]:
+        inverts = self.memory == "invert" and builds_graph(self, x, context)
+        with self.deriving(x, whole=not inverts):
+            if inverts:
+                latents, log_det = encode_reversibly(self._single_layers(), self.store_distance, x, context)
+            else:
+                latents, log_det = self.encode(x, context)
         return latents if len(latents) > 1 else latents[0], _one_a_sample(log_det, latents[-1])
 
-    def encode(self, x: Tensor, context: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    def encode(self, x: Tensor, context: Context) -> tuple[list[Tensor], Tensor]:
         """Apply the layers in order and return all latents, in a list, and log_det.
 
         Args:
             x, context: as in ``forward``.
         """
+        given = _Given(context)
         latents: list[Tensor] = []
         total: Tensor | None = None
         pending: PendingCoupling | None = None
@@ -135,9 +147,9 @@ class FlowSequential(nn.Module):
                     x, log_det = pending.apply(x)
                     total, pending = log_det if total is None else total + log_det, None
                 if fusable:
-                    x, log_det, pending = cast(Fusable, layer).forward_fused(x, context, pending)
+                    x, log_det, pending = cast(Fusable, layer).forward_fused(x, given.to(layer), pending)
                 else:
-                    x, log_det = layer(x, context)
+                    x, log_det = layer(x, given.to(layer))
                     if isinstance(x, list | tuple) or num_latents_of(layer) > 1:
                         *leaving, x = checked_latents(x, layer, f"layer {position}")
                         latents += leaving
@@ -150,19 +162,30 @@ class FlowSequential(nn.Module):
         assert total is not None
         return [*latents, x], total
 
-    def inverse(self, z: Tensor | Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor | Sequence[Tensor], context: Context = None) -> tuple[Tensor, Tensor]:
         latents, x = self._state_of(z)
+        given = _Given(context)
         total: Tensor | None = None
         position = 0
         try:
-            for step in self.walk_inverse(latents):
-                position = step.position
-                x, log_det = step.layer.inverse(step.input(x), context)
-                total = log_det if total is None else total + log_det
+            with self.deriving(x):
+                for step in self.walk_inverse(latents):
+                    position = step.position
+                    x, log_det = step.layer.inverse(step.input(x), given.to(step.layer))
+                    total = log_det if total is None else total + log_det
         except LayerError as error:
             raise type(error)(f"layer {position}: {error}") from None
         assert total is not None
         return x, _one_a_sample(total, x)
+
+    def deriving(self, x: Tensor, *, whole: bool = True) -> Together:
+        """Return a context in which the channel maps of all flow steps are derived together, where that saves time.
+
+        Args:
+            x: a state that goes through the flow.
+            whole: derive maps with their gradients; false: only inverses and determinants of the weights.
+        """
+        return Together(self, self._derivation, x, whole=whole)
 
     def walk_inverse(self, latents: list[Tensor]) -> Iterator[InverseStep]:
         """Yield the layers from the last to the first, each with the latents that it factored out.
@@ -270,6 +293,22 @@ class FlowSequential(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
+
+
+class _Given:
+    """A context as the layers of one sequence are given it: a shared one is joined once."""
+
+    def __init__(self, context: Any) -> None:
+        self._context, self._joined = context, None
+        self._shared = is_shared(context)
+
+    def to(self, layer: nn.Module | InvertibleLayer) -> Any:
+        """Return the context for a layer."""
+        if not self._shared or takes_shared(layer):
+            return self._context
+        if self._joined is None:
+            self._joined = self._context.joined()
+        return self._joined
 
 
 def _one_a_sample(log_det: Any, x: Tensor) -> Tensor:

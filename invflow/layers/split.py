@@ -36,6 +36,7 @@ class Split(nn.Module):
     """
 
     num_latents = 2
+    takes_shared_context = True
 
     def __init__(self, channels: int, net: nn.Module | None = None) -> None:
         super().__init__()

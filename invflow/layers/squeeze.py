@@ -22,10 +22,11 @@ class Squeeze(nn.Module):
         factor: f, at least 2.
 
     Shape:
-        x (B, C, H, W) -> y (B, C f^2, H / f, W / f), log_det (B,).
+        x (B, C, H, W) -> y (B, C f^2, H / f, W / f), log_det (B,). A channels_last layout is kept.
     """
 
     num_latents = 1
+    takes_shared_context = True
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
@@ -38,6 +39,10 @@ class Squeeze(nn.Module):
         self._check_size(x.shape[2], x.shape[3])
         f, (batch, channels, height, width) = self.factor, x.shape
         # not pixel_unshuffle, which returns an empty batch in the shape it was given, and is slower
+        if _is_channels_last(x):
+            rows = x.permute(0, 2, 3, 1).reshape(batch, height // f, f, width // f, f, channels)
+            blocks = rows.permute(0, 1, 3, 5, 2, 4).reshape(batch, height // f, width // f, channels * f * f)
+            return blocks.permute(0, 3, 1, 2), self._log_det(x)
         blocks = x.reshape(batch, channels, height // f, f, width // f, f).permute(0, 1, 3, 5, 2, 4)
         return blocks.reshape(batch, channels * f * f, height // f, width // f), self._log_det(x)
 
@@ -46,6 +51,10 @@ class Squeeze(nn.Module):
         if not torch.jit.is_tracing() and z.shape[1] % self.factor**2:
             raise ValueError(f"Squeeze: channels of z must be divisible by {self.factor**2}, got {z.shape[1]}")
         f, (batch, channels, height, width) = self.factor, z.shape
+        if _is_channels_last(z):
+            rows = z.permute(0, 2, 3, 1).reshape(batch, height, width, channels // (f * f), f, f)
+            blocks = rows.permute(0, 1, 4, 2, 5, 3).reshape(batch, height * f, width * f, channels // (f * f))
+            return blocks.permute(0, 3, 1, 2), self._log_det(z)
         blocks = z.reshape(batch, channels // (f * f), f, f, height, width).permute(0, 1, 4, 2, 5, 3)
         return blocks.reshape(batch, channels // (f * f), height * f, width * f), self._log_det(z)
 
@@ -74,3 +83,8 @@ class Squeeze(nn.Module):
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Return whether channels are neighbours in memory, in all of a state or in a part of one. A trace does not ask."""
+    return not torch.jit.is_tracing() and x.stride(1) == 1 and not x.is_contiguous()

@@ -32,14 +32,15 @@ class ZeroConv2d(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # scales the few weights instead of the many results
+        return self._conv_forward(x, *self.merged())
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the one equal convolution. It scales the few weights, not the many results."""
         scale = (3.0 * self.log_scale).exp()
         assert self.bias is not None
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], self.bias * scale)
+        return self.weight * scale[:, None, None, None], self.bias * scale
 
     @folding
     def folded(self) -> nn.Conv2d:
         """Return the equal plain convolution: see :class:`~invflow.layers.Foldable`."""
-        scale = (3.0 * self.log_scale).exp()
-        assert self.bias is not None
-        return plain_conv(self, self.weight * scale[:, None, None, None], self.bias * scale)
+        return plain_conv(self, *self.merged())

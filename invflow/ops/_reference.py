@@ -18,8 +18,9 @@ __all__ = ["affine_coupling_reference", "channel_affine_reference", "flow_step_r
 def channel_affine_reference(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     """Compute :func:`invflow.channel_affine` in plain PyTorch; arguments and result as there."""
     device = x.device.type
-    # the meta device, for one, has no autocast; an exported program would keep a context that changes nothing
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # An exported program would keep a context that changes nothing. Whether there is an autocast is not asked of torch:
+    # the compiler of torch 2.11 cannot trace the question.
+    autocast = device != "meta" and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         inner = x.to(matrix.dtype)
         # a convolution refuses a state without pixels; a trace would warn of the question

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
+from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes, write_text
 from sr_models.networks.rrdb import RRDBEncoder
@@ -30,6 +31,7 @@ __all__ = [
     "create_described",
     "create_stored",
     "describe_file",
+    "load",
     "load_encoder",
     "load_model",
     "read_file",
@@ -87,13 +89,29 @@ def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
     Args:
         path: a file that :func:`save_model` wrote, the folder of a training run, or a checkpoint in it
             (``RUN/checkpoints/last.ckpt``, in short ``RUN/last``). A folder stands for ``model.safetensors`` if the run
-            has ended, else for the newest checkpoint that can be read. A log message names the files that cannot.
+            has ended, else for the newest checkpoint that can be read. A log message names the files that cannot. The
+            name of a model that comes with this package stands for its weights, in float32.
 
     Raises:
         FileNotFoundError: a file is missing, or a folder holds no weights.
         ValueError: files that cannot be read, that do not fit each other, or whose values are not finite.
     """
     return create_stored(read_weights(path))
+
+
+def load(name: str) -> SuperResolutionFlow:
+    """Load a model that comes with this package: ``load("srflow-da-tiny")``, ready to sample, on the CPU, in float32.
+
+    Args:
+        name: one of :func:`sr_models.checkpoints.shipped.shipped_models`. :func:`load_model` reads other files.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    file = shipped_file(name)
+    if file is None:
+        raise ValueError(f"name must be one of {', '.join(map(repr, shipped_models()))}, got {name!r}")
+    return load_model(file).float()
 
 
 def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
@@ -122,6 +140,9 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
         ValueError: files that cannot be read, or whose values are not finite.
     """
     files = weights_of_run(path) or [Path(path)]
+    if not files[0].exists() and (shipped := shipped_file(path)):
+        stored = _read_one(shipped)
+        return stored._replace(tensors={name: _single(tensor) for name, tensor in stored.tensors.items()})
     if len(files) == 1:
         return _read_one(files[0])
     errors: list[str] = []
@@ -135,6 +156,11 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
             _logger.warning("%s; %s takes its place", line, file)
         return stored
     raise ValueError("; ".join(errors))
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return what is in half precision to save space in the precision for computing."""
+    return tensor.float() if tensor.dtype is torch.float16 else tensor
 
 
 def _read_one(path: Path) -> StoredWeights:

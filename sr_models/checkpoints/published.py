@@ -110,7 +110,7 @@ def published_layout(model: SuperResolutionFlow) -> Layout:
 
 def _publication_of(model: SuperResolutionFlow) -> Publication:
     publication = get_plugin(model.name).published
-    if publication is None or not publication.covers(model.config):
+    if publication is None or model.base != "none" or not publication.covers(model.config):
         raise ValueError(f"the published implementations have no {model.name} like this one")
     return publication
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["usable_device"]
+__all__ = ["check_worthwhile", "usable_device"]
 
 
 def usable_device(name: str) -> torch.device:
@@ -32,6 +32,12 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0][:200]}") from None
     return device
+
+
+def check_worthwhile(precision: str, device: torch.device) -> None:
+    """Raise ``ValueError`` for float16 on a CPU, where its convolutions take twice as long as in float32 and more."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision fp16 is for GPUs, and slower than fp32 on a CPU; choose fp32, bf16 or auto")
 
 
 def _usable() -> list[str]:

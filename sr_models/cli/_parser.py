@@ -21,12 +21,13 @@ __all__ = ["CommandParser", "environment_prefix", "parse"]
 def parse(program: str, command: ModuleType, options: Sequence[str]) -> dict[str, Any]:
     """Parse the options of a command; ``--help`` prints the help and exits.
 
-    Names may be written with dashes or underscores. A command with an option ``--config`` takes settings from these
+    Names may be written with dashes or underscores, those of one letter with one dash. Values at the beginning belong
+    to the command's ``FIRST_OPTION``. A command with an option ``--config`` takes settings from these
     YAML files and from environment variables too: options win over variables, and variables over files.
 
     Args:
         program: what the user types before the options.
-        command: the command's module, with ``run`` and perhaps ``add_arguments``.
+        command: the command's module, with ``run`` and perhaps ``add_arguments`` and ``FIRST_OPTION``.
         options: what the user typed.
 
     Returns:
@@ -50,6 +51,9 @@ def parse(program: str, command: ModuleType, options: Sequence[str]) -> dict[str
         if getattr(action, "_typehint", None) is bool:
             # --strict alone says yes
             action.nargs, action.const = "?", True
+    first = getattr(command, "FIRST_OPTION", None)
+    if first and options and not options[0].startswith("-"):
+        options = [first, *options]
     given = _canonical(parser, options)
     names = {name.removeprefix("--") for name in _long_options(parser)}
     if "config" in names:
@@ -95,6 +99,8 @@ def _canonical(parser: ArgumentParser, options: Sequence[str]) -> list[str]:
     known = parser._option_string_actions
     result = []
     for option in options:
+        if (short := re.match(r"-[a-z](?==|$)", option)) and f"-{short[0]}" in known:
+            option = f"-{option}"
         match = re.match(r"(--[\w-]+)([.+=].*)?$", option, re.DOTALL)
         if match is None or match[1] in known:
             result.append(option)

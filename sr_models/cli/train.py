@@ -19,6 +19,7 @@ def run(
     devices: Literal["auto"] | int | list[int],
     strategy: str,
     workers: int,
+    disk_cache: float,
     resume: str,
     check: bool,
     stages: list[dict[str, Any]] | None,
@@ -56,7 +57,7 @@ def run(
     planned = plan_stages(settings, stages) if stages is not None else []
     alone = None if planned else TrainingConfig(**settings)
     if check:
-        _check(stage_runs(planned, output) if alone is None else {Path(output): alone}, workers)
+        _check(stage_runs(planned, output) if alone is None else {Path(output): alone}, workers, disk_cache)
         return
     accelerator, colon, number = device.partition(":")
     if colon and devices == "auto" and number.isdecimal():
@@ -70,6 +71,7 @@ def run(
         "devices": devices,
         "strategy": strategy,
         "workers": workers,
+        "disk_cache": disk_cache,
         "resume": resume,
     }
     path = train_stages(planned, output, **placement) if alone is None else train_model(alone, output, **placement)
@@ -103,6 +105,13 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare crops, for each device")
     parser.add_argument(
+        "--disk_cache",
+        type=float,
+        default=30.0,
+        help="GB of decoded photographs that are kept in the user's cache folder, for later epochs and runs, if they "
+        "take more than 128 MiB; half of the free space stays free; 0: none",
+    )
+    parser.add_argument(
         "--resume",
         type=Literal["auto", "never", "other_data"],
         default="auto",
@@ -115,7 +124,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.completed = _with_recipe
 
 
-def _check(runs: dict[Path, TrainingConfig], threads: int) -> None:
+def _check(runs: dict[Path, TrainingConfig], threads: int, disk_cache: float) -> None:
     """Print what can be known about runs before they begin."""
     from tqdm import tqdm
 
@@ -123,7 +132,7 @@ def _check(runs: dict[Path, TrainingConfig], threads: int) -> None:
 
     decoded = set()
     for folder, config in runs.items():
-        check = RunCheck(config)
+        check = RunCheck(config, disk_cache)
         print("\n".join([f"{folder}:", *check.lines()]), flush=True)
         images = (config.images, config.lr_images, config.val_images, config.val_lr_images, config.crop)
         if images in decoded:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from sr_models.data.kept import DISK_CACHE
 from sr_models.data.memory import Memory
 from sr_models.data.photographs import Photographs, UnreadableImage
 from sr_models.degradations import degrade
@@ -54,6 +55,8 @@ class RandomCrops(Dataset[Item]):
         degradation: name of the registered degradation that makes them.
         rotate: turn crops by 0, 90, 180 or 270 degrees, besides flips from left to right.
         strict: an image that cannot be used is an error.
+        disk_cache: GB of decoded images that are kept on the disk if there are many
+            (:class:`sr_models.data.kept.KeptImages`); 0: none. Crops do not depend on it.
 
     Attributes:
         listing: the images, and what is not used.
@@ -84,12 +87,14 @@ class RandomCrops(Dataset[Item]):
         degradation: str = "bicubic",
         rotate: bool = True,
         strict: bool = False,
+        disk_cache: float = DISK_CACHE,
     ) -> None:
         _check(crop, scale, lr_images, degradation)
         self.scale, self.crop, self.length, self.seed = scale, crop, length, check_seed(seed)
         self.degradation, self.rotate = degradation, rotate
         self._photographs = Photographs(images, scale=scale, crop=crop, lr_images=lr_images, strict=strict)
-        self.listing, self.notes = self._photographs.listing, self._photographs.notes
+        self.listing = self._photographs.listing
+        self.notes = self._photographs.notes + self._photographs.keep_decoded(disk_cache)
         self.fingerprint = self._photographs.fingerprint
         self._memory = Memory()
 

@@ -33,6 +33,9 @@ class Memory:
             self._kept.move_to_end(key)
             return self._kept[key]
         arrays = make()
+        if all(isinstance(array, np.memmap) for array in arrays):
+            # the system keeps them, for all processes together
+            return arrays
         size = _size(arrays)
         worker = get_worker_info()
         limit = LIMIT // (worker.num_workers if worker else 1)

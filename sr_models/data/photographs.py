@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from sr_models.data.kept import KeptImages
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
 from sr_models.data.packing import open_images, packing_hint
 from sr_models.io.images import read_image
@@ -49,15 +51,36 @@ class Photographs:
     ) -> None:
         self.scale, self.crop = scale, crop
         source = find_high(images, split=split)
+        self._read_high: Callable[[Path], np.ndarray]
         self.listing, self._read_high = open_images(source, smallest=crop, strict=strict)
         self.fingerprint = self.listing.fingerprint
         self.low: Listing | None = None
+        self._read_low: Callable[[Path], np.ndarray] = read_image
         self.notes = self.listing.summary()
         if lr_images is not None:
             sub = any(part.endswith("_sub") for part in source.parts)
             self._pair(find_low(lr_images, scale=scale, split=split, sub=sub), strict)
-        if split == "train" and self._read_high is read_image:
-            self.notes += packing_hint(self.listing)
+
+    def keep_decoded(self, limit: float) -> list[str]:
+        """Keep decoded images on the disk, :class:`sr_models.data.kept.KeptImages`. Packs need no copy.
+
+        Args:
+            limit: GB that they may take; 0: none.
+
+        Returns:
+            Lines that say to the user what is kept, and what decoding costs otherwise.
+        """
+        listings = [self.listing] if self._read_high is read_image else []
+        if self.low is not None and self._read_low is read_image:
+            listings.append(self.low)
+        kept = KeptImages(listings, limit)
+        if not kept.active:
+            return kept.notes + (packing_hint(self.listing) if self.listing in listings else [])
+        if self._read_high is read_image:
+            self._read_high = kept.read
+        if self.low is not None and self._read_low is read_image:
+            self._read_low = kept.read
+        return kept.notes
 
     def _pair(self, low_source: Path, strict: bool) -> None:
         low, self._read_low = open_images(low_source, strict=strict)

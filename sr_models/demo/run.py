@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model
 from sr_models.demo.photographs import PHOTOGRAPHS, unpack_photographs
+from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.evaluate import evaluate_model, score_samples
 from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.pairs import load_pair
@@ -20,7 +21,6 @@ from sr_models.evaluation.report.page import write_report
 from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.evaluation.scores import Scores, mean_scores, write_scores
 from sr_models.io.images import find_images, write_image
-from sr_models.io.resize import imresize
 from sr_models.training.config import TrainingConfig
 from sr_models.training.run import train_model
 
@@ -81,9 +81,10 @@ def run_demo(output: str | os.PathLike[str], *, steps: int, seed: int, samples: 
     pictures: dict[str, PhotographPictures] = {}
     for path in find_images(test_folder):
         lr, hr = load_pair(path, model.scale)
-        bicubic = imresize(lr, model.scale)
-        pictures[path.stem] = PhotographPictures(path.stem, lr, bicubic, hr, {})
-        rows.setdefault("bicubic", []).append(score_samples(path.name, [bicubic], hr, model.scale, distance))
+        baselines = baseline_images(lr, model.scale)
+        pictures[path.stem] = PhotographPictures(path.stem, lr, baselines["bicubic"], hr, {})
+        for label, image in baselines.items():
+            rows.setdefault(label, []).append(score_samples(path.name, [image], hr, model.scale, distance))
     for temperature in TEMPERATURES:
         label = f"temperature {temperature:g}"
 

@@ -23,6 +23,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
 from sr_models.flow.tiling import LEAST_TILE
 from sr_models.io.images import to_tensor, to_uint8
+from sr_models.networks.precision import Precision, network_dtype, network_precision, resolved
 from sr_models.seeds import check_seed
 
 __all__ = ["evaluate_model", "score_samples"]
@@ -67,6 +68,7 @@ def evaluate_model(
     distance: Distance | None = None,
     on_explode: OnExplode = "resample",
     tile: int | None = None,
+    precision: Precision = "fp32",
     record: ScoreRecord | None = None,
     on_image: Callable[[Path, np.ndarray, list[np.ndarray], np.ndarray], None] | None = None,
 ) -> list[Scores]:
@@ -86,6 +88,7 @@ def evaluate_model(
         on_explode: as for :meth:`SuperResolutionFlow.sample`.
         tile: as for :meth:`SuperResolutionFlow.sample`. The likelihood is that of the whole image nevertheless, and NaN
             if that does not fit into memory.
+        precision: as for :meth:`SuperResolutionFlow.sample`, for the likelihood too.
         record: keeps the scores of every image as soon as they are known. Images that it knows already are not scored
             again. An image that cannot be read, that explodes or that does not fit into memory is noted there. None: it
             is an error.
@@ -100,6 +103,8 @@ def evaluate_model(
         ExplosionError: a sample that exploded, without a record.
     """
     _check_sampling(model, samples, temperature, seed, on_explode, tile)
+    like = next(model.parameters())
+    dtype = network_dtype(precision, like.device, like.dtype)
     pairs, unreadable = find_pairs(images, model.scale, lr_images)
     strict = record is None
     if strict and unreadable:
@@ -117,6 +122,8 @@ def evaluate_model(
         "on_explode": on_explode,
         "tile": tile,
         "lr_images": "reduced" if lr_images is None else "given",
+        # a record in float32 says nothing of it, as records before there was a choice
+        **({} if dtype is None else {"precision": resolved(precision, like.device)}),
     }
     record.begin(settings, pairs)
     for name, reason in unreadable.items():
@@ -126,10 +133,17 @@ def evaluate_model(
         for pair in pending:
             try:
                 lr, hr = load_pair(pair.hr, model.scale, pair.lr)
-                lr_tensor = to_tensor(lr)[None].to(next(model.parameters()))
-                nll = _likelihood(model, to_tensor(hr)[None].to(lr_tensor), lr_tensor, tiled=tile is not None)
+                lr_tensor = to_tensor(lr)[None].to(like)
+                with network_precision(dtype, like.device):
+                    nll = _likelihood(model, to_tensor(hr)[None].to(lr_tensor), lr_tensor, tiled=tile is not None)
                 batch = model.sample(
-                    lr_tensor, samples, temperature=temperature, seed=seed, on_explode=on_explode, tile=tile
+                    lr_tensor,
+                    samples,
+                    temperature=temperature,
+                    seed=seed,
+                    on_explode=on_explode,
+                    tile=tile,
+                    precision=precision,
                 )[0]
                 drawn = [to_uint8(sample) for sample in batch]
                 row = score_samples(pair.name, drawn, hr, model.scale, distance, nll)

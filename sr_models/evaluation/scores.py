@@ -48,13 +48,13 @@ def mean_scores(scores: Sequence[Scores], name: str = "mean") -> Scores:
     return Scores(image=name, **means)
 
 
-def scores_table(scores: Sequence[Scores], distance_name: str) -> str:
-    """Format the scores as an aligned text table with their mean in the last row."""
+def scores_table(scores: Sequence[Scores], distance_name: str, baselines: Sequence[Scores] = ()) -> str:
+    """Format scores as an aligned text table: one row an image, their mean, and the means of baselines."""
     header = ["image", "NLL b/dim", "PSNR", "SSIM", "LR-PSNR", "worst", f"diversity({distance_name})", distance_name]
     rows = [header] + [
         [
             row.image,
-            f"{row.nll:.3f}",
+            "" if np.isnan(row.nll) and row in baselines else f"{row.nll:.3f}",
             f"{row.psnr:.2f}",
             f"{row.ssim:.4f}",
             f"{row.lr_psnr:.2f}",
@@ -62,7 +62,7 @@ def scores_table(scores: Sequence[Scores], distance_name: str) -> str:
             f"{row.diversity:.2f}",
             f"{row.distance:.4f}",
         ]
-        for row in [*scores, mean_scores(scores)]
+        for row in [*scores, mean_scores(scores), *baselines]
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -7,19 +7,22 @@ Channels of u that are a smaller map enlarged by pixel repetition are convolved 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree
 
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
-from sr_models.networks.coupling import ConvActNorm
+from invflow.ops._transforms import needs_reference
+from sr_models.flow.merged_convs import MergedConvs, networks_of
+from sr_models.networks.coupling import ConvActNorm, CouplingNet
+from sr_models.networks.inference import prepared_rest, prepared_weight
 from sr_models.networks.rrdb import Features
 
 __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
@@ -44,15 +47,44 @@ class LevelContext:
     Attributes:
         features: features of the low-resolution images.
         noise: (B, N, H, W), condition of noise-conditional layers; ``None`` leaves them out.
+        merged: convolutions of the features for several networks; ``None``: every network has one of its own.
     """
 
     features: Features
     noise: Tensor | None = None
+    merged: MergedConvs | None = field(default=None, compare=False)
 
     @property
     def channels(self) -> int:
         """Number of channels of the joined context."""
         return self.features.channels + (0 if self.noise is None else self.noise.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (B, C, H, W) of the joined context."""
+        batch, _, height, width = self.features.own.shape
+        return batch, self.channels, height, width
+
+    def without_noise(self) -> LevelContext:
+        """Return the context of layers that see the features only."""
+        return self if self.noise is None else replace(self, noise=None)
+
+    def merged_for(self, level: nn.Module) -> LevelContext:
+        """Return the context for one forward pass of a level, whose networks share convolutions where it pays."""
+        own = self.features.own
+        if not _merges(own) or torch.compiler.is_compiling() or needs_reference():
+            return self
+        networks = networks_of(level, self.features.channels)
+        pixels = own.shape[0] * own.shape[2] * own.shape[3]
+        return replace(self, merged=MergedConvs(networks, self._split, partial(features_conv, self.features), pixels))
+
+    def _split(self, net: nn.Module) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return weights of passed channels and features, and the bias, of a first convolution that may be split."""
+        if not _is_split(net):
+            return None
+        weight, bias = _first_weights(net)
+        count = self.features.channels
+        return *weight.split((weight.shape[1] - count, count), 1), bias
 
     def joined(self) -> Tensor:
         """Return the context of the level's layers, in one tensor (B, C, H, W): features, then noise."""
@@ -62,8 +94,10 @@ class LevelContext:
     def conv(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the 3x3 convolution, zero-padded, of the joined context: see :func:`features_conv`."""
         count = self.features.channels
-        y = features_conv(self.features, weight[:, :count], bias)
-        return y if self.noise is None else y + F.conv2d(self.noise, weight[:, count:], padding=1)
+        if self.noise is None:
+            return features_conv(self.features, weight, bias)
+        of_features, of_noise = weight.split((count, self.noise.shape[1]), 1)
+        return features_conv(self.features, of_features, bias) + F.conv2d(self.noise, of_noise, padding=1)
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
@@ -74,7 +108,7 @@ class LevelContext:
         Returns:
             ``output(passed, images)``, as in :class:`ConditionedNet`.
         """
-        if isinstance(net, SplitNet) and supports(net, "rest") and _may_split(net) and not _waits(net):
+        if _is_split(net):
             return ConditionedNet(net, self)
         joined = self.joined()
 
@@ -94,13 +128,27 @@ class ConditionedNet:
     """
 
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
-        weight, bias = _first_weights(net)
-        passed = weight.shape[1] - context.channels
-        self._weight = weight[:, :passed]
-        self._conv = partial(context.conv, weight[:, passed:], bias)
+        merged = None if context.noise is not None else context.merged
+        taken = None if merged is None else merged.take(cast(nn.Module, net))
+        self._conv: Callable[[], Tensor]
+        if taken is None:
+            weight, bias = _first_weights(net)
+            # one node in the graph, whose gradient is one tensor, for both parts
+            self._weight, of_context = weight.split((weight.shape[1] - context.channels, context.channels), 1)
+            self._conv = partial(context.conv, of_context, bias)
+        else:
+            self._weight, part = taken
+            # a copy, since the part of another tensor must not be overwritten
+            self._conv = partial(part.clone, memory_format=_layout_of(context.features.own))
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
-        self._shared = self._conv() if passed else None
-        self._rest = net.rest
+        self._shared = None
+        if self._weight.shape[1]:
+            self._shared = self._conv() if taken is None else taken[1]
+        self._rest: Callable[[Tensor], Tensor] = net.rest
+        if not torch.is_grad_enabled():
+            # once for all chunks of states
+            self._weight = prepared_weight(self._weight)
+            self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
 
     def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
         """Return the output for states of some of the images.
@@ -111,12 +159,53 @@ class ConditionedNet:
             images: B' of the B images.
         """
         if passed is None:
-            return self._rest(self._conv()[images])
+            return self._rest(_part(self._conv(), images))
         assert self._shared is not None
-        h = F.conv2d(passed, self._weight, padding=1)
-        shared = self._shared[images]
+        shared = _part(self._shared, images)
+        h = F.conv2d(_in_layout_of(shared, passed), self._weight, padding=1)
+        if len(shared) == len(h):
+            return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
+        # (images, states of each, C, H, W)
         h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
         return self._rest(h)
+
+
+def _part(x: Tensor, images: slice) -> Tensor:
+    """Return the part of some images, or ``x`` itself for all: a view would be copied when it is overwritten."""
+    return x if images == slice(None) else x[images]
+
+
+def _parts_of(context: LevelContext) -> tuple[list[Tensor | None], int]:
+    return [context.features.own, context.features.stacked, context.noise], context.features.repeat
+
+
+def _context_of(parts: Iterable[Any], repeat: Any) -> LevelContext:
+    own, stacked, noise = parts
+    return LevelContext(Features(own, stacked, repeat), noise)
+
+
+# so that memory="invert" finds its tensors
+_pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
+
+
+def _in_layout_of(other: Tensor, x: Tensor) -> Tensor:
+    """Return ``x`` in the layout of ``other``, so that a convolution's result can be added to it without a detour."""
+    return x.contiguous(memory_format=_layout_of(other))
+
+
+def _layout_of(x: Tensor) -> torch.memory_format:
+    last = x.stride(1) == 1 and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _merges(x: Tensor) -> bool:
+    """Return whether one convolution is faster than several: not on a CPU, which is as busy with one network's."""
+    return not x.is_cpu
+
+
+def _is_split(net: nn.Module) -> TypeGuard[SplitNet]:
+    """Return whether a network's first convolution may be evaluated apart from the rest now."""
+    return isinstance(net, SplitNet) and supports(net, "rest") and _may_split(net) and not _waits(net)
 
 
 def _first_weights(net: SplitNet) -> tuple[Tensor, Tensor | None]:
@@ -152,46 +241,37 @@ def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Te
     Returns:
         (B, out, H, W).
     """
-    own = features.own.shape[1]
-    y = F.conv2d(features.own, weight[:, :own], bias, padding=1)
-    if features.stacked is not None:
-        _add_enlarged_conv(y, features.stacked, weight[:, own:], features.repeat)
-    return y
+    if features.stacked is None:
+        return F.conv2d(features.own, weight, bias, padding=1)
+    of_own, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
+    y = F.conv2d(features.own, of_own, bias, padding=1)
+    return y.add_(_enlarged_conv(features.stacked, of_stacked, features.repeat))
 
 
-class _Phases(NamedTuple):
-    """Repetitions of a pixel along one axis that see the same pixels of the map before the enlargement.
+def _enlarged_conv(x: Tensor, weight: Tensor, repeat: int) -> Tensor:
+    """Compute the 3x3 convolution of ``x`` enlarged by pixel repetition, without enlarging it.
 
-    Attributes:
-        taps: for every repetition, and each pixel that it sees, the taps of the three that fall on the pixel.
-        positions: positions of the repetitions, the last counted from the end.
+    Repetition is a transposed convolution with ones, so both together are one. A pixel takes 4 taps instead of 9 for
+    ``repeat`` = 2, and 9 / 4 for 4.
+
+    Args:
+        x: (B, C, h, w).
+        weight: (out, C, 3, 3).
+        repeat: repetitions of a pixel in both directions.
+
+    Returns:
+        (B, out, repeat h, repeat w).
     """
-
-    taps: tuple[tuple[tuple[int, int, int], ...], ...]
-    positions: tuple[slice, ...]
-
-
-#: The first repetition sees the pixel before and its own pixel, the last one its own and the one after.
-_OUTER = _Phases((((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1))), (slice(0, 1), slice(-1, None)))
-#: All repetitions between them see their own pixel.
-_INNER = _Phases((((1, 1, 1),),), (slice(1, -1),))
+    taps = repeat + 2
+    # (9, taps^2): which of the 3x3 taps fall on a tap of the transposed convolution; in float32, as all weights
+    with torch.autocast(weight.device.type, enabled=False):
+        kernel = weight.flatten(2) @ _box(repeat, weight)
+    return F.conv_transpose2d(x, kernel.unflatten(2, (taps, taps)).transpose(0, 1), stride=repeat, padding=1)
 
 
-def _add_enlarged_conv(y: Tensor, x: Tensor, weight: Tensor, repeat: int) -> None:
-    """Add to ``y`` the 3x3 convolution of ``x`` enlarged by pixel repetition, computed without enlarging it.
-
-    A pixel takes 4 taps instead of 9 for ``repeat`` = 2, and on average 25 / 16 for 4.
-    """
-    height, width = x.shape[2:]
-    # (B, out, H, repeat, W, repeat)
-    target = y.unflatten(3, (width, repeat)).unflatten(2, (height, repeat))
-    kinds = [_OUTER] if repeat == 2 else [_OUTER, _INNER]
-    for rows, columns in itertools.product(kinds, kinds):
-        taps = weight.new_tensor(rows.taps), weight.new_tensor(columns.taps)
-        # all repetitions of the kind in one convolution: (p, q, out, channels, rows seen, columns seen)
-        kernel = torch.einsum("pai,qbj,ocij->pqocab", *taps, weight)
-        part = F.conv2d(x, kernel.flatten(0, 2), padding=(kernel.shape[4] - 1, kernel.shape[5] - 1))
-        part = part.unflatten(1, kernel.shape[:3])
-        for (p, row), (q, column) in itertools.product(enumerate(rows.positions), enumerate(columns.positions)):
-            piece = part[:, p, q, :, p : p + height, q : q + width]
-            target[:, :, :, row, :, column].add_(piece[:, :, :, None, :, None])
+def _box(repeat: int, like: Tensor) -> Tensor:
+    """Return (9, (repeat + 2)^2): 1 where a tap of a 3x3 convolution is part of one of the transposed convolution."""
+    first = torch.arange(3, device=like.device)[:, None]
+    distance = torch.arange(repeat + 2, device=like.device) + first - 2
+    line = ((distance >= 0) & (distance < repeat)).to(like.dtype)
+    return (line[:, None, :, None] * line[:, None, :]).reshape(9, -1)

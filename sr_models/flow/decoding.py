@@ -14,9 +14,11 @@ from sr_models.flow.explosions import Watch
 
 __all__ = ["decode_levels"]
 
-#: States that go through a layer together have about this many pixels: the hidden channels of a network then fit a
-#: cache, and need memory that does not depend on the number of states.
-_CHUNK_PIXELS = 2**14
+#: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
+#: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
+_CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
+#: Pixels of high resolution that an accelerator decodes together: enough to be busy, and of some gigabytes at most.
+_BLOCK_PIXELS = 2**22
 
 
 def decode_levels(
@@ -38,7 +40,8 @@ def decode_levels(
         (B M, 3, scale h, scale w).
     """
     for number, level in reversed(list(enumerate(levels, 1))):
-        latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
+        with level.deriving(latents[-1]):
+            latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
     return latents.pop()
 
 
@@ -48,12 +51,16 @@ def _decode_level(
     x = latents.pop()
     count = len(x)
     own = context.features.own
+    limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
+    pixels = own.shape[2] * own.shape[3]
+    # that of the features: a state in another layout would be copied for every convolution
     layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    chunks = list(_chunks(len(own), count // max(len(own), 1), own.shape[2] * own.shape[3]))
+    chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
     for step in level.walk_inverse(latents):
+        step = step._replace(leaving=[latent.contiguous(memory_format=layout) for latent in step.leaving])
         inverse = condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
             state = inverse(step.input(states[number], part), images)
@@ -72,9 +79,30 @@ def _decode_level(
     return result
 
 
-def _chunks(images: int, states: int, pixels: int) -> Iterator[tuple[slice, slice]]:
-    """Yield images, and states of them, to process together: several images with all their states, or states of one."""
-    together = max(_CHUNK_PIXELS // max(pixels, 1), 1)
+def sample_blocks(samples: int, pixels: int) -> list[range]:
+    """Divide samples into blocks that a GPU decodes one after the other, of one size if possible.
+
+    Args:
+        samples: number of samples, at least 1.
+        pixels: pixels of high resolution that one sample takes.
+    """
+    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), 1))
+    # a last block of another size could not use the graph of the others
+    count = next((count for count in range(least, 2 * least) if samples % count == 0), least)
+    size = -(-samples // count)
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def _chunks(images: int, states: int, pixels: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Yield images, and states of them, to process together: several images with all their states, or states of one.
+
+    Args:
+        images: number of images.
+        states: number of states of each image.
+        pixels: number of pixels of a state.
+        limit: number of pixels of the states that are processed together, if one state has not more.
+    """
+    together = max(limit // max(pixels, 1), 1)
     if together >= states:
         step = together // max(states, 1)
         for image in range(0, max(images, 1), step):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+from invflow._numerics import reads_freely
 
 __all__ = ["LIMIT", "Explosion", "ExplosionError", "OnExplode", "Watch", "check_on_explode"]
 
@@ -38,7 +40,7 @@ class Explosion(NamedTuple):
 
 
 class Watch:
-    """Look at every layer's result while decoding, in one pass over the state.
+    """Look at every layer's result while decoding, in one pass over the state, without waiting for its device.
 
     Args:
         clamp: limit the activations to :data:`LIMIT`, or to the largest number of their dtype if that is less, and put
@@ -46,16 +48,18 @@ class Watch:
         on_layer: called after every layer with the number of pixels that it made.
 
     Attributes:
-        found: number of the state -> its first explosion.
+        seen: for every state that was looked at, in order: its layer, and its largest activation on its device.
+        pixels: number of pixels that all layers have made.
     """
 
     def __init__(self, *, clamp: bool = False, on_layer: Callable[[int], None] | None = None) -> None:
         self.clamp = clamp
         self.on_layer = on_layer
-        self.found: dict[int, Explosion] = {}
+        self.seen: list[Seen] = []
+        self.pixels = 0
 
     def __call__(self, state: Tensor, first: int, level: int, layer: int) -> Tensor:
-        """Record the states that exceed the limit, and return the states to go on with.
+        """Note the largest activations, and return the states to go on with.
 
         Args:
             state: (B, C, H, W), after the layer's inverse.
@@ -64,18 +68,54 @@ class Watch:
         """
         if not state.numel():
             return state
-        if self.on_layer is not None:
-            self.on_layer(state[:, 0].numel())
+        self._count(state[:, 0].numel())
         values = state.detach()
-        # in float64, because the limit is infinite in float16
-        largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3))).double()
-        exploded = (~(largest <= LIMIT)).nonzero().flatten().tolist()
-        for index in exploded:
-            self.found.setdefault(first + index, Explosion(level, layer, float(largest[index])))
-        if exploded and self.clamp:
-            limit = min(LIMIT, torch.finfo(state.dtype).max)
-            return state.nan_to_num(0.0).clamp(-limit, limit)
-        return state
+        # in float32, because the limit is infinite in float16
+        largest = torch.maximum(values.amax((1, 2, 3)), -values.amin((1, 2, 3)))
+        largest = largest if largest.dtype == torch.float64 else largest.float()
+        self.seen.append(Seen(first, level, layer, largest))
+        if not self.clamp or (reads_freely(largest) and bool((largest <= LIMIT).all())):
+            return state
+        limit = min(LIMIT, torch.finfo(state.dtype).max)
+        return state.nan_to_num(0.0).clamp_(-limit, limit)
+
+    def add(self, seen: Iterable[Seen], pixels: int) -> None:
+        """Note what was seen elsewhere, when the same layers made so many pixels."""
+        self.seen += seen
+        self._count(pixels)
+
+    def _count(self, pixels: int) -> None:
+        self.pixels += pixels
+        if self.on_layer is not None:
+            self.on_layer(pixels)
+
+    @property
+    def found(self) -> dict[int, Explosion]:
+        """Return the first explosion of every state that has one, by its number. This waits for the device."""
+        found: dict[int, Explosion] = {}
+        if self.seen:
+            values = iter(torch.cat([each.largest for each in self.seen]).tolist())
+            for first, level, layer, largest in self.seen:
+                for index in range(first, first + len(largest)):
+                    value = next(values)
+                    if not value <= LIMIT:
+                        found.setdefault(index, Explosion(level, layer, value))
+        return found
+
+
+class Seen(NamedTuple):
+    """What a layer has made of some states.
+
+    Attributes:
+        first: number of the first of them.
+        level, layer: as in :class:`Explosion`.
+        largest: their largest absolute activations, NaN for a state with a NaN.
+    """
+
+    first: int
+    level: int
+    layer: int
+    largest: Tensor
 
 
 def check_on_explode(on_explode: str) -> None:

@@ -37,8 +37,10 @@ class Decoder(nn.Module):
         """
         model, states = self.model, list(latents)
         noise = lr.new_zeros(lr.shape[0], 1, 1, 1) if model.noise_channels else None
-        for level, context in reversed(list(zip(model._levels(), model.contexts(lr, noise), strict=True))):
+        contexts = model.level_contexts(lr, noise)
+        for level, context in reversed(list(zip(model._levels(), contexts, strict=True))):
             count = level.num_latents
-            x, _ = level.inverse(states[-count:], context)
+            x, _ = level.inverse(states[-count:], context.joined())
             states[-count:] = [x]
-        return states[0].clamp(0, 1)
+        base = model.base_image(lr, contexts)
+        return (states[0] if base is None else states[0] + base).clamp(0, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ __all__ = ["draw_latents", "interpolate", "temperatures_of", "transfer"]
 
 #: Below this angle the two ways to interpolate are the same to rounding, and the spherical one divides by zero.
 _SMALLEST_ANGLE = 1e-4
+#: So many numbers take longer to draw than threads to start.
+_WORTH_THREADS = 2**17
 
 
 def temperatures_of(temperature: float | Sequence[float], latents: int) -> list[float]:
@@ -48,6 +51,8 @@ def draw_latents(
     temperature: float | Sequence[float],
     seed: int,
     attempt: int = 0,
+    *,
+    pinned: bool = False,
 ) -> list[Tensor]:
     """Draw the latents of samples. Those of a sample depend on neither the batch nor the number of samples.
 
@@ -57,6 +62,7 @@ def draw_latents(
         temperature: standard deviation, one number or one a latent.
         seed: in 0..2^31 - 1.
         attempt: number of the draw; every attempt gives other latents.
+        pinned: return tensors in pinned memory, from which a copy to a GPU does not wait.
 
     Returns:
         Normal values (number of samples, C, H, W) for every latent, float32, on the CPU.
@@ -67,15 +73,25 @@ def draw_latents(
     """
     temperatures = temperatures_of(temperature, len(shapes))
     generators = [random_stream(seed, "latents", index, attempt) for index in samples]
-    return [
-        torch.stack(
-            [
-                value * torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-                for generator in generators
-            ]
-        )
-        for value, shape in zip(temperatures, shapes, strict=True)
+    latents = [
+        torch.empty((len(generators), *shape), dtype=torch.float32, device="cpu", pin_memory=pinned) for shape in shapes
     ]
+
+    def draw(index: int) -> None:
+        for value, shape, latent in zip(temperatures, shapes, latents, strict=True):
+            torch.randn(shape, generator=generators[index], dtype=torch.float32, device="cpu", out=latent[index]).mul_(
+                value
+            )
+
+    threads = min(torch.get_num_threads(), len(generators))
+    if threads > 1 and sum(map(Tensor.numel, latents)) >= _WORTH_THREADS:
+        # torch draws a stream of numbers one after the other, without Python's lock
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, range(len(generators))))
+    else:
+        for index in range(len(generators)):
+            draw(index)
+    return latents
 
 
 def interpolate(first: Sequence[Tensor], second: Sequence[Tensor], weight: float) -> list[Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,15 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow._numerics import reads_freely
+from invflow.layers import check_weights
+from invflow.layers._late import look_at_weights
+from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
 from invflow.layers.protocol import Shape
+from sr_models.flow.base import Base, check_base, enlarge_bicubic
 from sr_models.flow.condition_sharing import LevelContext
-from sr_models.flow.decoding import decode_levels
+from sr_models.flow.decoding import decode_levels, sample_blocks
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
+from sr_models.flow.graphs import GraphedDecoding, check_graph
 from sr_models.flow.latents import draw_latents, temperatures_of
 from sr_models.flow.progress import progress_of
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
 from sr_models.flow.value_range import check_range
+from sr_models.networks.precision import Precision, half_precision, network_dtype, network_precision
 from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
@@ -90,6 +99,9 @@ class SuperResolutionFlow(nn.Module):
         noise_steps: for every level, the number of its flow steps that the noise conditions. If there are any, the
             level's context ends with the noise's channels.
         noise_std: largest standard deviation of the noise in training, images in [0, 1].
+        base: image that the flow does not model, and that is added to what it does: ``"none"``, the ``"bicubic"``
+            enlargement of the low-resolution image, or the ``"image"`` of :meth:`image`. The log-determinant stays the
+            same.
 
     Attributes:
         name: name of the registered model, set by :func:`sr_models.create`.
@@ -108,16 +120,20 @@ class SuperResolutionFlow(nn.Module):
         noise_channels: int = 0,
         noise_steps: Sequence[int] = (),
         noise_std: float = 0.0,
+        base: Base = "none",
     ) -> None:
         super().__init__()
+        check_base(base)
         self.scale = scale
         self.encoder = encoder
         self.levels = nn.ModuleList(levels)
         self.noise_channels = noise_channels
         self.noise_steps = tuple(noise_steps) or (0,) * len(levels)
         self.noise_std = noise_std
+        self.base = base
         # arguments whose values were looked at on an accelerator
         self._looked_at: set[str] = set()
+        self._graphed = GraphedDecoding()
 
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
@@ -169,6 +185,36 @@ class SuperResolutionFlow(nn.Module):
             for factor, noisy in zip(factors, self.noise_steps, strict=True)
         ]
 
+    def image(self, lr: Tensor) -> Tensor:
+        """Predict the high-resolution image by the encoder alone, as L1 pretraining trains it.
+
+        A flow with a base has an encoder that predicts the difference to the bicubic enlargement.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1], of any size.
+
+        Returns:
+            (B, 3, scale h, scale w), unclamped.
+        """
+        image = self.encoder.image(lr)
+        return image if self.base == "none" else enlarge_bicubic(lr, self.scale) + image
+
+    def base_image(self, lr: Tensor, contexts: Sequence[LevelContext]) -> Tensor | None:
+        """Compute the image (B, 3, scale h, scale w) that the flow does not model; ``None`` without a base.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            contexts: what :meth:`level_contexts` computes of ``lr``, whose features it uses.
+        """
+        if self.base == "none":
+            return None
+        base = enlarge_bicubic(lr, self.scale)
+        if self.base == "bicubic":
+            return base
+        finest = contexts[0].features.own
+        known = (finest, finest.shape[2] // lr.shape[2]) if finest.shape[2] >= lr.shape[2] else None
+        return base + self.encoder.image(lr, known)
+
     def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
         size = context.shape[2:]
         if noise.shape[2:] == (1, 1):
@@ -206,9 +252,12 @@ class SuperResolutionFlow(nn.Module):
             )
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
-        x = hr
-        for level, context in zip(self._levels(), self.contexts(lr, noise), strict=True):
-            z, level_log_det = level(x, context)
+        hr, lr = _in_fastest_layout(hr), _in_fastest_layout(lr)
+        contexts = self.level_contexts(lr, noise)
+        base = self.base_image(lr, contexts)
+        x = hr if base is None else hr - base
+        for level, context in zip(self._levels(), contexts, strict=True):
+            z, level_log_det = level(x, context_for(level, context.merged_for(level)))
             log_det = log_det + level_log_det
             *factored, x = z if isinstance(z, list) else [z]
             latents += factored
@@ -239,9 +288,11 @@ class SuperResolutionFlow(nn.Module):
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
         """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
-        if lr.device.type == "cpu":
-            lr = lr.contiguous(memory_format=torch.channels_last)  # that of the fastest convolutions
-        return decode_levels(self._levels(), latents, self.level_contexts(lr, noise), watch)
+        lr = _in_fastest_layout(lr)
+        contexts = self.level_contexts(lr, noise)
+        base = self.base_image(lr, contexts)
+        images = decode_levels(self._levels(), latents, contexts, watch)
+        return images if base is None else add_base(images, base)
 
     @folding
     def folded(self) -> SuperResolutionFlow:
@@ -294,6 +345,8 @@ class SuperResolutionFlow(nn.Module):
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
+        graph: bool | None = None,
+        precision: Precision = "fp32",
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
@@ -314,12 +367,20 @@ class SuperResolutionFlow(nn.Module):
             tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
                 activations do not fit into memory. The latents are those of the whole image, so the result differs only
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
-            on_progress: called after every layer with the part of all work that was done since the last call. The parts
-                add up to about 1, and to more if samples are drawn again.
+            graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
+                needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
+                of a size come again, unless something in the model cannot be captured.
+            precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
+                model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
+                faster. An outer autocast has no effect.
+            on_progress: called after every layer with the part of all work that was done since the last call; after a
+                graph, once for all its layers. The parts add up to about 1, and to more if samples are drawn again.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
+            UnusableWeightError: a weight without an inverse.
             ValueError: an argument out of range, or an image that is not finite or in 0..255.
+            RuntimeError: ``graph=True``, and the model has hooks, or does something that no graph can hold.
             TypeError: a dtype other than the model's.
 
         Returns:
@@ -330,10 +391,10 @@ class SuperResolutionFlow(nn.Module):
         check_on_explode(on_explode)
         if tile is not None and tile < LEAST_TILE:
             raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
-        self._check(lr, "lr")
-        if not bool(lr.isfinite().all()):
-            raise ValueError("lr must be finite, got NaN or infinity")
-        check_range(lr, "lr")
+        self._check(lr, "lr", look=False)
+        check_graph(graph, lr.device)
+        dtype = network_dtype(precision, lr.device, lr.dtype)
+        check_range(lr, "lr", finite=True)
         height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
         lr = _padded(lr, self.lr_multiple)
         tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
@@ -344,66 +405,101 @@ class SuperResolutionFlow(nn.Module):
             decoded = area if tile is None else decoded_pixels(*padded, tile=tile, multiple=self.lr_multiple)
             shape = (3, padded[0] * self.scale, padded[1] * self.scale)
             on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
-        images = self._watched_samples(lr, range(n), temperature, seed, on_explode, tile, on_layer)
+        draw = partial(self._watched_samples, lr, temperature, seed, on_explode, tile, graph, on_layer)
+        blocks = sample_blocks(n, len(lr) * height * width) if not reads_freely(lr) and tile is None else [range(n)]
+        with network_precision(dtype, lr.device):
+            if len(blocks) == 1:
+                images = draw(blocks[0])
+            else:
+                images = lr.new_empty(len(lr), n, 3, *(side * self.scale for side in lr.shape[2:]))
+                for block in blocks:
+                    images[:, block.start : block.stop] = draw(block)
         return images[..., :height, :width]
 
     def _watched_samples(
         self,
         lr: Tensor,
-        samples: Sequence[int],
         temperature: float | Sequence[float],
         seed: int,
         on_explode: OnExplode,
         tile: int | None,
-        on_layer: Callable[[int], None] | None = None,
+        graph: bool | None,
+        on_layer: Callable[[int], None] | None,
+        samples: Sequence[int],
         attempt: int = 0,
     ) -> Tensor:
         """Return samples (B, number of samples, 3, scale h, scale w). Those that explode are drawn again, alone."""
         shapes, n = self.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
+        draw = partial(draw_latents, pinned=True) if lr.is_cuda else draw_latents
         latents = [
-            latent.to(lr).expand(len(lr), *latent.shape).flatten(0, 1)
-            for latent in draw_latents(shapes, samples, temperature, seed, attempt)
+            latent.to(lr, non_blocking=True).expand(len(lr), *latent.shape).flatten(0, 1)
+            for latent in draw(shapes, samples, temperature, seed, attempt)
         ]
-        # published samples are of noise zero
-        noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
         watch = Watch(clamp=on_explode == "clamp", on_layer=on_layer)
 
-        def decode(latents: list[Tensor], lr: Tensor) -> Tensor:
+        def decode(latents: list[Tensor], lr: Tensor, watch: Watch) -> Tensor:
+            # published samples are of noise zero
+            noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
             return self._decode(latents, lr, noise, watch)
 
+        def graphed(latents: list[Tensor], lr: Tensor) -> Tensor:
+            return self._graphed(self, decode, latents, lr, watch, graph)
+
         if tile is None:
-            images = decode(latents, lr)
+            images = graphed(latents, lr)
         else:
-            images = decode_tiles(decode, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
+            images = decode_tiles(graphed, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
         images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
+        found = {} if on_explode == "clamp" and reads_freely(lr) else watch.found
+        if found and not reads_freely(lr):
+            # a layer on a device does not wait to see that its weight has no inverse, and gives what is not finite
+            look_at_weights(self)
+            check_weights(self)
         if on_explode == "clamp":
             return images
-        for state, explosion in watch.found.items():
+        for state, explosion in found.items():
             image, position = divmod(state, n)
             fixed = on_explode == "resample" and not any(temperatures_of(temperature, len(shapes)))
             if on_explode == "error" or attempt == _RESAMPLES or fixed:
                 draws = f" in {attempt + 1} draws" if attempt else ""
                 hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
+                if not math.isfinite(explosion.largest) and half_precision(lr.device) is torch.float16:
+                    hint = "; networks overflow in fp16: choose precision 'bf16' or 'fp32'"
                 raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}{hint}")
+            part, one = lr[image : image + 1], [samples[position]]
             again = self._watched_samples(
-                lr[image : image + 1], [samples[position]], temperature, seed, on_explode, tile, on_layer, attempt + 1
+                part, temperature, seed, on_explode, tile, graph and None, on_layer, one, attempt + 1
             )
             images[image, position] = again[0, 0]
         return images
 
-    def _check(self, image: Tensor, name: str) -> None:
+    def _check(self, image: Tensor, name: str, *, look: bool = True) -> None:
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
             given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise ValueError(f"{name} must have shape (batch, 3, height, width), got {given}")
         dtype = self.encoder.conv_first.weight.dtype
         if image.dtype != dtype:
             raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
+        if not look:
+            return
         # Waiting for an accelerator at every training step would be dear, and one look finds images in 0..255.
-        if image.device.type == "cpu":
+        if reads_freely(image):
             check_range(image, name)
         elif not torch.compiler.is_compiling() and name not in self._looked_at:
             check_range(image, name)
             self._looked_at.add(name)
+
+
+def _in_fastest_layout(image: Tensor) -> Tensor:
+    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has."""
+    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cpu" else image
+
+
+def add_base(images: Tensor, base: Tensor) -> Tensor:
+    """Add the base of B images to M successive samples (B M, 3, H, W) of each, in place where no gradient flows."""
+    base = base[:, None]
+    samples = images.unflatten(0, (len(base), len(images) // max(len(base), 1)))
+    return (samples + base if torch.is_grad_enabled() else samples.add_(base)).flatten(0, 1)
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:

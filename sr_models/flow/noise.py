@@ -51,11 +51,17 @@ def noisy_pair(
 
     noise = drawn(torch.randn, *hr.shape[1:])
     if not model.noise_channels:
-        return NoisyPair(hr + std * noise.to(hr), lr, None)
+        return NoisyPair(hr + std * _moved(noise, hr), lr, None)
     level = model.noise_std * drawn(torch.rand, 1, 1, 1)
     noise = level * noise
     condition = noise if model.noise_channels == 3 else level
-    return NoisyPair(hr + noise.to(hr), lr + _reduced(noise, model.scale).to(lr), condition.to(hr))
+    reduced = _moved(_reduced(noise, model.scale), lr)
+    return NoisyPair(hr + _moved(noise, hr), lr + reduced, _moved(condition, hr))
+
+
+def _moved(noise: Tensor, like: Tensor) -> Tensor:
+    """Return noise on the device and in the dtype of a tensor, without waiting for the device."""
+    return noise.pin_memory().to(like, non_blocking=True) if like.is_cuda else noise.to(like)
 
 
 def clean_condition(model: SuperResolutionFlow, images: Tensor) -> Tensor | None:

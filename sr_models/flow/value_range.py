@@ -15,7 +15,7 @@ __all__ = ["check_range"]
 LARGEST = 16.0
 
 
-def check_range(image: Tensor, name: str) -> None:
+def check_range(image: Tensor, name: str, *, finite: bool = False) -> None:
     """Check that an image is roughly in [0, 1].
 
     Slightly larger values are fine, since images with noise are encoded in training. Values that are not finite are
@@ -24,15 +24,19 @@ def check_range(image: Tensor, name: str) -> None:
     Args:
         image: a tensor of any shape. Its values are waited for if it is on an accelerator.
         name: name in the message.
+        finite: check also that all values are finite.
 
     Raises:
-        ValueError: values that only images in 0..255 have.
+        ValueError: values that only images in 0..255 have, or that are not finite.
     """
     if torch.compiler.is_compiling() or is_intercepted() or not has_values(image) or not image.numel():
         return
     if image.is_cuda and torch.cuda.is_current_stream_capturing():
         return
-    low, high = (value.item() for value in torch.aminmax(image.detach()))
+    # joined, so that an accelerator is waited for once
+    low, high = torch.stack(list(torch.aminmax(image.detach()))).tolist()
+    if finite and not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
     if LARGEST < max(-low, high) < math.inf:
         raise ValueError(
             f"{name} must have values in [0, 1], got values in {low:.4g}..{high:.4g}; divide 8-bit values by 255"

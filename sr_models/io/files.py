@@ -9,9 +9,10 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from time import time
 from typing import BinaryIO
 
-__all__ = ["append_line", "remove_leftovers", "write_bytes", "write_stream", "write_text"]
+__all__ = ["append_line", "remove_leftovers", "user_cache", "write_bytes", "write_stream", "write_text"]
 
 #: What :func:`os.fsync` says on file systems that cannot do it: those of some networks, and of user space.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -83,10 +84,12 @@ def write_stream(
         raise
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+def remove_leftovers(folder: str | os.PathLike[str], *, age: float = 0) -> int:
     """Remove the temporary files that killed processes have left in a folder.
 
-    Nobody else may be writing there.
+    Args:
+        folder: where they are.
+        age: seconds since the last change of those that are removed; with 0, nobody else may be writing there.
 
     Returns:
         Their size in bytes; 0 for a folder that does not exist.
@@ -94,10 +97,26 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     size = 0
     with contextlib.suppress(FileNotFoundError):
         for entry in list(os.scandir(folder)):
-            if _LEFTOVER.fullmatch(entry.name):
-                size += entry.stat(follow_symlinks=False).st_size
+            if not _LEFTOVER.fullmatch(entry.name):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            if age == 0 or time() - status.st_mtime > age:
+                size += status.st_size
                 os.unlink(entry)
     return size
+
+
+def user_cache(name: str) -> Path | None:
+    """Return the folder ``$XDG_CACHE_HOME/sr_models/name`` (``~/.cache`` by default), which need not exist.
+
+    Returns:
+        The folder; nothing for a user without a home.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return folder / "sr_models" / name
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from sr_models.io.files import write_text
+from sr_models.io.files import user_cache, write_text
 from sr_models.io.reading import read_header
 
 __all__ = ["Header", "read_headers"]
@@ -86,12 +86,9 @@ def _read(path: Path) -> Header:
 
 
 def _cache_file(source: Path) -> Path | None:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
-        return None
+    folder = user_cache("headers")
     name = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:32]
-    return folder / "sr_models" / "headers" / f"{name}.jsonl"
+    return folder / f"{name}.jsonl" if folder is not None else None
 
 
 def _read_cache(cache: Path | None) -> dict[_Key, Header]:

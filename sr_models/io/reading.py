@@ -13,6 +13,7 @@ from sr_models.io.colour import colour_mode, profile_to_srgb, to_srgb
 from sr_models.io.completeness import tail
 from sr_models.io.deep import read_deep
 from sr_models.io.opening import bits_per_channel, opened
+from sr_models.io.png import decode_png
 
 __all__ = ["ImageHeader", "read_header", "read_image"]
 
@@ -91,6 +92,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         orientation = _orientation(image, file)
         if bits_per_channel(image, file) > 8:
             pixels = to_srgb(read_deep(image, file), profile)
+        elif (decoded := decode_png(image, file)) is not None:
+            pixels = to_srgb(Image.fromarray(decoded), profile) if profile else decoded
         else:
             image.load()
             if isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sr_models.flow.base import Base, check_base
+
 __all__ = ["FlowConfig", "check_steps"]
 
 
@@ -20,6 +22,8 @@ class FlowConfig:
         growth: growth channels of the encoder's dense blocks.
         blocks: RRDB blocks of the encoder.
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+        base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
+            low-resolution image, or ``"image"``, that of the encoder.
     """
 
     scale: int
@@ -30,6 +34,7 @@ class FlowConfig:
     growth: int
     blocks: int
     stacked_blocks: tuple[int, ...]
+    base: Base
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
@@ -41,6 +46,7 @@ class FlowConfig:
                 raise ValueError(f"{name} must be a whole number of at least {bound}, got {value!r}")
         if not all(isinstance(block, int) for block in self.stacked_blocks):
             raise ValueError(f"stacked_blocks must be whole numbers, got {self.stacked_blocks}")
+        check_base(self.base)
 
     @property
     def levels(self) -> int:

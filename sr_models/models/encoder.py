@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import cast
+
+from torch import Tensor, nn
 
 from sr_models.models.config import FlowConfig
 from sr_models.models.publication import Shapes, find_convolution
@@ -12,14 +15,18 @@ __all__ = ["detect_encoder", "encoder_of", "is_encoder", "published_encoder_name
 
 
 def encoder_of(config: FlowConfig) -> RRDBEncoder:
-    """Build the encoder that a model's config describes."""
-    return RRDBEncoder(
+    """Build the encoder that a model's config describes. That of a model with a base predicts the base at first."""
+    encoder = RRDBEncoder(
         config.scale,
         features=config.features,
         growth=config.growth,
         blocks=config.blocks,
         stacked_blocks=config.stacked_blocks,
     )
+    if config.base != "none":
+        nn.init.zeros_(encoder.last_conv.weight)
+        nn.init.zeros_(cast(Tensor, encoder.last_conv.bias))
+    return encoder
 
 
 def published_encoder_name(name: str) -> str:

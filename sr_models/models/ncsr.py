@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from invflow import AffineCoupling, FlowStep
 from invflow.layers import condition
+from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import ConditionedInverse, Shape
+from sr_models.flow.base import Base
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.assembly import (
@@ -48,6 +50,8 @@ class NCSRConfig(FlowConfig):
         growth: growth channels of the encoder's dense blocks.
         blocks: RRDB blocks of the encoder.
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+        base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
+            low-resolution image, or ``"image"``, that of the encoder.
     """
 
     scale: int = 4
@@ -61,6 +65,7 @@ class NCSRConfig(FlowConfig):
     growth: int = 32
     blocks: int = 23
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
+    base: Base = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,33 +99,35 @@ class NoiseConditionalStep(nn.Module):
         coupling is left out.
     """
 
+    takes_shared_context = True
+
     def __init__(self, step: FlowStep, noise: AffineCoupling | None, coupling: AffineCoupling) -> None:
         super().__init__()
         self.step, self.noise, self.coupling = step, noise, coupling
 
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | LevelContext) -> tuple[Tensor, Tensor]:
         features, noise = self._parts(context)
-        x, log_det = self.step(x, features)
-        if self.noise is not None and noise.shape[1]:
+        x, log_det = self.step(x, context_for(self.step, features))
+        if self.noise is not None and noise is not None:
             x, part = self.noise(x, noise)
             log_det = log_det + part
-        z, part = self.coupling(x, features)
+        z, part = self.coupling(x, context_for(self.coupling, features))
         return z, log_det + part
 
-    def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, context: Tensor | LevelContext) -> tuple[Tensor, Tensor]:
         features, noise = self._parts(context)
-        z, log_det = self.coupling.inverse(z, features)
-        if self.noise is not None and noise.shape[1]:
+        z, log_det = self.coupling.inverse(z, context_for(self.coupling, features))
+        if self.noise is not None and noise is not None:
             z, part = self.noise.inverse(z, noise)
             log_det = log_det + part
-        x, part = self.step.inverse(z, features)
+        x, part = self.step.inverse(z, context_for(self.step, features))
         return x, log_det + part
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return self.step.output_shapes(shape)
 
     def conditioned_inverse(self, context: LevelContext) -> ConditionedInverse:
-        features = LevelContext(context.features)
+        features = context.without_noise()
         coupling = condition(self.coupling, features)
         noise = None if self.noise is None or context.noise is None else (self.noise, context.noise)
         step = condition(self.step, features)
@@ -133,9 +140,11 @@ class NoiseConditionalStep(nn.Module):
 
         return inverse
 
-    def _parts(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, context: Tensor | LevelContext) -> tuple[Tensor | LevelContext, Tensor | None]:
+        if isinstance(context, LevelContext):
+            return context.without_noise(), context.noise
         count = self.coupling.context_channels
-        return context[:, :count], context[:, count:]
+        return context[:, :count], context[:, count:] if context.shape[1] > count else None
 
 
 def _detect(shapes: Shapes) -> dict[str, int] | None:
@@ -173,16 +182,33 @@ def _unevaluated(model: SuperResolutionFlow) -> dict[str, Tensor]:
     return found
 
 
+_TINY = {
+    "steps": (6, 6, 4),
+    "noise_steps": (0, 6, 4),
+    "transition_steps": 1,
+    "hidden_channels": 40,
+    "features": 48,
+    "growth": 16,
+    "blocks": 4,
+    "stacked_blocks": (),
+    "base": "image",
+}
+
+
 @register_model(
     "ncsr",
     config=NCSRConfig,
-    presets={"released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}}},
+    presets={
+        "released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}},
+        "tiny": {4: _TINY},
+    },
     # no noise but that which it is conditioned on; the released training never freezes the encoder
     recipes={
         "released": {
             4: Recipe(steps=220_000, batch_size=18, encoder_frozen=0.0, noise_std=0.0),
             8: Recipe(steps=250_000, batch_size=1, encoder_frozen=0.0, noise_std=0.0),
-        }
+        },
+        "tiny": {4: Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=0.0)},
     },
     published=Publication(
         "NCSR",
@@ -212,6 +238,7 @@ def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
         noise_channels=config.noise_channels,
         noise_steps=config.noise_steps,
         noise_std=config.noise_std,
+        base=config.base,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from invflow import AffineForm
+from sr_models.flow.base import Base
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.assembly import conditional_step, flow_levels
 from sr_models.models.config import FlowConfig
@@ -33,6 +34,8 @@ class SRFlowConfig(FlowConfig):
         growth: growth channels of the encoder's dense blocks.
         blocks: RRDB blocks of the encoder.
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
+        base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
+            low-resolution image, or ``"image"``, that of the encoder.
     """
 
     scale: int = 4
@@ -44,6 +47,7 @@ class SRFlowConfig(FlowConfig):
     growth: int = 32
     blocks: int = 23
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
+    base: Base = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,4 +100,4 @@ def build_srflow(config: SRFlowConfig) -> SuperResolutionFlow:
         return [conditional_step(*sizes, ShallowNet, form) for _ in range(config.level_steps[level])]
 
     levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
-    return SuperResolutionFlow(config.scale, encoder, levels)
+    return SuperResolutionFlow(config.scale, encoder, levels, base=config.base)

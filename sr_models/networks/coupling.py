@@ -20,7 +20,7 @@ from invflow.layers._current import current
 from invflow.layers.folding import check_initialized, folding, plain_conv
 from invflow.layers.protocol import is_watched, supports
 
-__all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
+__all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "Residual", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
 
 
 class ConvActNorm(nn.Conv2d):
@@ -150,7 +150,7 @@ class ResidualNet(CouplingNet):
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
         super().__init__()
         self.first = nn.Sequential(*_convs_and_relus(in_channels, hidden_channels))
-        self.body = _Residual(*_convs_and_relus(hidden_channels, hidden_channels, 4))
+        self.body = Residual(*_convs_and_relus(hidden_channels, hidden_channels, 4))
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
     def in_order(self) -> Iterable[nn.Module]:
@@ -171,7 +171,7 @@ class ResidualUnitNet(CouplingNet):
         super().__init__()
         self.first = nn.Sequential(*_convs_and_relus(in_channels, hidden_channels))
         self.body = nn.Sequential(
-            *(_Residual(*_convs_and_relus(hidden_channels, hidden_channels, 2)) for _ in range(units))
+            *(Residual(*_convs_and_relus(hidden_channels, hidden_channels, 2)) for _ in range(units))
         )
         self.last = nn.Sequential(ZeroConv2d(hidden_channels, out_channels))
 
@@ -179,7 +179,7 @@ class ResidualUnitNet(CouplingNet):
         return *self.first, self.body, self.last
 
 
-class _Residual(nn.Sequential):
+class Residual(nn.Sequential):
     """Layers with a skip connection around them; the first must not overwrite its input."""
 
     def forward(self, x: Tensor) -> Tensor:

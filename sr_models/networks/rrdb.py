@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from invflow.ops._transforms import needs_reference
 
 __all__ = ["Features", "RRDBEncoder"]
 
@@ -49,8 +52,8 @@ class DenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         seen = [x]
         for conv in self.convs[:-1]:
-            seen.append(_leaky(conv(torch.cat(seen, 1))))
-        return 0.2 * self.convs[-1](torch.cat(seen, 1)) + x
+            seen.append(_leaky(_conv_of_parts(conv, seen)))
+        return torch.add(x, _conv_of_parts(self.convs[-1], seen), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -61,7 +64,7 @@ class RRDB(nn.Module):
         self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0.2 * self.dense(x) + x
+        return torch.add(x, self.dense(x), alpha=0.2)
 
 
 class RRDBEncoder(nn.Module):
@@ -134,10 +137,18 @@ class RRDBEncoder(nn.Module):
             feature = self._upsample(feature, factor)
             factor *= 2
 
-    def image(self, lr: Tensor) -> Tensor:
-        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it."""
-        feature, _ = self._trunk(lr)
-        factor = 1
+    def image(self, lr: Tensor, known: tuple[Tensor, int] | None = None) -> Tensor:
+        """Predict the high-resolution image (B, 3, scale h, scale w), unclamped, as L1 pretraining trains it.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            known: ``own`` of :meth:`features` of ``lr``, and its factor, at least 1, to go on from.
+        """
+        if known is None:
+            feature, factor = self._trunk(lr)[0], 1
+        else:
+            # at factor 1 the stacked blocks follow
+            feature, factor = known[0][:, : self.last_conv.in_channels], known[1]
         while factor < self.scale:
             feature = self._upsample(feature, factor)
             factor *= 2
@@ -175,4 +186,36 @@ def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
+    return F.leaky_relu(x, 0.2, inplace=True)
+
+
+def _conv_of_parts(conv: nn.Module, parts: list[Tensor]) -> Tensor:
+    """Return the convolution of joined tensors (B, C_i, H, W), for whose gradient the parts are kept, not the whole.
+
+    Every part of a dense block is in up to five wholes, which would take 640 channels of memory instead of 192.
+    """
+    whole = torch.cat(parts, 1)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
+        return conv(whole)
+    kept = [(part.detach(), part._version) for part in parts]
+
+    # the graph holds this function, which must not hold the whole
+    reference = weakref.ref(whole)
+
+    def pack(x: Tensor) -> Tensor | list[tuple[Tensor, int]]:
+        joined = reference()
+        return kept if joined is not None and x.shape == joined.shape and x.is_set_to(joined) else x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+        return conv(whole)
+
+
+def _unpack(kept: Tensor | list[tuple[Tensor, int]]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    if any(part._version != version for part, version in kept):
+        raise RuntimeError(
+            "DenseBlock: a result, needed for gradient computation, has been modified by an inplace operation; copy it "
+            "before"
+        )
+    return torch.cat([part for part, _ in kept], 1)

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["averaged", "begin_average", "update_average"]
+__all__ = ["averaged", "begin_average", "share_of_new", "update_average"]
 
 
 def begin_average(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of every parameter, by name, from which an average begins."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def share_of_new(decay: float, updates: int) -> float:
+    r"""Return what an average takes of the new weights, :math:`1 - d`; arguments as in :func:`update_average`."""
+    return 1 - min(decay, (1 + updates) / (10 + updates))
 
 
 @torch.no_grad()
@@ -28,7 +33,7 @@ def update_average(average: Mapping[str, Tensor], module: nn.Module, decay: floa
         decay: in 0..1.
         updates: number n of updates that came before.
     """
-    weight = 1 - min(decay, (1 + updates) / (10 + updates))
+    weight = share_of_new(decay, updates)
     parameters = dict(module.named_parameters())
     torch._foreach_lerp_(list(average.values()), [parameters[name].detach() for name in average], weight)
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from sr_models.data.kept import DISK_CACHE
 from sr_models.data.photographs import Photographs
 from sr_models.inspection.describe import Description, describe
 from sr_models.io.listing import one_line
@@ -23,6 +24,7 @@ class RunCheck:
 
     Args:
         config: settings of the run.
+        disk_cache: GB of decoded photographs that are kept on the disk, as in :func:`sr_models.train_model`.
 
     Attributes:
         photographs: those of the training, and of the validation if there is one.
@@ -32,7 +34,7 @@ class RunCheck:
         ValueError: no image that can be used, or a crop that does not fit the model.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, disk_cache: float = DISK_CACHE) -> None:
         check_crop(config)
         self.config = config
         self.photographs = [
@@ -44,6 +46,7 @@ class RunCheck:
                 strict=config.strict,
             )
         ]
+        self._kept = self.photographs[0].keep_decoded(disk_cache)
         if config.val_images is not None:
             validation = Photographs(
                 config.val_images,
@@ -64,6 +67,7 @@ class RunCheck:
             for name, photographs in zip(names, self.photographs, strict=False)
             for line in (f"{name}: {photographs.notes[0]}", *photographs.notes[1:])
         ]
+        images += self._kept
         phases = f", {config.encoder_steps:,} of them pretrain the encoder" if config.encoder_steps else ""
         seen = recipe.steps * recipe.batch_size / len(self.photographs[0])
         operations = _operations(config, described)

@@ -64,10 +64,13 @@ class TrainingConfig:
         save_every: steps between checkpoints.
         max_skipped: steps in a row without a finite loss and gradient after which the run ends; they are skipped.
         strict: make an image that cannot be used an error, instead of leaving it out.
-        precision: arithmetic of the networks; the flow itself stays in float32.
+        precision: arithmetic of the networks; the flow itself stays in float32. auto is bf16 where it is faster: on
+            GPUs that have it, and on CPUs with AMX.
         accumulate: parts of a batch that are computed one after another, to save memory.
         memory: store the activations of the flow, or invert it to recompute them with less memory.
         compile: compile the networks with torch.compile.
+        graph: replay training steps from a CUDA graph; default: where that is possible, which is on one GPU with
+            precision fp32 or bf16 and memory store.
         seed: determines initial weights, crops and noise.
     """
 
@@ -99,10 +102,11 @@ class TrainingConfig:
     save_every: int = _free(1000)
     max_skipped: int = _free(10)
     strict: bool = _free(False)
-    precision: Literal["fp32", "bf16", "fp16"] = _free("fp32")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = _free("fp32")
     accumulate: int = _free(1)
     memory: Literal["store", "invert"] = _free("store")
     compile: bool = _free(False)
+    graph: bool | None = _free(None)
     seed: int = 10
 
     def __post_init__(self) -> None:

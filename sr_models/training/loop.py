@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,19 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from invflow import FlowSequential
+from invflow.layers import FactorStore, check_weights
 from sr_models.checkpoints.files import describe_file, save_model
 from sr_models.data.crops import RandomCrops
 from sr_models.data.failures import Failures
 from sr_models.data.sampler import StepSampler
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import append_line
 from sr_models.openmp import unbind
-from sr_models.training.average import begin_average, update_average
+from sr_models.training.average import begin_average, share_of_new, update_average
 from sr_models.training.best import better
 from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
+from sr_models.training.device_step import DeviceStep, Outcome, fused_adam
 from sr_models.training.distribution import (
     Strategy,
     any_error,
@@ -57,6 +62,22 @@ class Leader:
     checkpoints: Checkpoints
     monitor: Monitor
     validation: Validation | None
+
+
+@dataclass
+class _Open:
+    """A step that the device takes, and that nobody has looked at yet.
+
+    Attributes:
+        phase, batch: what it trains.
+        outcome: its figures.
+        content: the state before it, to be written if it shows that the weights are good; ``None`` if not wanted.
+    """
+
+    phase: Phase
+    batch: list[dict[str, Any]]
+    outcome: Outcome
+    content: Content | None
 
 
 class Loop:
@@ -100,6 +121,9 @@ class Loop:
         self.saved: int | None = None
         self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
         self.has_flow = config.encoder_steps < config.recipe.steps
+        self.open: _Open | None = None
+        if config.graph and (reason := self._no_graph()):
+            raise ValueError(f"graph must be null or false, got true: {reason}")
 
     def run(self, content: Content) -> Content:
         """Train from a state on and return the last one.
@@ -131,8 +155,10 @@ class Loop:
             # closed, so that a failure leaves no workers behind
             with closing(self._batches(phase)) as batches:
                 while batch := self._next(batches):
+                    self._settle()
                     self._validate()
                     self._train_step(phase, batch)
+                self._settle()
         except (FloatingPointError, Stopped):
             raise  # the state that led here is not worth keeping, or is written already
         except BaseException:
@@ -151,19 +177,60 @@ class Loop:
         if self.config.compile:
             self.objective.compile_losses()
         self.module = distribute(self.objective, phase, self.fabric, self.strategy)
-        self.optimizer = torch.optim.Adam(
-            [{"params": list(model.encoder.parameters())}, {"params": list(model.levels.parameters())}]
-        )
+        groups = [list(model.encoder.parameters()), list(model.levels.parameters())]
+        decides = self._device_decides()
+        self.optimizer = fused_adam(groups) if decides else torch.optim.Adam([{"params": group} for group in groups])
         restore_optimizer(content["optimizer"], self.optimizer, model)
         self.average = like(content["average"], model) if content["average"] else None
         if self.config.average and self.average is None:
             self.average = begin_average(model)
+        average = self.average or {}
+        parameters = dict(model.named_parameters())
+        self.device_step = None
+        if decides:
+            self.device_step = DeviceStep(
+                partial(self.objective.loss_of, phase.loss),
+                self.optimizer,
+                average=list(average.values()),
+                averaged=[parameters[name] for name in average],
+                clip=self.config.gradient_clip or math.inf,
+                graph=self._makes_graph(model),
+            )
         self.scaler = torch.amp.GradScaler(self.fabric.device.type, enabled=self.config.precision == "fp16")
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.skipped, self.best = content["skipped"], content["best"]
         self.step = content["step"]
         self.whole = True
+
+    def _device_decides(self) -> bool:
+        """Return whether the device alone takes a step: without gradients of other processes, or a scale of them."""
+        alone = self.fabric.world_size == 1 and self.strategy != "fsdp"
+        return self.fabric.device.type == "cuda" and alone and self.config.precision != "fp16"
+
+    def _no_graph(self) -> str | None:
+        """Return why steps cannot be replayed from a graph; ``None`` if they can."""
+        if self.fabric.device.type != "cuda":
+            return f"CUDA graphs need a CUDA device, not {self.fabric.device.type}"
+        if not self._device_decides():
+            return "processes that share gradients, and precision fp16, wait for the device in every step"
+        if self.config.memory == "invert":
+            return "memory invert compares reconstructed states in every step"
+        return None
+
+    def _makes_graph(self, model: SuperResolutionFlow) -> bool:
+        """Return whether steps of a model are replayed from a graph.
+
+        Raises:
+            ValueError: the settings want one that cannot be.
+        """
+        if self.config.graph is False or self._no_graph():
+            return False
+        if not FactorStore.serves(model):
+            if self.config.graph:
+                raise ValueError("graph must be null or false, got true: a weight of the model is no plain parameter")
+            return False
+        return True
 
     def _content(self) -> Content:
         """Return the present state. Every process must take part."""
@@ -227,7 +294,12 @@ class Loop:
         return batch
 
     def _train_step(self, phase: Phase, batch: list[dict[str, Any]]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self.config.learning_rates(self.step), strict=True):
+        rates = self.config.learning_rates(self.step)
+        self.rate = rates[0]  # the encoder has the flow's once that learns
+        if self.device_step is not None:
+            self._take(phase, batch, rates, self.device_step)
+            return
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         loss = mean(self._backward(phase, batch), self.fabric)
         self.scaler.unscale_(self.optimizer)
@@ -241,14 +313,51 @@ class Loop:
             self._skip(batch, loss, norm)
         self._after_step(phase, loss, norm)
 
+    def _take(self, phase: Phase, batch: list[dict[str, Any]], rates: Sequence[float], device_step: DeviceStep) -> None:
+        """Let the device take a step, which is looked at when the next batch is ready."""
+        parts = [self.objective.inputs(hr, lr, crops, phase.loss) for hr, lr, crops in map(self._moved, batch)]
+        content = None
+        if self.step and self.step % self.config.save_every == 0 and self.leader:
+            content = copy.deepcopy(self._content()) if self.fabric.device.type == "cpu" else self._content()
+        weight = share_of_new(self.config.average, self._updates(phase)) if self.average else 0.0
+        self.whole = False
+        self.open = _Open(phase, batch, device_step(parts, rates, weight), content)
+
+    def _settle(self) -> None:
+        """Look at the step that the device has taken, if there is one. This waits for it."""
+        if self.open is None:
+            return
+        opened, self.open = self.open, None
+        loss, norm = opened.outcome
+        fine = bool(torch.isfinite(loss + norm))
+        self.whole = True
+        if fine:
+            self.failing = 0
+            self.step += 1
+            if opened.content is not None:
+                self.write(opened.content)  # its weights have just shown that they are good
+        else:
+            self._skip(opened.batch, loss, norm)
+        self._after_step(opened.phase, loss, norm)
+
+    def _moved(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Sequence[int]]:
+        """Return images on the device, and the numbers of their crops."""
+        hr, lr = (part[name].to(self.fabric.device, non_blocking=True) for name in ("hr", "lr"))
+        return hr, lr, part["crops"]
+
+    def _updates(self, phase: Phase) -> int:
+        """Return the number of updates of the average."""
+        # of one loss: the average of the pretrained encoder soon follows what the likelihood makes of it
+        return self.step if phase.loss == "l1" else self.step - self.config.encoder_steps
+
     def _backward(self, phase: Phase, batch: list[dict[str, Any]]) -> Tensor:
         """Accumulate the gradients of a batch's parts; return this process's mean loss."""
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.fabric.device)
         for number, part in enumerate(batch, start=1):
-            hr, lr = (part[name].to(self.fabric.device, non_blocking=True) for name in ("hr", "lr"))
+            hr, lr, crops = self._moved(part)
             with last_part_only(self.module, number == len(batch)):
-                part_loss = self.module(hr, lr, part["crops"], phase.loss) / len(batch)
+                part_loss = self.module(hr, lr, crops, phase.loss) / len(batch)
                 self.scaler.scale(part_loss).backward()
             loss += part_loss.detach()
         return loss
@@ -264,14 +373,19 @@ class Loop:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
-            # of one loss: the average of the pretrained encoder soon follows what the likelihood makes of it
-            updates = self.step if phase.loss == "l1" else self.step - self.config.encoder_steps
-            update_average(self.average, self.objective.model, self.config.average, updates)
+            update_average(self.average, self.objective.model, self.config.average, self._updates(phase))
         self.step += 1
         self.whole = True
 
     def _skip(self, batch: list[dict[str, Any]], loss: Tensor, norm: Tensor) -> None:
-        """Leave out a step whose loss or gradient is not finite; end the run after too many in a row."""
+        """Leave out a step whose loss or gradient is not finite; end the run after too many in a row.
+
+        Raises:
+            FloatingPointError: too many.
+            UnusableWeightError: a weight without an inverse is the reason.
+        """
+        if self.strategy != "fsdp":  # no process has whole weights
+            check_weights(self.objective.model)
         scale = self.scaler.get_scale()
         self.scaler.update()
         if torch.isfinite(loss) and scale > 1:
@@ -305,9 +419,8 @@ class Loop:
 
     def _after_step(self, phase: Phase, loss: Tensor, norm: Tensor) -> None:
         if self.leader:
-            rate = self.optimizer.param_groups[0]["lr"]  # the encoder has the flow's once that learns
             self.leader.monitor.step(
-                self.step - 1, {phase.loss: loss}, lr=rate, gradient_norm=norm, skipped=self.skipped
+                self.step - 1, {phase.loss: loss}, lr=self.rate, gradient_norm=norm, skipped=self.skipped
             )
         for callback in self.callbacks:
             callback(self.step, self.objective)
@@ -341,6 +454,11 @@ class Loop:
 
     def _rescue(self) -> None:
         """Write a checkpoint after an exception, if the state is that between two steps."""
+        if self.open is not None:
+            try:
+                self._settle()
+            except BaseException:  # the step that led here, or a signal, which has written the state
+                return
         # other processes may not have failed, so nothing that needs them can be done
         if not self.whole or self.saved == self.step or (self.strategy == "fsdp" and self.fabric.world_size > 1):
             return

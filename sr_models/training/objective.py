@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.flow.noise import noisy_pair
+from sr_models.flow.noise import NoisyPair, noisy_pair
+from sr_models.networks.precision import network_dtype, network_precision
 from sr_models.randomness import random_stream
 from sr_models.training.config import TrainingConfig
 
 __all__ = ["Objective", "Phase", "advice", "phases"]
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: A colour of a crop whose standard deviation is less than a grey level carries nothing.
 _BLANK = 1 / 255
@@ -83,21 +81,24 @@ class Objective(nn.Module):
             crops: number of every crop among those of the run, which determines its noise.
             loss: ``"l1"`` or ``"nll"``.
         """
-        with self._autocast(hr.device.type):
-            if loss == "l1":
-                return self._l1(self.model, hr, lr)
-            # every crop has a stream of its own, so that its noise does not depend on how batches are divided
-            streams = [random_stream(self.config.seed, "noise", crop) for crop in crops]
-            pair = noisy_pair(self.model, hr, lr, self.config.recipe.noise_std, streams)
-            return self._bits(self.model, *pair)
+        return self.loss_of(loss, *self.inputs(hr, lr, crops, loss))
 
-    def _autocast(self, device: str) -> AbstractContextManager[object]:
-        dtype = _DTYPES.get(self.config.precision)
-        return nullcontext() if dtype is None else torch.autocast(device, dtype)
+    def inputs(self, hr: Tensor, lr: Tensor, crops: Sequence[int], loss: str) -> NoisyPair:
+        """Return the crops with the noise of a step: what :meth:`loss_of` takes. Arguments as in ``forward``."""
+        if loss == "l1":
+            return NoisyPair(hr, lr, None)
+        # every crop has a stream of its own, so that its noise does not depend on how batches are divided
+        streams = [random_stream(self.config.seed, "noise", crop) for crop in crops]
+        return noisy_pair(self.model, hr, lr, self.config.recipe.noise_std, streams)
+
+    def loss_of(self, loss: str, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the mean loss of noisy crops, a scalar in float32, of which a device computes all by itself."""
+        with network_precision(network_dtype(self.config.precision, hr.device), hr.device):
+            return self._l1(self.model, hr, lr) if loss == "l1" else self._bits(self.model, hr, lr, noise)
 
 
 def _l1(model: SuperResolutionFlow, hr: Tensor, lr: Tensor) -> Tensor:
-    return (model.encoder.image(lr) - hr).abs().mean()
+    return (model.image(lr) - hr).abs().mean()
 
 
 def _bits(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from sr_models.checkpoints.files import create_described, load_encoder, save_model
 from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.data.crops import RandomCrops
+from sr_models.data.kept import DISK_CACHE
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.randomness import random_stream
 from sr_models.registry import create
@@ -42,6 +43,7 @@ def train_model(
     devices: int | list[int] | Literal["auto"] = "auto",
     strategy: Strategy = "auto",
     workers: int = 0,
+    disk_cache: float = DISK_CACHE,
     resume: Literal["auto", "never", "other_data"] = "auto",
     callbacks: Sequence[Callable[[int, Objective], object]] = (),
 ) -> Path:
@@ -59,6 +61,8 @@ def train_model(
             GPUs, or one process. Under torchrun or SLURM ``auto`` is the number of processes that they have started.
         strategy: how several processes share the model: ``ddp`` copies it, ``fsdp`` shards it, ``auto`` copies it.
         workers: processes that prepare crops beside each training process.
+        disk_cache: GB of decoded photographs that are kept on the disk for later epochs and runs, if there are many
+            (:class:`sr_models.data.kept.KeptImages`); 0: none.
         resume: ``auto`` goes on with a run in the folder, ``never`` refuses a folder that holds one.
             ``other_data`` also goes on if the images are not those with which the run began.
         callbacks: called with the number of finished steps and the objective after every step.
@@ -86,6 +90,7 @@ def train_model(
         degradation=config.degradation,
         rotate=config.rotate,
         strict=config.strict,
+        disk_cache=disk_cache,
     )
     fabric = start_processes(accelerator, devices, strategy)
     with ExitStack() as stack:

@@ -65,9 +65,14 @@ def gather_optimizer(optimizer: Optimizer, module: nn.Module) -> dict[str, dict[
 
 def restore_optimizer(state: Mapping[str, Mapping[str, Tensor]], optimizer: Optimizer, module: nn.Module) -> None:
     """Give an optimizer the state that :func:`gather_optimizer` returned, sharded as the parameters are."""
+    # a fused one counts its steps on the device
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in module.named_parameters():
         if name in state:
-            optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in state[name].items()}
+            placed = {key: _placed(value, parameter) for key, value in state[name].items()}
+            if fused:
+                placed = {key: value.to(parameter.device) for key, value in placed.items()}
+            optimizer.state[parameter] = placed
 
 
 def like(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.networks.precision import resolved
 from sr_models.training.config import TrainingConfig
 from sr_models.training.progress import duration
 
@@ -45,7 +46,7 @@ def opening(
     lines = [
         f"{config.model} {config.scale}x, preset {config.preset}: {encoder + flow:,} parameters "
         f"(encoder {encoder:,}, flow {flow:,})",
-        f"{_hardware(device, devices)}, precision {config.precision}",
+        f"{_hardware(device, devices)}, precision {_precision(config.precision, device)}",
         *images,
         f"{recipe.steps:,} steps of {recipe.batch_size} crops of {config.crop} x {config.crop} pixels{phases}",
     ]
@@ -102,3 +103,8 @@ def closing(
         f"curves: tensorboard --logdir {shlex.quote(str(output / 'logs'))}",
         f"samples: sr-models sample --checkpoint {model} --images FOLDER --output FOLDER",
     ]
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    used = resolved(precision, device)
+    return precision if used == precision else f"{precision} ({used})"

@@ -115,7 +115,7 @@ class Validation:
         return Scores(tally.figures(), _grid(rows), ("bicubic", *labels, "truth"), tally.notes())
 
     def _encoder_images(self, model: SuperResolutionFlow, lr: Tensor, tally: _Tally) -> list[Tensor]:
-        image = model.encoder.image(lr)
+        image = model.image(lr)
         tally.not_finite += int((~image.isfinite()).flatten(1).any(1).sum())
         return [image.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)]
 

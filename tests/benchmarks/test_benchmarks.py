@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,9 @@ from missing_packages import run_without
 
 from benchmarks import __main__ as runner
 from benchmarks import cases, crops
-from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Case, Spec, build, runnable, specs_of
-from benchmarks.measure import measure, peak_memory
+from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, runnable, specs_of
+from benchmarks.measure import measure
+from benchmarks.peaks import peak_memory
 from invflow import FlowSequential
 from sr_models.io.images import encode_png
 
@@ -55,27 +55,6 @@ def test_training_compares_the_two_kinds_of_memory(monkeypatch: pytest.MonkeyPat
         for actual, truth in zip(compute(), exact, strict=True):
             torch.testing.assert_close(actual.double(), truth, rtol=1e-3, atol=1e-3)
     assert used == ["invert", "store", "invert"]
-
-
-def test_sampling_shares_conditions_and_draws_the_same() -> None:
-    case = build(Spec("sampling", (2, 3, 16, 16), "inverse", model="srflow-da"), ["one_by_one", "shared"])
-    exact = case.exact()
-    assert exact[0].shape == (1, 3, 16, 16)
-    assert exact[0].std() > 0
-    for compute in case.implementations.values():
-        torch.testing.assert_close(compute()[0].double(), exact[0], rtol=0, atol=1e-4)
-    assert case.calls == {"one_by_one": 2}
-
-
-def test_a_call_counts_as_often_as_it_is_needed() -> None:
-    def wait() -> list[torch.Tensor]:
-        time.sleep(0.01)
-        return [torch.ones(1)]
-
-    case = Case("x", {"once": wait, "thrice": wait}, wait, calls={"thrice": 3})
-    once, thrice = measure(case, rounds=3)
-    assert once.median >= 0.01
-    assert thrice.median >= 0.03
 
 
 def test_measurements_belong_to_the_case() -> None:
@@ -128,8 +107,8 @@ def test_by_default_everything_runs_that_can() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_measurements_on_a_gpu(direction: str) -> None:
-    spec = Spec("flow_step", (4, 12, 80, 80), direction, device="cuda")
-    names = runnable("flow_step", "cuda")
+    spec = Spec("flow_step_with_network", (4, 12, 80, 80), direction, device="cuda")
+    names = runnable("flow_step_with_network", "cuda")
     assert {"triton", "reference", "composition", "compile"} <= set(names)
     results = measure(build(spec, names), rounds=5, peaks=peak_memory(spec, names, threads=1))
     assert all(0 < result.median < 1 and result.peak_bytes for result in results)
@@ -195,7 +174,7 @@ def test_mistakes_without_a_gpu(arguments: list[str], message: str, capsys: pyte
 @pytest.mark.parametrize("operator", IMPLEMENTATIONS)
 def test_every_case_has_a_name_of_its_own(operator: str) -> None:
     names = [spec.name for spec in specs_of(operator)]
-    assert len(set(names)) == len(names) == {"training": 3, "sampling": 5}.get(operator, 18)
+    assert len(set(names)) == len(names) == {"training": 3}.get(operator, 18)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +185,9 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["run", "flow_step", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["run", "flow_step", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["run", "flow_step", "--json", "/nonexistent/x.json"], "does not exist"),
+        (["run", "training", "--quick"], "--quick must be used with models or flow_step, got training"),
+        (["run", "training", "--only", "x", "y*"], "--only must match a case, got x y*; the cases are 'training 8x12"),
+        (["run", "models", "--device", "cpu", "--backends", "ours-tf32"], "--backends must be among published-fp32,"),
         (["report", "/nonexistent/x.json"], "No such file"),
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
@@ -263,7 +245,7 @@ INSTALL = f"run pip install -e '.[sr]' in {ROOT}"
             f"report {ROOT / 'docs/benchmarks/flow_step.json'} --plot x.png",
             f"error: No module named 'matplotlib': {INSTALL}",
         ),
-        (EXTRAS, "run sampling --rounds 1", "error: --rounds must be at least 2, got 1"),
+        (EXTRAS, "run models --rounds 1", "error: --rounds must be at least 2, got 1"),
         (
             "invflow._C",
             "run flow_step --rounds 1",

@@ -11,13 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from invflow import AffineForm, affine_coupling
+from invflow import AffineForm, affine_coupling, flow_step
 from tests.emulator.drivers import cuda as cuda_driver
 from tests.support.accuracy import assert_as_accurate
 
@@ -34,12 +36,24 @@ CALLS = [
     Call(7, side=5, backward=True),
     Call(7, side=5, inverse=True, contiguous=False),
     Call(12, side=8, step=False, backward=True),
+    # kernels for the published form, and in the first lines; channels_last and half h beside them
+    Call(12, side=24, published=False),
+    Call(24, side=8, published=False, inverse=True, backward=True),
+    Call(96, side=10, published=False, backward=True),
+    Call(12, side=20, channels_last=True, backward=True),
+    Call(12, side=8, channels_last=True, dtype=torch.float64, h_dtype=torch.float16),
+    Call(96, side=6, channels_last=True, inverse=True, backward=True),
+    Call(24, side=12, channels_last=True, backward=True, h_dtype=torch.bfloat16),
+    Call(12, side=24, backward=True, h_dtype=torch.float16),
+    Call(48, side=12, inverse=True, backward=True, dtype=torch.bfloat16),
     # a sum of many parts
     Call(8, step=False, contiguous=False, batch=1, side=72),
 ]
 #: Smaller, because a sanitizer takes its time; the first lies at no multiple of 16 bytes.
 SANITIZED = [
     Call(12, side=4, batch=1),
+    Call(12, side=4, batch=1, published=False),
+    Call(12, side=4, batch=1, channels_last=True, backward=True),
     Call(12, side=4, batch=1, backward=True),
     Call(7, side=3, batch=1, backward=True),
     Call(12, side=4, batch=1, step=False, backward=True),
@@ -88,6 +102,15 @@ def nothing_is_reported() -> None:
         first.run("cuda", tensors)
     for call in rest:
         call.run("cuda")
+    shifted = [torch.cat([t.new_zeros(1), t.permute(0, 2, 3, 1).flatten()])[1:] for t in (x, others[0], others[3])]
+    last = [
+        new.view(old.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        for new, old in zip(shifted, (x, others[0], others[3]), strict=True)
+    ]
+    for moved in range(3):
+        tensors = [t.contiguous(memory_format=torch.channels_last) for t in (x, others[0], others[3])]
+        tensors[moved] = last[moved]
+        first.run("cuda", [tensors[0], tensors[1], others[1], others[2], tensors[2]])
     for gaps in ((1, 0), (0, 1)):
         tensors = [apart(torch.cat([t] * 2), *gaps) if t.dim() == 4 else t for t in (x, *others)]
         replace(first, batch=2).run("cuda", tensors)
@@ -103,17 +126,32 @@ def apart(tensor: Tensor, after_samples: int, after_channels: int) -> Tensor:
 
 
 def quotients_are_finite_where_factors_are_not() -> None:
-    """Also where the scale is subnormal, or underflows."""
-    x = torch.tensor([0.0, 1e-5, 1e-30]).view(1, 1, 1, 3)
-    for raw in (-95.0, -120.0):
+    """Also where the scale is subnormal, or underflows; one by one and as a vector."""
+    numbers = torch.tensor([0.0, 1e-5, 1e-30, 1e-20])
+    for raw, count in product((-95.0, -120.0), (3, 4)):
+        x = numbers[:count].view(1, 1, 1, count)
         h = torch.cat([torch.zeros_like(x), torch.full_like(x, raw)], 1).requires_grad_()
         for form in (AffineForm("exp"), AffineForm(eps=0.0)):
             y, _ = affine_coupling(x, h, form, inverse=True, backend="cuda")
             exact, _ = affine_coupling(x.double(), h.double(), form, inverse=True, backend="reference")
             expected = torch.where(exact < 3e38, exact, torch.inf)
             torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=0)
-            (grad,) = torch.autograd.grad(y, h, torch.tensor([1.0, 0.0, 1e-30]).view(x.shape))
+            (grad,) = torch.autograd.grad(y, h, torch.tensor([1.0, 0.0, 1e-30, 0.0])[:count].view(x.shape))
             assert grad.isfinite().all() or not y.isfinite().all(), "a gradient is not finite"
+
+
+def maps_begin_at_any_channel() -> None:
+    """Also inside of the channels that a thread reads at once."""
+    call = Call(12, side=8, channels_last=True)
+    x, _, matrix, shift, injector = call.tensors()
+    for start, count in ((3, 4), (2, 7)):
+        coupling = injector[:, : 2 * count].contiguous(memory_format=torch.channels_last)
+        found = flow_step(x, matrix, shift, coupling=coupling, injector=injector, start=start, backend="cuda")
+        tensors = [tensor.double() for tensor in (x, matrix, shift)]
+        maps: dict[str, Any] = {"coupling": coupling.double(), "injector": injector.double()}
+        exact = flow_step(*tensors, **maps, start=start, backend="reference")
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)
 
 
 PROPERTIES = (
@@ -121,6 +159,7 @@ PROPERTIES = (
     contexts_are_shared,
     every_order_gives_the_same_bits,
     quotients_are_finite_where_factors_are_not,
+    maps_begin_at_any_channel,
 )
 
 

@@ -72,8 +72,8 @@ MUTANTS = [
     Mutant(
         "no barrier between the writing of a tile and the product",
         "tile.h",
-        "    __syncthreads();\n    if constexpr (!G::kResident) {",
-        "    if constexpr (!G::kResident) {",
+        "    if (!G::kResident || first == 0) __syncthreads();\n",
+        "",
     ),
     Mutant(
         "no barrier after a part of the matrix is loaded",
@@ -236,6 +236,80 @@ MUTANTS = [
         "elementwise.h",
         "(grad[j] * product + grad_log_det) * s.slope",
         "(grad[j] * product) * s.slope",
+    ),
+    Mutant(
+        "a tile of known maps one unit too long",
+        "flow_step_known.h",
+        "inside = at.first < step.pixels;",
+        "inside = at.first <= step.pixels;",
+        "address",
+    ),
+    Mutant(
+        "known maps without a floor of the scale",
+        "published.h",
+        "map.parameter >= kLeastEps &&",
+        "",
+    ),
+    Mutant(
+        "the slope of a known scale",
+        "published.h",
+        "rest = sigmoid == 0.f ? 1.f : e * sigmoid",
+        "rest = sigmoid == 0.f ? 1.f : e",
+    ),
+    Mutant(
+        "what is kept of a known map in the place of another's",
+        "flow_step_backward_known.h",
+        "kept + (map.kept + 2 * channel) * geometry.pixels()",
+        "kept + 2 * channel * geometry.pixels()",
+    ),
+    Mutant(
+        "no barrier before the gradient of the matrix, of known maps",
+        "flow_step_backward_known.h",
+        "    __syncthreads();\n    {\n      Outer outer;",
+        "    {\n      Outer outer;",
+    ),
+    Mutant(
+        "no barrier before the next tile, of known maps",
+        "flow_step_backward_known.h",
+        "    __syncthreads();\n  }\n  let_next_begin();",
+        "  }\n  let_next_begin();",
+    ),
+    Mutant(
+        "the sums of all tiles but the last dropped",
+        "outer_product.h",
+        "own = anew ? sum : own + sum;",
+        "own = sum;",
+    ),
+    Mutant(
+        "the first of the sums that stand side by side dropped",
+        "sums.cu",
+        "int64_t k = threadIdx.x;",
+        "int64_t k = threadIdx.x + 1;",
+    ),
+    Mutant(
+        "no barrier before a channels_last tile is read along the channels",
+        "channels_last.h",
+        "geometry.put(sum[r], state + (first + r) * stride);\n  }\n  __syncthreads();",
+        "geometry.put(sum[r], state + (first + r) * stride);\n  }",
+    ),
+    Mutant(
+        "no barrier before the gradients of a channels_last tile are read",
+        "channels_last.h",
+        "geometry.put(sum[r], inner + (first + r) * stride);\n    }\n    __syncthreads();",
+        "geometry.put(sum[r], inner + (first + r) * stride);\n    }",
+    ),
+    Mutant(
+        "a map of a part of a unit",
+        "published.h",
+        "cross && map.start % run == 0 && map.count % run == 0;",
+        "cross;",
+    ),
+    Mutant(
+        "a channels_last tensor at an address that is not aligned",
+        "published.h",
+        "reinterpret_cast<intptr_t>(view.data) % access == 0 &&",
+        "",
+        "address",
     ),
 ]
 

@@ -23,6 +23,9 @@ The names of kernels have these parts:
 - `Vectors<4>` accesses a contiguous float32 state, `Vectors<2>` a float16 or bfloat16 one, 16 bytes a thread.
 - `Elements<T>` accesses one pixel of any dtype and layout, with arithmetic in `T`.
 - The last number is the number of channels, or 0 if the compiler does not know it.
+- `known` kernels, and `last` ones for channels_last, are for maps of the published form. Their arguments are the bytes
+  of a number of the state, backward also the pixels of a thread, the bytes of a number of h, the number of channels,
+  whether the maps are inverted, and the division of the work.
 """
 
 

@@ -10,7 +10,7 @@ from layer_cases import LAYERS, latents_of
 from under_test import GPU_BACKENDS
 
 from invflow import affine_coupling, channel_affine, flow_step
-from invflow.backends import cuda
+from invflow.backends import _cuda
 from invflow.testing import assert_invertible
 
 pytestmark = pytest.mark.gpu
@@ -95,7 +95,7 @@ def test_a_call_after_one_that_cuda_refused(monkeypatch):
     x, matrix, shift = (torch.randn(size, device="cuda") for size in ((1, 8000, 4, 4), (8000, 8000), (8000,)))
     with pytest.raises(RuntimeError, match=r"has shared memory for \d+ channels of torch.float32, got 8000"):
         channel_affine(x, matrix, shift, backend="cuda")
-    monkeypatch.setattr(cuda, "_most_channels", {x.device.index: {}})
+    monkeypatch.setattr(_cuda, "_most_channels", {x.device.index: {}})
     with pytest.raises(RuntimeError, match="flow_step_kernel cannot run for a state of 1 samples, 8000 channels"):
         channel_affine(x, matrix, shift, backend="cuda")
     y = channel_affine(x[:, :12], matrix[:12, :12], shift[:12], backend="cuda")

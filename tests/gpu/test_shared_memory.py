@@ -25,14 +25,15 @@ ROOMY = MULTIPROCESSORS[90]
 def shared_of(call: Call, chip: Multiprocessor) -> int:
     """The shared bytes of a backward pass on a device like that."""
     with mock.patch.dict(MULTIPROCESSORS, {1: chip}):
-        (found,) = [launch for launch in launches_of(call, 1) if "flow_step_backward_kernel" in launch.name]
+        (found,) = [launch for launch in launches_of(call, 1) if "flow_step_backward" in launch.name]
     return found.shared_bytes
 
 
+@pytest.mark.parametrize("published", [False, True], ids=["any form", "published form"])
 @pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_a_block_keeps_values_if_there_is_room_for_the_last_byte(channels: int, inverse: bool) -> None:
-    call = Call(channels, side=4, backward=True, inverse=inverse)
+def test_a_block_keeps_values_if_there_is_room_for_the_last_byte(channels: int, inverse: bool, published: bool) -> None:
+    call = Call(channels, side=4, backward=True, inverse=inverse, published=published)
     keeps = shared_of(call, ROOMY._replace(shared=1 << 20, of_block=1 << 20))
     # a multiprocessor holds two blocks of up to 48 channels, and CUDA takes 1 KiB of each
     at_once = 2 if channels < 96 else 1

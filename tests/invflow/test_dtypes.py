@@ -25,7 +25,7 @@ def roundings(dtype):
 def values_and_gradients(call, tensors, backend):
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     results = [result for result in call(*leaves, backend=backend) if result.requires_grad]
-    grads = [torch.linspace(0.5, 1.5, result.numel()).to(result.dtype).view(result.shape) for result in results]
+    grads = [torch.linspace(0.5, 1.5, result.numel()).to(result).view(result.shape) for result in results]
     return [*results, *torch.autograd.grad(results, leaves, grads, materialize_grads=True)]
 
 

@@ -8,7 +8,7 @@ from op_cases import laid_out
 from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import each_kernels
 
-from invflow import affine_coupling, channel_affine, flow_step, gaussian_split
+from invflow import Squeeze, affine_coupling, channel_affine, flow_step, gaussian_split
 from invflow.backends import cpu
 from invflow.backends.protocol import Call, Form, Settings
 
@@ -146,3 +146,21 @@ def test_results_larger_than_the_caches(dtype, size):
         grads = torch.autograd.grad([y, log_det], leaves, [x, torch.ones_like(log_det)])
         found.append([y, log_det / x[0].numel(), *(grad / grad.abs().max() for grad in grads)])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [slice(None), slice(0, 3), slice(2, 5)], ids=str)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_squeeze_keeps_the_memory_format(channels, factor):
+    squeeze, plain = Squeeze(factor), torch.randn(2, 5, 6, 12)[:, channels].clone()
+    whole = torch.randn(2, 5, 6, 12).contiguous(memory_format=CHANNELS_LAST)
+    whole[:, channels] = plain
+    x = whole[:, channels].requires_grad_()
+    z, _ = squeeze(x)
+    expected, _ = squeeze(plain)
+    assert expected.is_contiguous()
+    assert z.is_contiguous(memory_format=CHANNELS_LAST)
+    assert torch.equal(z, expected)
+    back, _ = squeeze.inverse(z)
+    assert back.is_contiguous(memory_format=CHANNELS_LAST)
+    assert torch.equal(back, plain)
+    torch.testing.assert_close(torch.autograd.grad((z * expected).sum(), x)[0], plain)

@@ -35,7 +35,7 @@ def pre_activations(signs: Mapping[nn.Module | int, list[Tensor]] | None = None)
         record(self, x)
         return relu(self, x) if signs is None else torch.where(signs[self][0] > 0, x, 0 * x)
 
-    def recorded_leaky_relu(x: Tensor, slope: float) -> Tensor:
+    def recorded_leaky_relu(x: Tensor, slope: float, inplace: bool = False) -> Tensor:
         nonlocal calls
         key, calls = calls, calls + 1
         record(key, x)

@@ -168,8 +168,8 @@ LAYERS_BY_NAME = {case.name: case for case in LAYERS}
 
 def weighted_sum(tensors: list[Tensor]) -> Tensor:
     """A scalar that every element of every tensor moves differently; the weights are the same in every dtype."""
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
     for tensor in tensors:
         weights = torch.linspace(-1.0, math.pi, tensor.numel(), dtype=torch.float64).cos().view(tensor.shape)
-        total = total + (tensor.double() * weights).sum()
+        total = total + (tensor.double() * weights.to(tensor.device)).sum()
     return total

@@ -19,7 +19,7 @@ void flow_step(const FlowStep& step, const Place& place);
 void flow_step_backward(const FlowStep& step, const FlowStepGradients& gradients, const Place& place);
 
 // Bytes of `Place::workspace` of a call on a device.
-int64_t workspace(const FlowStep& step);
+int64_t workspace(const FlowStep& step, int device);
 int64_t workspace(const FlowStep& step, const FlowStepGradients& gradients, int device);
 
 // Most channels with which a device can run a step that has a matrix, forward and backward. It can run any fewer.

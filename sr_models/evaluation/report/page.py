@@ -128,7 +128,7 @@ def _figure(png: bytes, caption: str, *, pixels: bool = False) -> str:
 
 
 def _table(scores: Mapping[str, Scores], distance_name: str) -> str:
-    headings = ["", "NLL (bits/dim)", "PSNR", "SSIM", "LR-PSNR", f"diversity ({distance_name})"]
+    headings = ["", "NLL (bits/dim)", "PSNR", "SSIM", "LR-PSNR", f"diversity ({distance_name})", distance_name]
     rows = [
         [
             label,
@@ -137,6 +137,7 @@ def _table(scores: Mapping[str, Scores], distance_name: str) -> str:
             f"{row.ssim:.3f}",
             f"{row.lr_psnr:.2f}",
             f"{row.diversity:.2f}",
+            f"{row.distance:.4f}",
         ]
         for label, row in scores.items()
     ]

@@ -17,6 +17,8 @@ import invflow
 import sr_models
 from invflow import ActNorm
 from sr_models.checkpoints.published import from_published, load_published, published_layout
+from sr_models.flow import condition_sharing
+from sr_models.networks.precision import network_precision
 from sr_models.training.recipe import PAPER_NOISE_STD
 
 QUANT = 32
@@ -129,6 +131,46 @@ class TestNetwork:
             with torch.no_grad(), invflow.use_backend(backend):
                 sr = model.decode(latents, golden["lr"].to(dtype), noise)
             assert_same(golden, f"rev/{case}", sr, dtype)
+
+
+@pytest.mark.parametrize("way", ["joined", "merged"])
+@pytest.mark.parametrize("golden", but_for(lambda name: name.endswith("_full")), indirect=True)
+def test_encode_in_other_ways(
+    golden: Golden, model: sr_models.SuperResolutionFlow, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every network sees the joined features, as if it were watched, or shares a convolution, as on an accelerator."""
+    if way == "joined":
+        monkeypatch.setattr(condition_sharing, "_is_split", lambda net: False)
+    else:
+        monkeypatch.setattr(condition_sharing, "_merges", lambda features: True)
+    for dtype in (torch.float64, torch.float32):
+        TestNetwork().test_encode(golden, model, dtype, "cpu")
+
+
+#: Of networks in half precision, against the published results in float64: error of bits per pixel, relative to them
+#: or to 1, mean relative error of a latent, and mean error of an image, whose values these untrained networks amplify
+#: to 5.
+HALF_ERRORS = {torch.bfloat16: (5e-3, 5e-2, 0.3), torch.float16: (6e-4, 6e-3, 0.04)}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", HALF_ERRORS)
+def test_networks_in_half_precision(
+    golden: Golden, model: sr_models.SuperResolutionFlow, dtype: torch.dtype, backend: str
+) -> None:
+    bits, relative, absolute = HALF_ERRORS[dtype]
+    model = model.float()
+    given = [tensor.float() for _, tensor in sorted(golden.section("rev/eps_").items())]
+    hr, lr, noise = inputs_of(golden, "fwd", torch.float32)
+    with torch.no_grad(), invflow.use_backend(backend), network_precision(dtype, torch.device("cpu")):
+        encoding = model.encode(hr, lr, noise)
+        image = model.decode(given, golden["lr"].float())
+    expected = golden["f64/fwd/nll"]
+    assert (published_nll(encoding) - expected).abs().max() < bits * expected.abs().clamp(min=1).max()
+    for latent, expected in zip(encoding.latents, golden.latents("fwd", torch.float64), strict=True):
+        assert latent.dtype == torch.float32
+        assert (latent - expected).abs().mean() < relative * expected.abs().mean()
+    assert (image - golden["f64/rev/sr"]).abs().mean() < absolute
 
 
 def test_every_layer(golden: Golden, model: sr_models.SuperResolutionFlow) -> None:

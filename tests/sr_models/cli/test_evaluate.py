@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -84,3 +85,23 @@ def test_mistakes_are_found_before_anything_is_scored(
         assert main(["evaluate", "--checkpoint", str(run), "--images", str(folder), "--n", "1", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not scored
+
+
+def test_precision_of_networks(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {}
+    for precision in ("fp32", "bf16"):
+        output = tmp_path / f"{precision}.csv"
+        arguments = ["evaluate", "--checkpoint", str(run / "model.safetensors"), "--images", str(folder), "--n", "1"]
+        assert main([*arguments, "--output", str(output), "--precision", precision]) == 0
+        rows[precision] = list(csv.DictReader(output.open()))
+        settings = json.loads(output.with_suffix(".summary.json").read_text())["settings"]
+        assert settings.get("precision") == ("bf16" if precision == "bf16" else None)
+    for exact, half in zip(rows["fp32"], rows["bf16"], strict=True):
+        for name in ("nll", "psnr"):
+            assert float(half[name]) == pytest.approx(float(exact[name]), rel=0.02)
+        assert half["nll"] != exact["nll"]
+    capsys.readouterr()
+    assert main([*arguments, "--output", str(tmp_path / "bf16.csv")]) == 2
+    assert "holds scores of other settings (precision was bf16, now None)" in capsys.readouterr().err
+    assert main([*arguments, "--precision", "fp16"]) == 2
+    assert "precision fp16 is for GPUs" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tiny_models import randomised
 
 import sr_models
 from invflow import FlowStep
@@ -301,3 +303,44 @@ def test_a_full_disk_ends_the_command(
     monkeypatch.setattr(_sampling, "write_image", full)
     assert sample() == 2
     assert capsys.readouterr().err.splitlines()[-1].count("No space left on device") == 1
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_precision_of_networks(
+    sample: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    amx: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    picture(tmp_path / "in" / "a.png")
+    save_model(randomised("srflow-da", dtype=torch.float32), tmp_path / "model.safetensors")
+    sample = functools.partial(sample, "--checkpoint", tmp_path / "model.safetensors")
+    for precision in ("fp32", "bf16", "auto"):
+        assert sample("--precision", precision, output=tmp_path / precision) == 0
+    pictures = {name: read_image(tmp_path / name / "a_sample000.png").astype(int) for name in ("fp32", "bf16", "auto")}
+    assert 0 < np.abs(pictures["bf16"] - pictures["fp32"]).max() <= 2
+    assert np.array_equal(pictures["auto"], pictures["bf16" if amx else "fp32"])
+    capsys.readouterr()
+    # what was sampled in another precision is not taken for done
+    assert sample("--precision", "auto", output=tmp_path / "bf16") == (0 if amx else 2)
+    assert ("precision was bf16, now None" in capsys.readouterr().err) is not amx
+
+
+def test_samples_in_float32_are_described_as_before(sample: Callable[..., int], tmp_path: Path) -> None:
+    """A folder that was sampled before there was a choice is done."""
+    picture(tmp_path / "in" / "a.png")
+    assert sample("--precision", "fp32") == 0
+    with Image.open(tmp_path / "out" / "a_sample000.png") as image:
+        assert "precision" not in json.loads(image.info["sr-models sample"])
+
+
+def test_half_precision_that_is_no_use_on_a_cpu_is_refused(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    assert sample("--precision", "fp16") == 2
+    assert "precision fp16 is for GPUs, and slower than fp32 on a CPU" in capsys.readouterr().err
+    assert sample("--precision", "half") == 2
+    assert "precision must be fp32 or bf16 or fp16 or auto, got 'half'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import torch
 import yaml
 
 from sr_models.cli import main
+from sr_models.data import kept
+from sr_models.data.crops import RandomCrops
+from sr_models.training.check import RunCheck
 from sr_models.training.config import TrainingConfig
 from sr_models.training.recipe import Recipe
+from sr_models.training.run import train_model
 
 TINY = "{steps: 1, hidden_channels: 4, features: 4, growth: 2, blocks: 2, stacked_blocks: [0, 1]}"
 
@@ -126,6 +131,43 @@ class TestCheck:
         assert "b.png" in printed
         assert printed.endswith("1 of 2 images decode\n")
         assert failure(capsys, *options, "--strict").startswith("1 of 2 images cannot be decoded; the first one: ")
+
+
+class TestDiskCache:
+    """Decoded photographs that are kept on the disk, where there are many."""
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(kept, "FEW", 0)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    @pytest.mark.parametrize("check", [False, True])
+    def test_it_is_said_and_can_be_refused(
+        self, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], check: bool
+    ) -> None:
+        store = tmp_path / "cache" / "sr_models" / "decoded"
+        options = ["train", "--config", str(recipe), "--output", str(tmp_path / "out"), *(["--check"] * check)]
+        assert main([*options, "--disk_cache", "0"]) == 0
+        assert "decoded photographs" not in "".join(capsys.readouterr())
+        assert not store.exists()
+        options[4] = str(tmp_path / "other")
+        assert main(options) == 0
+        printed = "".join(capsys.readouterr())
+        assert printed.count(f"decoded photographs are kept in {store}, up to 0.0 GB") == 1
+        # a check decodes all of them, a step those of its crop
+        assert len(list(store.iterdir())) == (2 if check else 1)
+
+    def test_the_default_is_that_of_the_library(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["train", "--print_config"])
+        shown = yaml.safe_load(capsys.readouterr().out)["disk_cache"]
+        for function in (train_model, RandomCrops, RunCheck):
+            assert inspect.signature(function).parameters["disk_cache"].default == shown
+
+    def test_no_amount(self, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        options = ("--config", recipe, "--output", tmp_path / "out", "--disk_cache", "-1")
+        assert failure(capsys, *options) == "disk_cache must be a number of GB of at least 0, got -1.0"
+        assert not (tmp_path / "out").exists()
 
 
 class TestPrintedSettings:

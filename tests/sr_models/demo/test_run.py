@@ -37,11 +37,18 @@ def test_report(tmp_path: Path) -> None:
     assert len(pictures) == 2 + 2 * (4 + 8 + 1)
     for picture in pictures:
         assert np.array(Image.open(io.BytesIO(base64.b64decode(picture)))).std() > 1
-    for label in ("bicubic", "temperature 0", "temperature 0.5", "temperature 0.9", "diversity ("):
+    for label in (
+        "bicubic",
+        "bicubic, back-projected",
+        "temperature 0",
+        "temperature 0.5",
+        "temperature 0.9",
+        "diversity (",
+    ):
         assert label in text
     assert (tmp_path / "pictures" / "chelsea_t0.9_sample001.png").exists()
     assert (tmp_path / "overview.png").exists()
-    assert (tmp_path / "scores.csv").read_text().count("\n") == 5
+    assert (tmp_path / "scores.csv").read_text().count("\n") == 6
 
 
 def test_what_is_made_of_a_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +97,9 @@ def test_what_is_made_of_a_trained_model(tmp_path: Path, monkeypatch: pytest.Mon
         # the enlarged image is as bright as the small one
         assert abs(enlarged.mean() - lr.mean()) < 2
     rows = read_scores(tmp_path / "scores.csv", "mse")
-    assert [row.image for row in rows] == ["bicubic", "temperature 0", "temperature 0.5", "temperature 0.9"]
+    assert [row.image for row in rows] == [
+        *("bicubic", "bicubic, back-projected", "temperature 0", "temperature 0.5", "temperature 0.9")
+    ]
     text = report.read_text()
     trained = sum(photograph.train for photograph in PHOTOGRAPHS)
     for words in (

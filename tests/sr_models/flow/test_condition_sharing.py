@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from invflow import ActNorm, AffineCoupling, AffineInjector, FlowSequential, FlowStep, Squeeze
 from invflow.layers import condition
-from sr_models.flow import decoding
+from sr_models.flow import condition_sharing, decoding, merged_convs
 from sr_models.flow.condition_sharing import LevelContext, features_conv
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.model import SuperResolutionFlow
@@ -351,3 +351,112 @@ def test_a_pruned_actnorm_inside_a_convolution_follows_its_parameters() -> None:
         scale = (conv.actnorm.log_scale_orig * conv.actnorm.log_scale_mask).exp()[:, None, None]
         expected = (F.conv2d(x, conv.weight, padding=1) + conv.actnorm.bias[:, None, None]) * scale
         torch.testing.assert_close(conv(x), expected)
+
+
+def encode_joined(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
+    """Latents and log-determinant with the joined context in every layer."""
+    latents, total, x = [], 0.0, hr
+    for level, context in zip(model.levels, model.contexts(lr, noise), strict=True):
+        z, log_det = level(x, context)
+        *leaving, x = z if isinstance(z, list) else [z]
+        latents += leaving
+        total = total + log_det
+    return [*latents, x, total]
+
+
+def gradients_of(
+    results: list[Tensor], hr: Tensor, lr: Tensor, model: SuperResolutionFlow
+) -> tuple[Tensor | None, ...]:
+    loss = sum((result.square() + result).sum() for result in results)
+    inputs = [hr, lr, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
+    return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+
+def assert_trains_as_joined(model: SuperResolutionFlow, noisy: bool = False) -> None:
+    """Latents, log-determinant and all gradients are those with the joined context in every layer."""
+    lr = torch.rand(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    hr = torch.rand(2, 3, 4 * model.scale, 6 * model.scale, dtype=torch.float64, requires_grad=True)
+    noise = torch.rand(2, model.noise_channels, *hr.shape[2:], dtype=torch.float64) if noisy else None
+    encoding = model.encode(hr, lr, noise)
+    found, expected = [*encoding.latents, encoding.log_det], encode_joined(model, hr, lr, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    pairs = zip(gradients_of(found, hr, lr, model), gradients_of(expected, hr, lr, model), strict=True)
+    for actual, wanted in pairs:
+        assert (actual is None) == (wanted is None)
+        if wanted is not None:
+            torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("memory", ["store", "invert"])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_training_with_shared_conditions_has_the_gradients_of_joined_ones(
+    model: SuperResolutionFlow, memory: str, noisy: bool
+) -> None:
+    if noisy and not model.noise_channels:
+        pytest.skip("not conditioned on noise")
+    torch.manual_seed(5)
+    model = copy.deepcopy(model).train()
+    for level in model.levels:
+        level.memory = memory
+    assert_trains_as_joined(model, noisy)
+
+
+@pytest.fixture(params=[1, 2**26], ids=["one network", "a level"])
+def merging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Convolutions of the features for this many results at once, as on an accelerator."""
+    monkeypatch.setattr(condition_sharing, "_merges", lambda x: True)
+    monkeypatch.setattr(merged_convs, "_RESULTS", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("memory", ["store", "invert"])
+def test_training_with_merged_convolutions_has_the_same_gradients(
+    model: SuperResolutionFlow, memory: str, merging: int
+) -> None:
+    torch.manual_seed(5)
+    model = copy.deepcopy(model).train()
+    for level in list(model.levels)[:2]:
+        level.memory = memory
+    assert_trains_as_joined(model, noisy=bool(model.noise_channels))
+
+
+def test_networks_of_a_level_share_one_convolution(merging: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = randomised("srflow", steps=3).train()
+    calls: list[int] = []
+    original = condition_sharing.features_conv
+
+    def counted(features: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(len(weight))
+        return original(features, weight, bias)
+
+    monkeypatch.setattr(condition_sharing, "features_conv", counted)
+    model.encode(torch.rand(1, 3, 16, 16, dtype=torch.float64), torch.rand(1, 3, 4, 4, dtype=torch.float64))
+    assert calls == ([4] * 18 if merging == 1 else [24] * 3)
+
+
+def test_a_network_that_cannot_be_split_is_left_out_of_a_merged_convolution(merging: int) -> None:
+    model = randomised("srflow", steps=3).train()
+    seen: list[int] = []
+    step = model.levels[0][3]
+    step.coupling.net.first_conv.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    model.levels[1][3].register_forward_hook(lambda module, args, output: seen.append(args[1].shape[1]))
+    model.levels[2][4].coupling.net = model.levels[2][3].coupling.net  # asked for twice
+    assert_trains_as_joined(model)
+    assert seen == 2 * [6 + model.encoder.context_channels, model.encoder.context_channels]
+
+
+def test_waiting_networks_are_initialised_from_their_first_batch(merging: int) -> None:
+    torch.manual_seed(0)
+    fresh = randomised("srflow", steps=2).train()
+    for module in fresh.modules():
+        if isinstance(module, ConvActNorm):
+            torch.nn.init.zeros_(module.actnorm.bias)
+            torch.nn.init.zeros_(module.actnorm.log_scale)
+            module.actnorm.initialized.zero_()
+    joined = copy.deepcopy(fresh)
+    hr, lr = torch.rand(2, 3, 16, 16, dtype=torch.float64), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    found, expected = fresh.encode(hr, lr), encode_joined(joined, hr, lr)
+    torch.testing.assert_close([*found.latents, found.log_det], expected, rtol=1e-11, atol=1e-11)
+    assert not any(module.waits() for module in fresh.modules() if isinstance(module, ConvActNorm))
+    for (name, actual), wanted in zip(fresh.named_parameters(), joined.parameters(), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-11, msg=name)

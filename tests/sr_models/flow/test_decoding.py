@@ -10,6 +10,7 @@ from tiny_models import randomised
 
 from sr_models.flow import decoding
 from sr_models.flow.decoding import _CHUNK_PIXELS, _chunks
+from sr_models.flow.explosions import Watch
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 7])
@@ -17,7 +18,7 @@ from sr_models.flow.decoding import _CHUNK_PIXELS, _chunks
 @pytest.mark.parametrize("pixels", [1, 64, 1000, 2**13, 5000, 2**14, 2**14 + 1, 2**20])
 def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> None:
     covered = []
-    chunks = list(_chunks(images, states, pixels))
+    chunks = list(_chunks(images, states, pixels, _CHUNK_PIXELS))
     for own, part in chunks:
         count = part.stop - part.start
         # states of several images come with all of them, those of one image in any number
@@ -37,11 +38,32 @@ def test_chunks_hold_every_state_once(images: int, states: int, pixels: int) -> 
 def test_chunks_of_a_level_are_for_its_height_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spied(images: int, states: int, pixels: int):
+    def spied(images: int, states: int, pixels: int, limit: int):
         seen.append((images, states, pixels))
-        return _chunks(images, states, pixels)
+        return _chunks(images, states, pixels, limit)
 
     monkeypatch.setattr(decoding, "_chunks", spied)
     randomised("srflow").sample(torch.rand(2, 3, 4, 10, dtype=torch.float64), 3)
     # from the coarsest level to the finest
     assert seen == [(2, 3, 2 * 5), (2, 3, 4 * 10), (2, 3, 8 * 20)]
+
+
+@pytest.mark.parametrize("name", ["srflow", "srflow-da", "ncsr"])
+@pytest.mark.parametrize("pixels", [1, 2**14])
+@pytest.mark.parametrize(("images", "samples"), [(1, 1), (1, 3), (2, 2)])
+def test_states_stay_channels_last(
+    name: str, pixels: int, images: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that changed the layout, or latents in another one, would make the next convolutions copy."""
+    layouts: list[tuple[int, int, bool]] = []
+    original = Watch.__call__
+
+    def look(self: Watch, state: torch.Tensor, first: int, level: int, layer: int) -> torch.Tensor:
+        layouts.append((level, layer, state.is_contiguous(memory_format=torch.channels_last)))
+        return original(self, state, first, level, layer)
+
+    monkeypatch.setattr(Watch, "__call__", look)
+    monkeypatch.setattr(decoding, "_CHUNK_PIXELS", pixels)
+    randomised(name, dtype=torch.float32).sample(torch.rand(images, 3, 4, 6), samples)
+    assert layouts
+    assert [place for *place, kept in layouts if not kept] == []

@@ -153,3 +153,13 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert remove_leftovers(tmp_path) == 14
     assert sorted(os.listdir(tmp_path)) == sorted([".x.tmp", f"{'0' * 32}.tmp", f".{'0' * 32}.tmp.png"])
     assert remove_leftovers(tmp_path / "none") == 0
+
+
+def test_only_old_leftovers_are_removed_where_others_write(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".{digit * 32}.tmp" for digit in "01")
+    for path in (old, new):
+        path.write_bytes(b"content")
+    os.utime(old, (new.stat().st_mtime - 100,) * 2)
+    assert remove_leftovers(tmp_path, age=1000) == 0
+    assert remove_leftovers(tmp_path, age=50) == 7
+    assert os.listdir(tmp_path) == [new.name]

@@ -37,7 +37,7 @@ from sr_models.training.recipe import Recipe
         ({"accumulate": 3}, "accumulate must divide batch_size, which is 2, got 3"),
         ({"max_skipped": 0}, "max_skipped must be at least 1, got 0"),
         ({"best": "nll"}, "best must be one of 'val_nll', 'val_psnr', 'val_lr_psnr', got 'nll'"),
-        ({"precision": "bf16-mixed"}, "precision must be one of 'fp32', 'bf16', 'fp16', got 'bf16-mixed'"),
+        ({"precision": "bf16-mixed"}, "precision must be one of 'fp32', 'bf16', 'fp16', 'auto', got 'bf16-mixed'"),
         ({"memory": "less"}, "memory must be one of 'store', 'invert', got 'less'"),
         ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
         ({"steps": True}, "steps must be a whole number, got True"),
@@ -85,7 +85,7 @@ def test_what_may_change_when_a_run_is_resumed() -> None:
             "gradient_clip",
             "val_every",
         ),
-        *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile"),
+        *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile", "graph"),
     }
 
 

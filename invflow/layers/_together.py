@@ -1,0 +1,356 @@
+"""Channel maps of all flow steps of a flow, derived together: one factorisation and one derivative for a size.
+
+On a GPU a step's own matrices cost some fifty launches forward and backward, however small they are. Together they cost
+those of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar, Token
+from copy import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from invflow._numerics import reads_freely
+from invflow.layers._derived import ChannelMap, FactorCache
+from invflow.layers._factors import factorize, present_store
+from invflow.layers._late import LateCheck, is_captured
+from invflow.ops._transforms import is_watched, reference_backward
+
+__all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps", "withdraw"]
+
+
+class Sources(NamedTuple):
+    """What the channel map of a flow step is derived from.
+
+    Attributes:
+        owner: the convolution.
+        weight, bias, log_scale: its weight, and the actnorm's parameters.
+    """
+
+    owner: nn.Module
+    weight: Tensor
+    bias: Tensor
+    log_scale: Tensor
+
+
+class Derivation:
+    """What a flow keeps of the maps that it derives together. A copy has nothing.
+
+    Attributes:
+        caches: of the factors, by kind of weight; on the CPU.
+        late: determinants that are still to be looked at; on other devices.
+    """
+
+    def __init__(self) -> None:
+        self.caches: dict[Any, FactorCache] = {}
+        self.late = LateCheck()
+
+    def __reduce__(self) -> tuple[type[Derivation], tuple[()]]:
+        return Derivation, ()
+
+
+class Maps:
+    """The channel maps of a flow's steps, for one call and its backward pass.
+
+    Args:
+        flow: a FlowSequential.
+        derivation: what it keeps.
+        whole: derive whole maps with their gradients together, not only factors of the weights.
+    """
+
+    def __init__(self, flow: Any, derivation: Derivation, *, whole: bool) -> None:
+        self._whole = whole
+        self._flows: set[int] = set()
+        self._places: dict[int, tuple[_Group, int]] = {}
+        self._factors: dict[int, tuple[Tensor, Tensor]] = {}
+        kinds: dict[Any, list[tuple[str, nn.Module, Sources]]] = {}
+        for name, step, sources in self._steps(flow, ""):
+            if id(step) not in self._places:
+                tensors = sources[1:]
+                kind = (tuple(sources.weight.shape), *((tensor.dtype, tensor.device) for tensor in tensors))
+                kinds.setdefault(kind, []).append((name, step, sources))
+        dets, owners = [], []
+        for kind, found in kinds.items():
+            if len(found) < 2:
+                continue
+            cache = derivation.caches.setdefault((*kind, len(found)), FactorCache())
+            group = _Group([each[2] for each in found], cache)
+            usable = [True] * len(found)
+            if reads_freely(group.log_abs_det):
+                if not bool(group.log_abs_det.isfinite().all()):
+                    # these are derived where they are needed, and raise there
+                    usable = group.log_abs_det.isfinite().tolist()
+            else:
+                dets.append(group.log_abs_det)
+                owners += [(name, each.owner, each.weight) for name, _, each in found]
+            factors = zip(group.weight_inverse.unbind(), group.log_abs_det.unbind(), strict=True)
+            for index, ((_, step, each), pair) in enumerate(zip(found, factors, strict=True)):
+                if usable[index]:
+                    self._places[id(step)] = group, index
+                    self._factors[id(each.weight)] = pair
+        if dets:
+            derivation.late.note(torch.cat(dets), owners)
+
+    def covers(self, flow: nn.Module) -> bool:
+        """Return whether the maps of a flow are among these."""
+        return id(flow) in self._flows
+
+    def factors_only(self) -> Maps:
+        """Return these maps without those that have a graph."""
+        if not self._whole:
+            return self
+        maps = copy(self)
+        maps._whole = False
+        return maps
+
+    def map_of(self, step: object, dtype: torch.dtype, *, inverse: bool) -> ChannelMap | None:
+        """Return the map of a step, or its inverse, with matrix and shift of a dtype; ``None`` if it is not known."""
+        place = self._places.get(id(step))
+        if place is None:
+            return None
+        group, index = place
+        trained = torch.is_grad_enabled() and group.trained
+        return None if trained and not self._whole else group.maps(dtype, inverse, trained)[index]
+
+    def factors_of(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the inverse of a weight and ``log |det|``, in float64; ``None`` if they are not known."""
+        return self._factors.get(id(weight))
+
+    def _steps(self, flow: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Sources]]:
+        """Yield the steps of a flow, and of flows in it, that may be derived together, with their names in messages."""
+        self._flows.add(id(flow))
+        for position, layer in enumerate(flow._modules["layers"]):
+            name, own = f"{prefix}layer {position}: ", getattr(type(layer), "map_sources", None)
+            if own is not None:
+                sources = own(layer)
+                if sources is not None:
+                    yield name, layer, sources
+            elif getattr(type(layer), "deriving", None) is type(flow).deriving and "forward" not in layer.__dict__:
+                yield from self._steps(layer, name)
+
+    def withdraw(self, step: object) -> None:
+        """Forget the map of a step whose parameters have changed."""
+        self._places.pop(id(step), None)
+
+
+_PRESENT: ContextVar[Maps | None] = ContextVar("invflow_maps", default=None)
+
+
+class Together:
+    """While it is entered, the steps of a flow derive their maps together.
+
+    Nothing is derived together within a flow that does so already, while somebody looks on, or on the CPU without
+    gradients, where every step remembers its map.
+
+    Args:
+        flow: a FlowSequential.
+        derivation: what it keeps.
+        like: a state.
+        whole: as :class:`Maps` takes it.
+    """
+
+    __slots__ = ("_arguments", "_token")
+
+    def __init__(self, flow: Any, derivation: Derivation, like: Tensor, *, whole: bool = True) -> None:
+        self._arguments = flow, derivation, like, whole
+
+    def __enter__(self) -> None:
+        self._token: Token[Maps | None] | None = None
+        if torch.compiler.is_compiling():
+            return
+        flow, derivation, like, whole = self._arguments
+        if (reads_freely(like) and not torch.is_grad_enabled()) or is_watched():
+            return
+        present = _PRESENT.get()
+        if present is not None and present.covers(flow):
+            if not whole:
+                self._token = _PRESENT.set(present.factors_only())
+            return
+        if not (reads_freely(like) or is_captured(like)):
+            derivation.late.look()
+        with torch.inference_mode(False), torch.no_grad():
+            maps = Maps(flow, derivation, whole=whole)
+        self._token = _PRESENT.set(maps)
+
+    def __exit__(self, *error: object) -> None:
+        if self._token is not None:
+            _PRESENT.reset(self._token)
+
+
+class Resumed:
+    """While it is entered, the maps of an earlier call are present: in its backward pass.
+
+    Args:
+        maps: as :func:`present_maps` returned them.
+    """
+
+    def __init__(self, maps: Maps | None) -> None:
+        self._maps = maps
+
+    def __enter__(self) -> None:
+        self._token = _PRESENT.set(self._maps)
+
+    def __exit__(self, *error: object) -> None:
+        _PRESENT.reset(self._token)
+
+
+def present_maps() -> Maps | None:
+    """Return the maps that have been derived together for the flow that runs, if any."""
+    return None if torch.compiler.is_compiling() else _PRESENT.get()
+
+
+def map_of(step: object, dtype: torch.dtype, *, inverse: bool) -> ChannelMap | None:
+    """Return the map of a step, as :meth:`Maps.map_of`, if the flow that runs has derived it."""
+    maps = present_maps()
+    return None if maps is None else maps.map_of(step, dtype, inverse=inverse)
+
+
+def factors_of(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the factors of a weight, as :meth:`Maps.factors_of`, if the flow that runs has derived them."""
+    maps = present_maps()
+    return None if maps is None else maps.factors_of(weight)
+
+
+def withdraw(step: object) -> None:
+    """Let the flow that runs forget the map of a step whose parameters have changed."""
+    maps = present_maps()
+    if maps is not None:
+        maps.withdraw(step)
+
+
+class _Group:
+    """Steps whose weights have one size, dtype and device.
+
+    Attributes:
+        weight_inverse: (n, C, C), float64.
+        log_abs_det: ``log |det W|`` (n,), float64.
+        trained: whether a parameter needs a gradient.
+    """
+
+    def __init__(self, sources: Sequence[Sources], cache: FactorCache) -> None:
+        self._tensors = [tensor for kind in zip(*(each[1:] for each in sources), strict=True) for tensor in kind]
+        weight, self._bias, self._log_scale = _stacked(self._tensors)
+        store = present_store()
+        if store is None:
+            self.weight_inverse, self.log_abs_det = cache([weight], lambda: factorize(weight))
+        else:
+            self.weight_inverse, self.log_abs_det = store.factors_of([each.weight for each in sources])
+        self._weight = weight
+        self.trained = any(tensor.requires_grad for tensor in self._tensors)
+        self._found: dict[tuple[torch.dtype, bool, bool], list[ChannelMap]] = {}
+
+    def maps(self, dtype: torch.dtype, inverse: bool, trained: bool) -> list[ChannelMap]:
+        """Return the maps of all steps; with gradients if ``trained``."""
+        found = self._found.get((dtype, inverse, trained))
+        if found is None:
+            given = self._weight, self._bias, self._log_scale, self.weight_inverse, self.log_abs_det
+            # what is found may be saved for a backward pass later
+            with torch.inference_mode(False), torch.set_grad_enabled(trained):
+                if trained:
+                    matrix, shift, log_abs_det = _Maps.apply(given, dtype, inverse, *self._tensors)
+                else:
+                    matrix, shift, log_abs_det = _compose(*given, inverse=inverse)
+                    matrix, shift = matrix.to(dtype), shift.to(dtype)
+                log_dets = _LogDets(log_abs_det, dtype)
+                rows = zip(matrix.unbind(), shift.unbind(), log_abs_det.unbind(), strict=True)
+                found = [_OneOf(*row, log_dets, index) for index, row in enumerate(rows)]
+            self._found[dtype, inverse, trained] = found
+        return found
+
+
+class _LogDets:
+    """Log-determinants of a group's maps, for states of any size."""
+
+    def __init__(self, log_abs_det: Tensor, dtype: torch.dtype) -> None:
+        self._log_abs_det, self._dtype = log_abs_det, dtype
+        self._last: tuple[int, bool, tuple[Tensor, ...]] | None = None
+
+    def __call__(self, pixels: int) -> tuple[Tensor, ...]:
+        graph, last = torch.is_grad_enabled(), self._last
+        if last is None or last[:2] != (pixels, graph):
+            with torch.inference_mode(False):
+                last = self._last = pixels, graph, (pixels * self._log_abs_det).to(self._dtype).unbind()
+        return last[2]
+
+
+class _OneOf(ChannelMap):
+    """A map of a group."""
+
+    def __init__(self, matrix: Tensor, shift: Tensor, log_abs_det: Tensor, log_dets: _LogDets, index: int) -> None:
+        super().__init__(matrix, shift, log_abs_det)
+        self._log_dets, self._index = log_dets, index
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return self._log_dets(x.shape[2] * x.shape[3])[self._index]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Stack n weights, then n biases, then n log_scales."""
+    count = len(tensors) // 3
+    weight, bias, log_scale = (torch.stack(list(tensors[i * count : (i + 1) * count])) for i in range(3))
+    return weight, bias.double(), log_scale.double()
+
+
+def _compose(
+    weight: Tensor, bias: Tensor, log_scale: Tensor, weight_inverse: Tensor, log_abs_det: Tensor, *, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return M (n, C, C), v (n, C) and log |det M| (n,) in float64; of the inverse maps, if asked for."""
+    log_abs_det = log_scale.sum(-1) + log_abs_det
+    if inverse:
+        return (-log_scale).exp()[:, :, None] * weight_inverse, -bias, -log_abs_det
+    matrix = weight.double() * log_scale.exp()[:, None]
+    return matrix, (matrix @ bias[:, :, None])[:, :, 0], log_abs_det
+
+
+class _Maps(torch.autograd.Function):
+    """Channel maps of the parameters of n steps, with all their gradients in one backward pass.
+
+    Parameters are n weights (C, C), then n biases (C,), then n log_scales (C,).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, given: tuple[Tensor, ...], dtype: torch.dtype, inverse: bool, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        matrix, shift, log_abs_det = _compose(*given, inverse=inverse)
+        _, bias, log_scale, weight_inverse, _ = given
+        ctx.save_for_backward(bias, log_scale, weight_inverse, matrix, *tensors)
+        ctx.dtype, ctx.inverse = dtype, inverse
+        # a copy of what is saved
+        return matrix.to(dtype, copy=True), shift.to(dtype), log_abs_det
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        bias, log_scale, weight_inverse, matrix, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable_gradients(ctx, tensors, grads)
+        grad_matrix, grad_shift, grad_log_det = (grad.double() for grad in grads)
+        of_determinant = grad_log_det[:, None, None] * weight_inverse.mT
+        if ctx.inverse:
+            # M = diag(e^-s) W^-1 and dW^-1 = -W^-1 dW W^-1
+            grad_weight = -(matrix.mT @ grad_matrix @ weight_inverse.mT) - of_determinant
+            grad_bias = -grad_shift
+            grad_log_scale = -(grad_matrix * matrix).sum(2) - grad_log_det[:, None]
+        else:
+            grad_bias = (grad_shift[:, None] @ matrix)[:, 0]
+            grad_matrix = torch.addcmul(grad_matrix, grad_shift[:, :, None], bias[:, None])
+            grad_log_scale = (grad_matrix * matrix).sum(1) + grad_log_det[:, None]
+            grad_weight = torch.addcmul(of_determinant, grad_matrix, log_scale.exp()[:, None])
+        count = len(tensors) // 3
+        kinds = zip((grad_weight, grad_bias, grad_log_scale), tensors[::count], strict=True)
+        return None, None, None, *(row for grad, like in kinds for row in grad.to(like.dtype).unbind())
+
+
+def _differentiable_gradients(ctx: Any, tensors: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor | None]:
+    def reference(*tensors: Tensor) -> tuple[Tensor, ...]:
+        weight, bias, log_scale = _stacked(tensors)
+        exact = weight.double()
+        given = weight, bias, log_scale, torch.linalg.inv(exact), torch.linalg.slogdet(exact).logabsdet
+        matrix, shift, log_abs_det = _compose(*given, inverse=ctx.inverse)
+        return matrix.to(ctx.dtype), shift.to(ctx.dtype), log_abs_det
+
+    return reference_backward(reference, tensors, grads, ctx.needs_input_grad[3:])

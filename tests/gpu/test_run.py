@@ -1,0 +1,99 @@
+"""The script for a machine with a GPU starts what it says, keeps every result, and goes on after a failure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+#: Stands for every program: writes its name and arguments down, and fails if it is told to.
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $* [$INVFLOW_TEST_UNTUNED]" >> "$CALLS"
+echo "output of $(basename "$0")"
+for bad in $FAILING; do case "$*" in *"$bad"*) exit 1 ;; esac; done
+"""
+
+
+def run(folder: Path, *parts: str, failing: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in ("python", "nvidia-smi", "nvcc", "compute-sanitizer", "ncu"):
+        (programs / name).write_text(STAND_IN)
+        (programs / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHON": "python",
+        "OUT": str(folder / "out"),
+        "CALLS": str(folder / "calls"),
+        "FAILING": failing,
+    }
+    command = ["bash", str(ROOT / "tests/gpu/run.sh"), *parts]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    calls = folder / "calls"
+    return done, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_all_parts_run(tmp_path: Path) -> None:
+    done, calls = run(tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].endswith("end; nothing failed")
+    tests = [call for call in calls if call.startswith("python -m pytest")]
+    assert len(tests) == 2
+    assert all(call.endswith("[1]") and "-m gpu" in call and "tests/invflow" in call for call in tests)
+    tools = [call.split()[2] for call in calls if call.startswith("compute-sanitizer")]
+    assert sorted(tools) == ["memcheck", "racecheck", "synccheck"]
+    measured = [call.split("benchmarks run ")[1].split()[0] for call in calls if "-m benchmarks run" in call]
+    assert measured == ["models", "models", "models", "flow_step", "flow_step"]
+    assert sum(call.startswith("ncu") for call in calls) == 1
+    assert "setup.py" not in " ".join(calls), "the extensions can be imported"
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    assert kept >= {"log.txt", "cuda.txt", "triton.txt", "memcheck.txt", "racecheck.txt", "synccheck.txt"}
+
+
+def test_a_failure_stops_nothing_and_is_named_at_the_end(tmp_path: Path) -> None:
+    done, calls = run(tmp_path, "tests", "models", failing="import many.json")
+    assert done.returncode == 1
+    assert "build ended with 0" in done.stdout, "the extensions could not be imported, so they were built"
+    assert "python setup.py -q build_ext --inplace []" in calls
+    assert done.stdout.splitlines()[-1].endswith("end; many(1) failed")
+    assert sum("-m benchmarks run" in call for call in calls) == 3
+
+
+def test_a_failing_backend_is_named(tmp_path: Path) -> None:
+    done, _ = run(tmp_path, "tests", failing="takes_minutes")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith("end; tests of cuda(1) failed")
+
+
+def test_parts_run_alone(tmp_path: Path) -> None:
+    _, calls = run(tmp_path, "sanitizers")
+    assert not [call for call in calls if "benchmarks" in call or call.startswith("ncu")]
+    assert sum(call.startswith("compute-sanitizer") for call in calls) == 3
+
+
+def test_an_unknown_part_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    done, calls = run(tmp_path, "speed")
+    assert done.returncode == 2
+    assert "PART must be one of facts tests sanitizers models steps counters, got speed" in done.stdout
+    assert not calls
+
+
+@pytest.mark.parametrize("untuned", [True, False])
+def test_triton_is_not_tuned_where_the_script_says_so(
+    untuned: bool, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    assert conftest is not None
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, *, warn_only: asked.append(mode))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setenv("INVFLOW_TEST_UNTUNED", "1" if untuned else "")
+    conftest.pytest_configure()
+    assert asked == [True] * untuned
+    assert torch.utils.deterministic.fill_uninitialized_memory is not untuned

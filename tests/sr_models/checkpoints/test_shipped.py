@@ -1,0 +1,81 @@
+"""Models that come with the package: their names stand for their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sr_models
+from sr_models.checkpoints import shipped
+from sr_models.checkpoints.files import load_model, read_weights, save_model
+from sr_models.checkpoints.shipped import shipped_file, shipped_models
+from sr_models.cli import main
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.images import read_image, write_image
+
+TINY: dict[str, Any] = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": ()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped models that holds one, ``mine``, in half precision, and the current folder beside it."""
+    torch.manual_seed(0)
+    model = sr_models.create("srflow-da", base="image", **TINY)
+    with torch.no_grad():
+        model.encode(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8))
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    save_model(model.half(), tmp_path / "shipped" / "mine.safetensors")
+    return tmp_path / "shipped"
+
+
+def _same(found: SuperResolutionFlow, folder: Path) -> bool:
+    expected = load_model(folder / "mine.safetensors").float().state_dict()
+    return all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+
+def test_names_stand_for_files(folder: Path) -> None:
+    assert shipped_models() == ["mine"]
+    assert shipped_file("mine") == folder / "mine.safetensors"
+    assert shipped_file("other") is None
+    for model in (sr_models.load("mine"), load_model("mine")):
+        assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+        assert not model.training
+        assert _same(model, folder)
+    assert read_weights("mine").file == folder / "mine.safetensors"
+
+
+@pytest.mark.parametrize("name", ["other", "", "../shipped/mine", "mine.safetensors"])
+def test_unknown_names(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"name must be one of 'mine', got '{name}'$"):
+        sr_models.load(name)
+
+
+def test_a_path_of_the_same_name_comes_first(folder: Path) -> None:
+    Path("mine").mkdir()
+    other = sr_models.create("srflow-da", **TINY)
+    save_model(other, Path("mine") / "model.safetensors")
+    assert torch.equal(load_model("mine").encoder.conv_first.weight, other.encoder.conv_first.weight)
+    assert _same(sr_models.load("mine"), folder)
+
+
+def test_a_photograph_is_all_that_the_command_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "mine.safetensors").rename(folder / "srflow-da-tiny.safetensors")
+    (folder / "mine.json").rename(folder / "srflow-da-tiny.json")
+    image = np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        write_image(Path(f"{name}.png"), image)
+    assert main(["sample", "a.png", "b.png", "-n", "2", "--temperature", "0.5"]) == 0
+    assert sorted(path.name for path in Path("samples").glob("*_sample*.png")) == [
+        f"{name}_sample00{number}.png" for name in "ab" for number in range(2)
+    ]
+    assert read_image(Path("samples/a_sample000.png")).shape == (36, 40, 3)
+    assert main(["sample", "a.png", "-n=3"]) == 2  # other settings than the samples that are there
+    assert main(["sample", "a.png", "-n=3", "--output", "more"]) == 0
+    assert len(list(Path("more").glob("*.png"))) == 3
