@@ -6,7 +6,7 @@ those of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from copy import copy
 from typing import Any, NamedTuple
@@ -137,6 +137,10 @@ class Maps:
         self._places.pop(id(step), None)
 
 
+# not in every version of torch
+_saving_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignored: None
+)
 _PRESENT: ContextVar[Maps | None] = ContextVar("invflow_maps", default=None)
 
 
@@ -165,6 +169,9 @@ class Together:
         flow, derivation, like, whole = self._arguments
         if (reads_freely(like) and not torch.is_grad_enabled()) or is_watched():
             return
+        # Activation checkpointing counts what a first pass and a second one save. They must not differ, though in the
+        # first one actnorms may initialise, whose maps cannot be derived before.
+        whole = whole and _saving_hooks(False) is None
         present = _PRESENT.get()
         if present is not None and present.covers(flow):
             if not whole:

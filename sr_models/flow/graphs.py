@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
@@ -28,11 +29,12 @@ def check_graph(graph: bool | None, device: torch.device) -> None:
         raise ValueError(f"graph must be None or False on {device.type}: CUDA graphs need a CUDA device, got True")
 
 
-class GraphedDecoding:
+class GraphedDecoding(threading.local):
     """Decode batches, by a graph where one fits.
 
     One graph is kept, with the memory that it needs. It reads the present values of the weights. Other weights in
-    their place, other modes or other settings of torch make a new one. A copy keeps none.
+    their place, other modes or other settings of torch make a new one. A copy keeps none, and every thread has its own:
+    two cannot use a graph's memory at once.
     """
 
     def __init__(self) -> None:
@@ -53,12 +55,14 @@ class GraphedDecoding:
             decode: computes the images; it waits for nothing.
             latents, lr: arguments of ``decode``.
             watch: looks at every layer's result.
-            graph: make a graph at once; ``None``: for the second batch of a shape; ``False``: use none.
+            graph: make a graph at once; ``None``: for the second batch of a shape, in the main thread only, since what
+                another thread does meanwhile could spoil it; ``False``: use none.
 
         Raises:
             RuntimeError: a graph is asked for, and something is computed that no graph can hold.
         """
-        if graph is False or not is_on_gpu(lr):
+        main = threading.current_thread() is threading.main_thread()
+        if graph is False or not (graph or main) or not is_on_gpu(lr):
             return decode(latents, lr, watch)
         if _is_observed(model):
             if graph:

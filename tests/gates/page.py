@@ -13,9 +13,9 @@ SECTIONS = ("machine code", "traffic", "mutants")
 
 _INTRODUCTION = """# CUDA kernels: what is known of them without a GPU
 
-No GPU was at hand when these kernels were written. The tests of the operators run them on the CPU, from their source
-and as nvcc's PTX ([GPU kernels on the CPU](../cuda-on-cpu.md)). This page collects what else is known: the machine code
-of ptxas, the traffic to memory, and the errors that the tests notice. **Nothing here was measured on a GPU**; [the
+The tests of the operators run these kernels on the CPU, from their source and as nvcc's PTX ([GPU kernels on the
+CPU](../cuda-on-cpu.md)). This page collects what else is known without a GPU: the machine code of ptxas, the traffic to
+memory, and the errors that the tests notice. **Nothing here was measured on a GPU**; [the
 checklist](../gpu-checklist.md) says how to do that.
 
 The names of kernels have these parts:

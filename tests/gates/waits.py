@@ -39,13 +39,13 @@ TINY: dict[str, Any] = {
     "stacked_blocks": (0, 1),
 }
 
-#: Operators that compute nothing on the device.
+#: Operators that compute nothing on the device, and fills, of which the tests add some.
 _FREE = (
     " alias as_strided as_strided_ chunk conj contiguous detach detach_ diagonal dropout empty empty_like"
     " empty_strided expand expand_as flatten is_nonzero item lift_fresh mT matmul movedim narrow new_empty"
     " new_empty_strided new_zeros numpy_T ones ones_like permute pin_memory real reshape resize_"
     " resolve_conj resolve_neg result_type select set_ slice split split_with_sizes squeeze t to transpose"
-    " unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze view view_as zeros zeros_like full _conj"
+    " unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze view view_as zeros zeros_like full fill_ _conj"
     " _reshape_alias _to_copy _unsafe_view _nnpack_available"
     " "
 )

@@ -67,4 +67,4 @@ def test_sanitizers_are_silent(sanitize: str, order: str) -> None:
 
 @pytest.mark.skipif(cuda_driver.unavailable(80) is not None, reason=str(cuda_driver.unavailable(80)))
 def test_the_race_detector_is_silent() -> None:
-    assert len(run_tiny_calls(192, 80, check_races=True)) == 40
+    assert len(run_tiny_calls(192, 80, check_races=True)) == 138

@@ -89,3 +89,9 @@ def test_nothing_is_bound_once_torch_is_loaded():
     import torch  # noqa: F401
 
     assert not openmp.bind_threads({})
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2-3,6-7\n", {2, 3, 6, 7}), ("2,6\n", {2, 6}), ("2\n", {2})])
+def test_the_kernel_says_which_threads_share_a_core(monkeypatch, text, expected):
+    monkeypatch.setattr(openmp.Path, "read_text", lambda path: text)
+    assert openmp._siblings(2) == expected

@@ -10,6 +10,7 @@ import torch
 
 import sr_models
 from sr_models import registry
+from sr_models._plugins import summary_of
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 
@@ -72,3 +73,16 @@ def test_entry_points_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     assert "from-a-package" in [plugin.name for plugin in sr_models.list_models()]
     assert sr_models.create("from-a-package", preset="p", **TINY).name == "from-a-package"
+
+
+def test_the_summary_is_the_first_line_of_the_docstring() -> None:
+    def build() -> None:
+        """A flow.
+
+        More about it.
+        """
+
+    assert summary_of(build, "") == "A flow."
+    assert summary_of(build, "given") == "given"
+    build.__doc__ = None
+    assert summary_of(build, "") == ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -260,3 +261,22 @@ def test_nothing_is_stale_after_training_from_a_graph() -> None:
         torch.testing.assert_close(found, expected)
         model.train()
     assert step._graph is not None
+
+
+def in_a_thread(call: Callable[[], Tensor]) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+def test_other_threads_make_graphs_only_if_asked_and_of_their_own(fake_cuda: None) -> None:
+    """A thread may allocate in a capture what it has not used yet, and two may not share the memory of a graph."""
+    model = made()
+    expected = model.sample(LR, 1, graph=False)
+    for _ in range(3):
+        torch.testing.assert_close(in_a_thread(lambda: model.sample(LR, 1)), expected)
+    assert not FakeGraph.captured
+    for _ in range(2):
+        model.sample(LR, 1)
+    assert len(FakeGraph.captured) == 1
+    torch.testing.assert_close(in_a_thread(lambda: model.sample(LR, 1, graph=True)), expected)
+    assert len(FakeGraph.captured) == 2

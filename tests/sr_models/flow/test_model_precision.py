@@ -72,10 +72,8 @@ class TestHalfPrecision:
                 couplings = [module for module in level.modules() if isinstance(module, AffineCoupling)]
                 assert couplings
                 for coupling in couplings:
-                    x, u = (
-                        torch.randn(2, coupling.channels, *context.shape[2:]),
-                        context[:, : coupling.context_channels],
-                    )
+                    x = torch.randn(2, coupling.channels, *context.shape[2:]).to(lr)
+                    u = context[:, : coupling.context_channels]
                     torch.testing.assert_close(coupling.inverse(coupling(x, u)[0], u)[0], x, rtol=0, atol=2e-5)
 
     @pytest.mark.parametrize("backend", ["reference", "auto"])
@@ -168,7 +166,7 @@ def test_a_network_that_overflows_in_float16_is_named() -> None:
 
 def test_a_model_in_double_precision_has_no_other(model: SuperResolutionFlow) -> None:
     lr = images(model)[1].double()
-    double = randomised("srflow")
+    double = randomised("srflow").to(lr.device)
     assert torch.equal(double.sample(lr, precision="auto"), double.sample(lr))
     with pytest.raises(ValueError, match=r"precision must be 'fp32' or 'auto' for a model in torch\.float64"):
         double.sample(lr, precision="bf16")
