@@ -378,7 +378,8 @@ class SuperResolutionFlow(nn.Module):
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
-            ValueError: an argument out of range, an image that is not finite or in 0..255, or a weight without an inverse.
+            ValueError: an argument out of range, an image that is not finite or in 0..255, or a weight without an
+                inverse.
             RuntimeError: ``graph=True``, and the model has hooks, or does something that no graph can hold.
             TypeError: a dtype other than the model's.
 
