@@ -99,7 +99,8 @@ def test_precision_of_networks(run: Path, folder: Path, tmp_path: Path, capsys: 
     for exact, half in zip(rows["fp32"], rows["bf16"], strict=True):
         for name in ("nll", "psnr"):
             assert float(half[name]) == pytest.approx(float(exact[name]), rel=0.02)
-        assert half["nll"] != exact["nll"]
+    # of so few steps the networks compute little, which may round to the same number
+    assert [row["nll"] for row in rows["bf16"]] != [row["nll"] for row in rows["fp32"]]
     capsys.readouterr()
     assert main([*arguments, "--output", str(tmp_path / "bf16.csv")]) == 2
     assert "holds scores of other settings (precision was bf16, now None)" in capsys.readouterr().err
