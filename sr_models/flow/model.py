@@ -378,8 +378,8 @@ class SuperResolutionFlow(nn.Module):
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
-            UnusableWeightError: a weight without an inverse.
-            ValueError: an argument out of range, or an image that is not finite or in 0..255.
+            ValueError: an argument out of range, an image that is not finite or in 0..255, or a weight without an
+                inverse.
             RuntimeError: ``graph=True``, and the model has hooks, or does something that no graph can hold.
             TypeError: a dtype other than the model's.
 
@@ -491,8 +491,15 @@ class SuperResolutionFlow(nn.Module):
 
 
 def _in_fastest_layout(image: Tensor) -> Tensor:
-    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has."""
-    return image.contiguous(memory_format=torch.channels_last) if image.device.type == "cpu" else image
+    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has.
+
+    That is channels_last on a CPU, and in the training steps of a GPU whose convolutions use its matrix units.
+    """
+    if image.is_cuda:
+        last = torch.is_grad_enabled() and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.allow_tf32)
+    else:
+        last = image.device.type == "cpu"
+    return image.contiguous(memory_format=torch.channels_last) if last else image
 
 
 def add_base(images: Tensor, base: Tensor) -> Tensor:
