@@ -195,7 +195,8 @@ def _conv_of_parts(conv: nn.Module, parts: list[Tensor]) -> Tensor:
     Every part of a dense block is in up to five wholes, which would take 640 channels of memory instead of 192.
     """
     whole = torch.cat(parts, 1)
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_reference()
+    if not torch.is_grad_enabled() or watched:
         return conv(whole)
     kept = [(part.detach(), part._version) for part in parts]
 

@@ -69,8 +69,8 @@ class TrainingConfig:
         accumulate: parts of a batch that are computed one after another, to save memory.
         memory: store the activations of the flow, or invert it to recompute them with less memory.
         compile: compile the networks with torch.compile.
-        graph: replay training steps from a CUDA graph; default: where that is possible, which is on one GPU with
-            precision fp32 or bf16 and memory store.
+        graph: replay training steps from a CUDA graph. auto does where that is possible: on one GPU with precision
+            fp32 or bf16 and memory store.
         seed: determines initial weights, crops and noise.
     """
 
@@ -106,7 +106,7 @@ class TrainingConfig:
     accumulate: int = _free(1)
     memory: Literal["store", "invert"] = _free("store")
     compile: bool = _free(False)
-    graph: bool | None = _free(None)
+    graph: Literal["auto", "always", "never"] = _free("auto")
     seed: int = 10
 
     def __post_init__(self) -> None:

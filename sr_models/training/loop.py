@@ -122,8 +122,8 @@ class Loop:
         self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
         self.has_flow = config.encoder_steps < config.recipe.steps
         self.open: _Open | None = None
-        if config.graph and (reason := self._no_graph()):
-            raise ValueError(f"graph must be null or false, got true: {reason}")
+        if config.graph == "always" and (reason := self._no_graph()):
+            raise ValueError(f"graph must be 'auto' or 'never', got 'always': {reason}")
 
     def run(self, content: Content) -> Content:
         """Train from a state on and return the last one.
@@ -224,11 +224,12 @@ class Loop:
         Raises:
             ValueError: the settings want one that cannot be.
         """
-        if self.config.graph is False or self._no_graph():
+        if self.config.graph == "never" or self._no_graph():
             return False
         if not FactorStore.serves(model):
-            if self.config.graph:
-                raise ValueError("graph must be null or false, got true: a weight of the model is no plain parameter")
+            if self.config.graph == "always":
+                reason = "a weight of the model is no plain parameter"
+                raise ValueError(f"graph must be 'auto' or 'never', got 'always': {reason}")
             return False
         return True
 

@@ -147,7 +147,7 @@ def test_crops_of_a_pack_are_cheaper_than_those_of_files(
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.strip() == "ms of processor time (quartiles), a second on 8 cores"
     figures = {name: float(value.split()[0]) for name, value in (re.split(r" {2,}", row, maxsplit=1) for row in rows)}
-    assert len(figures) == 10
+    assert len(figures) == 11
     assert 0 < figures["crop of a pack"] < figures["crop of a PNG, 2040 x 1356"]
     assert figures["read_image, PNG, 2040 x 1356"] > 0
 

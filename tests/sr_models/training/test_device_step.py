@@ -195,8 +195,9 @@ def test_a_weight_without_inverse_ends_the_run_with_its_name(
 
 
 def test_a_graph_is_refused_where_there_is_none(config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="graph must be null or false, got true: CUDA graphs need a CUDA device"):
-        train_model(config(graph=True), tmp_path, accelerator="cpu")
+    message = "graph must be 'auto' or 'never', got 'always': CUDA graphs need a CUDA device"
+    with pytest.raises(ValueError, match=message):
+        train_model(config(graph="always"), tmp_path, accelerator="cpu")
 
 
 @pytest.mark.gpu
