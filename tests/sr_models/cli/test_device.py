@@ -35,3 +35,10 @@ def test_a_device_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_accelerator_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_device, "_usable", lambda: ["cpu", "cuda:1", "cuda:0"])
     assert usable_device("auto") == torch.device("cuda")
+
+
+def test_another_device_of_an_accelerator_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_device, "_usable", lambda: ["cpu", "cuda:0"])
+    message = "device 'cuda:1' cannot be used: not on this machine, .*; usable here: cpu, cuda:0"
+    with pytest.raises(ValueError, match=message):
+        usable_device("cuda:1")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sr_models.cli._streams import lenient_stderr
+
 _TRAIN = """
 import sys
 from sr_models.cli import main
@@ -37,3 +39,22 @@ def test_bad_input_has_its_exit_code() -> None:
     for redirection in ("2>&-", "2>/dev/full"):
         command = f'"$0" -c "$1" {redirection}'
         assert subprocess.run(["bash", "-c", command, sys.executable, code], env=environment).returncode == 2
+
+
+class Broken:
+    """A stream whose other end has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_what_cannot_be_written_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Broken())
+    with lenient_stderr():
+        assert sys.stderr.write("lost") == 4
+        sys.stderr.flush()
+        # the block must not end with an error either, and this stream has no number that could be freed
+        sys.stderr._stream.flush = lambda: None  # type: ignore[attr-defined]

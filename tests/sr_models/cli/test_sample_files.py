@@ -1,0 +1,27 @@
+"""What sample files say about themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sr_models.cli import _sample_files
+from sr_models.cli._sample_files import read_description
+
+
+def test_only_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies under the name of a sample: no other decoder gets to see it."""
+    asked: list[Any] = []
+    original = Image.open
+
+    def spied(file: Path, mode: str = "r", formats: Any = None) -> Image.Image:
+        asked.append(formats)
+        return original(file, mode, formats)
+
+    monkeypatch.setattr(_sample_files.Image, "open", spied)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.gif")
+    assert read_description((tmp_path / "a.gif").rename(tmp_path / "a.png")) is None
+    assert asked == [("PNG",)]
