@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invflow import AffineForm, affine_coupling, flow_step
+from invflow._numerics import state_format
 from tests.emulator.drivers.cuda import cuda_on_cpu, library
 from tests.emulator.through_ptx import HostLaunch, launches_go_to
 
@@ -81,7 +82,7 @@ class Call:
         if not self.backward:
             return [y, log_det]
         grads = [
-            torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y),
+            torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y).contiguous(memory_format=state_format(y)),
             torch.linspace(0.5, 1, self.batch).to(log_det),
         ]
         return [y, log_det, *torch.autograd.grad([y, log_det], leaves, grads)]
