@@ -24,8 +24,8 @@ from .page import add_markdown_option, check_markdown, markdown_table, short, wr
 
 #: Conflicts of shared memory: passes of a warp's access through the banks, over those that its width needs.
 MOST_WAYS = 2.0
-#: The same of channels_last kernels: the channels of a pixel, which a thread reads together, lie in rows of their own in
-#: shared memory. On an H200 they take as long as the contiguous kernels forward, and up to 1.3 times backward.
+#: The same of channels_last kernels: the channels of a pixel, which a thread reads together, lie in rows of their own
+#: in shared memory. On an H200 they take as long as the contiguous kernels forward, and up to 1.3 times backward.
 MOST_WAYS_OF_CHANNELS_LAST = 8.0
 
 #: Fewest warps that a multiprocessor must hold, forward and backward, of kernels with vectors and a known number of
