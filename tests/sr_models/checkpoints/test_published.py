@@ -153,8 +153,8 @@ def test_encode_in_other_ways(
 HALF_ERRORS = {torch.bfloat16: (5e-3, 5e-2, 0.3), torch.float16: (6e-4, 6e-3, 0.04)}
 
 
-# the fixtures of full size have weights by a formula, which overflow float16 and amplify bfloat16 beyond this
-@pytest.mark.parametrize("golden", but_for(lambda name: name.endswith("_full")), indirect=True)
+# the largest has weights by a formula, which overflow float16 and amplify the roundings of bfloat16 beyond this
+@pytest.mark.parametrize("golden", [name for name in NETWORKS if name != "ncsr_8_full"], indirect=True)
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", HALF_ERRORS)
 def test_networks_in_half_precision(
