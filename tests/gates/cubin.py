@@ -216,9 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.banks == "none":
         traced = []
     else:
-        traced = [c for c in calls if given.banks == "all" or (c.dtype == torch.float32 and c.contiguous)]
+        plain = [c for c in calls if c.dtype == torch.float32 and c.contiguous and not (c.channels_last or c.h_dtype)]
+        traced = calls if given.banks == "all" else plain
         # in the other direction, other instructions run
-        traced += [replace(call, inverse=True) for call in traced if call.channels == 12]
+        traced = [*traced, *(replace(call, inverse=True) for call in traced if call.channels == 12)]
     found = rows([int(name) for name in architectures], calls, bank_ways(traced))
     print(table(found))
     if given.markdown is not None:
