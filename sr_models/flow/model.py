@@ -24,7 +24,7 @@ from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.decoding import decode_levels, sample_blocks
 from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
 from sr_models.flow.graphs import GraphedDecoding, check_graph
-from sr_models.flow.latents import draw_latents, temperatures_of
+from sr_models.flow.latents import TEMPERATURE, draw_latents, temperatures_of
 from sr_models.flow.progress import progress_of
 from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
 from sr_models.flow.value_range import check_range
@@ -106,10 +106,12 @@ class SuperResolutionFlow(nn.Module):
     Attributes:
         name: name of the registered model, set by :func:`sr_models.create`.
         config: config of the registered model, set by :func:`sr_models.create`.
+        temperature: that of samples for which none is given. The file of a model may set it.
     """
 
     name: str
     config: Any
+    temperature: float = TEMPERATURE
 
     def __init__(
         self,
