@@ -32,6 +32,7 @@ def finetuning_config(name: str, train: Path, test: Path, *, steps: int, seed: i
     fields = dict(description["config"])
     return TrainingConfig(
         model=description["model"],
+        preset=name.rpartition("-")[2],
         scale=fields.pop("scale"),
         overrides=fields,
         init_from=name,

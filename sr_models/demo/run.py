@@ -17,7 +17,7 @@ from sr_models.demo.photographs import PHOTOGRAPHS, reduce_photographs, unpack_p
 from sr_models.demo.samples import KeptSamples
 from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.evaluate import score_samples
-from sr_models.evaluation.metrics import Distance, best_available_distance
+from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.pairs import load_pair
 from sr_models.evaluation.report.curve import draw_curve, encode_svg, training_curve
 from sr_models.evaluation.report.page import PARTS, Report

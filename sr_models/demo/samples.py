@@ -57,9 +57,7 @@ class KeptSamples:
             return read_image(file)
         like = next(self._model.parameters())
         try:
-            drawn = self._model.sample(
-                to_tensor(lr)[None].to(like), temperature=temperature, seed=self._seed + index
-            )
+            drawn = self._model.sample(to_tensor(lr)[None].to(like), temperature=temperature, seed=self._seed + index)
         except ExplosionError:
             return None
         sample = to_uint8(drawn[0, 0])
