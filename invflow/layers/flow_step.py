@@ -14,7 +14,7 @@ from invflow.layers._checks import check_channels, check_context, check_input, c
 from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, are_plain, is_plain
 from invflow.layers._inversion import stages_of
-from invflow.layers._together import Sources, map_of, present_maps, withdraw
+from invflow.layers._together import Sources, map_of, present_maps
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition, context_for
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
@@ -114,7 +114,6 @@ class FlowStep(nn.Module):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
                 actnorm.initialize(x if pending is None else pending.apply(x)[0])
-            withdraw(self)
         x, log_det = self._before_coupling(x, pending, self._injector_output(x, context))
         return x, log_det, None if coupling is None else coupling.pending(x, context_for(coupling, context))
 
