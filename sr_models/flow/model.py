@@ -302,7 +302,8 @@ class SuperResolutionFlow(nn.Module):
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
-                of a size come again in the main thread, unless something in the model cannot be captured.
+                of a size come again in the main thread, unless something in the model cannot be captured. The call that
+                makes it pauses for about a second.
             precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
                 model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
                 faster. An outer autocast has no effect.
