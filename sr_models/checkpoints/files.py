@@ -213,8 +213,7 @@ def _check_finite(file: str, tensors: dict[str, Tensor]) -> None:
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
     """Create a model with fresh weights from the description in a JSON file."""
-    fields = dict(description["config"])
-    return create(description["model"], scale=fields.pop("scale"), **fields)
+    return create(description["model"], **description["config"])
 
 
 def weights_fingerprint(model: nn.Module) -> str:
