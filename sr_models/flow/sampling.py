@@ -153,7 +153,7 @@ def _watched_samples(
         return images
     for state, explosion in found.items():
         image, position = divmod(state, n)
-        fixed = on_explode == "resample" and not any(temperatures_of(settings.temperature, len(shapes)))
+        fixed = not any(temperatures_of(settings.temperature, len(shapes)))
         if on_explode == "error" or attempt == _RESAMPLES or fixed:
             raise ExplosionError(
                 _report(samples[position], explosion, attempt + 1, fixed=fixed, precision=half_precision(lr.device))
