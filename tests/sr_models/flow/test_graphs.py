@@ -75,7 +75,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(graphs, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(graphs, "check_graph", lambda graph, device: None)
-    monkeypatch.setattr("sr_models.flow.model.check_graph", lambda graph, device: None)
+    monkeypatch.setattr("sr_models.flow.sampling.check_graph", lambda graph, device: None)
     monkeypatch.setattr(graphs, "has_room", lambda device: True)
     original = graphs._Graph.__init__
 
