@@ -17,7 +17,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["Native", "Step", "View", "with_pixels_in_line"]
+__all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -149,7 +149,7 @@ def _address(kept: list[Tensor], tensor: Tensor) -> int:
     """Return where the numbers of a tensor lie, one after the other."""
     used = tensor.contiguous()
     if not used.data_ptr() and used.numel():
-        used = _with_memory(used)
+        used = with_memory(used)
     if used is not tensor:
         kept.append(used)
     return used.data_ptr()
@@ -179,7 +179,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
     used, strides = with_pixels_in_line(tensor)
     address = used.data_ptr()
     if not address and used.numel():
-        used = _with_memory(used)
+        used = with_memory(used)
         address, (samples, channels, _, pixels) = used.data_ptr(), used.stride()
         strides = samples, channels, pixels
     if used is not tensor:
@@ -187,7 +187,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
     return address, KERNEL_DTYPES[used.dtype], *strides
 
 
-def _with_memory(tensor: Tensor) -> Tensor:
+def with_memory(tensor: Tensor) -> Tensor:
     """Return the zeros that PyTorch did not write down; raise ``ValueError`` if the memory was freed."""
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
