@@ -82,6 +82,7 @@ def run_demo(
         test = reduce_photographs(images, folder / "photographs" / "own")
     demo = _Demonstration(folder, train, test, own=bool(images), minutes=minutes, seed=seed)
     try:
+        demo.begin()
         demo.enlarge()
         demo.score()
         demo.sweep()
@@ -117,11 +118,14 @@ class _Demonstration:
         self.report = Report(folder / "report.html", facts, parts)
         print(f"report: {self.report.path}, which grows from now on", flush=True)
         self.paths = paths
-        self.model = load_model(MODEL)
-        self.temperature = self.model.temperature
         self.pictures = folder / "pictures"
         self.pictures.mkdir(exist_ok=True)
-        self.draw = KeptSamples(self.model, self.pictures, seed)
+
+    def begin(self) -> None:
+        """Load the model."""
+        self.model = load_model(MODEL)
+        self.temperature = self.model.temperature
+        self.draw = KeptSamples(self.model, self.pictures, self.seed)
 
     def enlarge(self) -> None:
         """Show every photograph as soon as two samples of it are there."""

@@ -198,7 +198,7 @@ def test_a_photograph_that_explodes_costs_no_other(tiny_demo: Path, monkeypatch:
     assert "dog: 20 x 16" not in text
     assert "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 temperature squared error" in text
     exploding.add(("cat", 0.5))
-    with pytest.raises(ValueError, match="no photograph could be sampled: cat could not .*; dog could not "):
+    with pytest.raises(ValueError, match=r"no photograph could be sampled: cat could not .*; dog could not "):
         run_demo("other", minutes=0)
 
 
