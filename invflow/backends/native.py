@@ -148,11 +148,13 @@ def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_inj
 def _address(kept: list[Tensor], tensor: Tensor) -> int:
     """Return where the numbers of a tensor lie, one after the other."""
     used = tensor.contiguous()
-    if not used.data_ptr() and used.numel():
+    address = used.data_ptr()
+    if not address and used.numel():
         used = with_memory(used)
+        address = used.data_ptr()
     if used is not tensor:
         kept.append(used)
-    return used.data_ptr()
+    return address
 
 
 def _map(

@@ -7,7 +7,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype
 
 
-def check_state(x: Tensor, name: str = "x") -> None:
+def check_state(x: object, name: str = "x") -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, H, W)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
@@ -68,9 +68,9 @@ def check_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> None:
         raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
 
 
-def check_same_device(x: Tensor, **others: Tensor) -> None:
-    """Raise ``ValueError`` unless every tensor is on the device of ``x``."""
+def check_same_device(x: Tensor, **others: Tensor | None) -> None:
+    """Raise ``ValueError`` unless every tensor that is there is on the device of ``x``."""
     on_cpu = x.is_cpu  # of which there is one
     for name, other in others.items():
-        if not (on_cpu and other.is_cpu) and other.device != x.device:
+        if other is not None and not (on_cpu and other.is_cpu) and other.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {other.device}")
