@@ -18,13 +18,16 @@ __all__ = ["map_part", "overview_row", "photograph_part", "score_part", "sweep_p
 _SHOWN = 2
 
 
-def overview_row(photograph: PhotographPictures, temperature: float) -> dict[str, np.ndarray]:
-    """Cut the same detail out of the low resolution, the images made of it, and the truth: label -> image."""
+def overview_row(photograph: PhotographPictures, temperature: float, *, hardest: bool = False) -> dict[str, np.ndarray]:
+    """Cut the same detail out of the low resolution, the images made of it, and the truth: label -> image.
+
+    Which one, :func:`same_details` says.
+    """
     images = {"low resolution": _enlarged(photograph), "bicubic": photograph.plain["bicubic"]}
     images["encoder's image"] = photograph.plain["encoder's image"]
     for number, sample in enumerate(photograph.samples[temperature][:_SHOWN], 1):
         images[f"sample {number}"] = sample
-    return same_details(photograph, {**images, "truth": photograph.hr})
+    return same_details(photograph, {**images, "truth": photograph.hr}, hardest=hardest)
 
 
 def photograph_part(photograph: PhotographPictures, temperature: float) -> dict[str, Any]:
@@ -36,11 +39,9 @@ def photograph_part(photograph: PhotographPictures, temperature: float) -> dict[
     return {
         "name": photograph.name,
         "sizes": f"{width} x {height} to {wide} x {high} pixels",
-        "details": [
-            Picture.of(image, label, pixels=label == "low resolution")
-            for label, image in overview_row(photograph, temperature).items()
-        ],
-        "whole": [Picture.of(image, label, pixels=label == "low resolution") for label, image in whole.items()],
+        "details": _shown_pictures(overview_row(photograph, temperature)),
+        "hardest": _shown_pictures(overview_row(photograph, temperature, hardest=True)),
+        "whole": _shown_pictures(whole),
     }
 
 
@@ -118,6 +119,10 @@ def tuned_part(photograph: PhotographPictures, before: np.ndarray, after: np.nda
         "pictures": [Picture.of(image, label) for label, image in same_details(photograph, images).items()],
         "text": text,
     }
+
+
+def _shown_pictures(images: Mapping[str, np.ndarray]) -> list[Picture]:
+    return [Picture.of(image, label, pixels=label == "low resolution") for label, image in images.items()]
 
 
 def _enlarged(photograph: PhotographPictures) -> np.ndarray:

@@ -59,6 +59,7 @@ def test_a_photograph_is_shown_from_the_low_resolution_to_the_truth(photograph: 
         (truth, photograph.hr),
     ):
         assert np.array_equal(shown, image)
+    assert [picture.caption for picture in part["hardest"]] == labels
     whole = {picture.caption: pixels(picture) for picture in part["whole"]}
     assert list(whole) == ["low resolution", "bicubic", "truth", "sample"]
     assert np.array_equal(whole["low resolution"], photograph.lr)
