@@ -38,14 +38,14 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
     if tensor is not None:
         check_state(tensor, "context")
     batch, _, height, width = x.shape
-    shared, *given = context.shape
-    fits = shared == batch or (shared > 0 and batch % shared == 0)
-    if not fits or given != [channels, height, width]:
+    samples, given, rows, columns = context.shape
+    fits = samples == batch or (samples > 0 and batch % samples == 0)
+    if not fits or given != channels or rows != height or columns != width:
         raise ValueError(
             f"{type(layer).__name__}: context must have shape ({batch} or a divisor, {channels}, {height}, {width}) "
             f"for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
-    if tensor is not None and not (x.is_cpu and tensor.is_cpu):
+    if tensor is not None:
         check_same_device(x, context=tensor)
 
 

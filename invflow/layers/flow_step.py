@@ -137,7 +137,7 @@ class FlowStep(nn.Module):
                 divisor of B.
             affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine = self._channel_map(z.dtype, inverse=True) if affine is None else affine
+        affine = self._channel_map(z.dtype, inverse=True, like=z) if affine is None else affine
         coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
             part = cast(AffineCoupling, self._modules["coupling"])
@@ -264,16 +264,17 @@ class FlowStep(nn.Module):
         self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The coupling of the layer before, actnorm, convolution and injector."""
-        affine = self._channel_map(x.dtype, inverse=False)
+        affine = self._channel_map(x.dtype, inverse=False, like=x)
+        h, form, start = (None, None, 0) if pending is None else pending
         y, log_det = flow_step(
             x,
             affine.matrix,
             affine.shift,
-            None if pending is None else pending.h,
+            h,
             injector,
-            coupling_form=None if pending is None else pending.form,
+            coupling_form=form,
             injector_form=None if injector is None else cast(AffineInjector, self._modules["injector"]).form,
-            start=0 if pending is None else pending.start,
+            start=start,
         )
         return y, log_det + affine.log_det(x)
 
@@ -296,8 +297,11 @@ class FlowStep(nn.Module):
             return lambda dtype: cast(ChannelMap, maps.map_of(self, dtype, inverse=True))
         return Snapshot(partial(self._channel_map, inverse=True))
 
-    def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
-        """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
+    def _channel_map(self, dtype: torch.dtype, *, inverse: bool, like: Tensor | None = None) -> ChannelMap:
+        """Actnorm and convolution for states of a dtype, remembered where no gradient is asked for.
+
+        If they are of the size of another state, a map with gradients is for that size only.
+        """
         dtype, parts = compute_dtype(dtype), self._modules
         known = map_of(self, dtype, inverse=inverse)
         if known is not None:
@@ -305,8 +309,14 @@ class FlowStep(nn.Module):
         actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
         bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
         tensors = [bias, log_scale, *sources]
-        trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if trained or not sources or not is_plain(tensors):
+        if not sources:
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
-        cache = self._caches.setdefault((dtype, inverse), ValueCache())
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            pixels = None if like is None else like.shape[2] * like.shape[3]
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse, pixels=pixels)
+        if not is_plain(tensors):
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
+        cache = self._caches.get((dtype, inverse))
+        if cache is None:
+            cache = self._caches.setdefault((dtype, inverse), ValueCache())
         return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

@@ -177,6 +177,8 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
     """A convolution that starts at a tenth of the usual size, so that residual blocks start near the identity."""
     conv = _conv(inputs, outputs)
+    if conv.weight.is_meta:  # nothing is drawn there, but torch takes a millisecond to do so
+        return conv
     nn.init.kaiming_normal_(conv.weight)
     with torch.no_grad():
         conv.weight.mul_(0.1)
