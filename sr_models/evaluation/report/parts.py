@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def score_part(means: Mapping[str, Scores], distance_name: str, explanation: str
                 label,
                 f"{row.psnr:.2f}",
                 f"{row.ssim:.3f}",
-                f"{row.lr_psnr:.1f}",
+                _decibels(row.lr_psnr),
                 f"{row.distance:.4f}",
                 share,
                 f"{row.diversity:.1f}" if row.diversity else "",
@@ -66,11 +67,17 @@ def score_part(means: Mapping[str, Scores], distance_name: str, explanation: str
     return {"rows": rows, "explanation": explanation}
 
 
-def map_part(photograph: PhotographPictures, temperature: float) -> dict[str, Any]:
-    """Show where samples differ, and how far bicubic interpolation and a sample are from the low resolution."""
+def map_part(photograph: PhotographPictures, temperature: float, exact: np.ndarray) -> dict[str, Any]:
+    """Show where samples differ, and how far images are from the low resolution once they are reduced.
+
+    Args:
+        photograph: has samples at the temperature.
+        temperature: theirs.
+        exact: the first of them, changed so that it agrees with the low resolution.
+    """
     samples = photograph.samples[temperature]
     deviation = spread(samples)
-    images = {"bicubic interpolation": photograph.plain["bicubic"], "a sample": samples[0]}
+    images = {"bicubic": photograph.plain["bicubic"], "sample": samples[0], "sample with consistency exact": exact}
     differences = {label: inconsistency(image, photograph.lr) for label, image in images.items()}
     brightest = max(float(values.max()) for values in differences.values())
     pictures = [
@@ -81,15 +88,10 @@ def map_part(photograph: PhotographPictures, temperature: float) -> dict[str, An
         )
     ]
     for label, values in differences.items():
-        agreement = lr_psnr(images[label], photograph.hr, photograph.scale)
-        pictures.append(
-            Picture.of(
-                coloured(values, brightest),
-                f"{label}, reduced, minus the low resolution",
-                f"LR-PSNR {agreement:.1f} dB, white {brightest:.0f} of 255 grey levels",
-                pixels=True,
-            )
-        )
+        agreement = _decibels(lr_psnr(images[label], photograph.hr, photograph.scale))
+        picture = coloured(values, brightest)
+        note = f"LR-PSNR {agreement}, white {brightest:.0f} of 255 grey levels"
+        pictures.append(Picture.of(picture, f"{label}: distance to the low resolution", note, pixels=True))
     return {"name": photograph.name, "pictures": pictures}
 
 
@@ -127,6 +129,11 @@ def _shown_pictures(images: Mapping[str, np.ndarray]) -> list[Picture]:
 
 def _enlarged(photograph: PhotographPictures) -> np.ndarray:
     return photograph.lr.repeat(photograph.scale, 0).repeat(photograph.scale, 1)
+
+
+def _decibels(value: float) -> str:
+    """Format a PSNR; that of images that agree in every value is infinite."""
+    return f"{value:.1f}" if math.isfinite(value) else "exact"
 
 
 def _shown(distance_name: str) -> str:
