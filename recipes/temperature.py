@@ -52,7 +52,9 @@ def best_temperature(
     for temperature in temperatures:
         pairs = zip(hr, lr, strict=True)
         found = [
-            distance(to_uint8(model.sample(low[None], temperature=temperature, seed=index)[0, 0]), to_uint8(high)).mean()
+            distance(
+                to_uint8(model.sample(low[None], temperature=temperature, seed=index)[0, 0]), to_uint8(high)
+            ).mean()
             for index, (high, low) in enumerate(pairs)
         ]
         means.append(float(np.mean(found)))
