@@ -153,7 +153,7 @@ def test_help_loads_no_library(command: str) -> None:
         ("train", ["--config run.yaml", "halved at 50, 75, 90 and 95 %", "--images IMAGES", "seed", "(default: 160)"]),
         (
             "sample",
-            ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "what the model's file"],
+            ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "the model's file"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
         ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict [{true,false}]"]),
