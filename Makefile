@@ -1,6 +1,6 @@
 # make test   create .venv if needed and run the tests, but for the slow ones: some minutes on two cores
 # make test-slow  the tests that build the package, train the demo or compile for long; with make test that is all
-# make demo   create .venv if needed, train a small model, write runs/demo/report.html
+# make demo   create .venv if needed, enlarge photographs, train a little, write runs/demo/report.html: five minutes
 # make check  ruff, mypy and clang-format
 # make docs   the documentation as HTML in build/docs; a warning is an error
 # make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation

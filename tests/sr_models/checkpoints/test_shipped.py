@@ -125,3 +125,13 @@ def test_the_model_of_the_package_is_better_than_bicubic() -> None:
     assert psnr(image, hr) > psnr(bicubic, hr) + 0.7
     assert lr_psnr(sample, hr, 4) > lr_psnr(bicubic, hr, 4) + 3
     assert np.abs(sample.astype(int) - image).mean() > 0.5
+
+
+def test_the_model_of_the_package_copes_with_a_sharp_photograph() -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    lr = np.ascontiguousarray(skimage_data.coffee()[228:260, 372:404])  # highlights on a spoon, straight from a camera
+    model = sr_models.load("srflow-da-tiny")
+    for seed in range(2):
+        sample = to_uint8(model.sample(to_tensor(lr)[None], seed=seed, on_explode="error")[0, 0])
+        error = imresize(sample, 1 / 4).astype(int) - lr
+        assert np.sqrt((error**2).mean()) < 12
