@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from sr_models.checkpoints.published import from_published
     from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
-    from sr_models.flow.model import Encoding, SuperResolutionFlow
+    from sr_models.flow.encoding import Encoding
+    from sr_models.flow.model import SuperResolutionFlow
     from sr_models.inspection.check import ModelCheck, check_model
     from sr_models.inspection.describe import describe
     from sr_models.registry import create, list_models, register_model
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 else:
     # not for type checkers, which would take every other name for an attribute of this module too
     _MODULES = {
-        "Encoding": "sr_models.flow.model",
+        "Encoding": "sr_models.flow.encoding",
         "ModelCheck": "sr_models.inspection.check",
         "SuperResolutionFlow": "sr_models.flow.model",
         "TrainingConfig": "sr_models.training.config",

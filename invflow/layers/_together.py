@@ -20,11 +20,11 @@ from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, is_captured
 from invflow.ops._transforms import is_watched, reference_backward
 
-__all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps", "withdraw"]
+__all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps"]
 
 
 class Sources(NamedTuple):
-    """What the channel map of a flow step is derived from.
+    """The convolution and the parameters from which the channel map of a flow step is derived.
 
     Attributes:
         owner: the convolution.
@@ -38,7 +38,7 @@ class Sources(NamedTuple):
 
 
 class Derivation:
-    """What a flow keeps of the maps that it derives together. A copy has nothing.
+    """Memory of a flow that derives its channel maps together. A copy has nothing.
 
     Attributes:
         caches: of the factors, by kind of weight; on the CPU.
@@ -66,7 +66,7 @@ class Maps:
         self._whole = whole
         self._flows: set[int] = set()
         self._places: dict[int, tuple[_Group, int]] = {}
-        self._factors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._factors: dict[int, tuple[_Group, int, tuple[Tensor, Tensor]]] = {}
         kinds: dict[Any, list[tuple[str, nn.Module, Sources]]] = {}
         for name, step, sources in self._steps(flow, ""):
             if id(step) not in self._places:
@@ -91,7 +91,7 @@ class Maps:
             for index, ((_, step, each), pair) in enumerate(zip(found, factors, strict=True)):
                 if usable[index]:
                     self._places[id(step)] = group, index
-                    self._factors[id(each.weight)] = pair
+                    self._factors[id(each.weight)] = group, index, pair
         if dets:
             derivation.late.note(torch.cat(dets), owners)
 
@@ -108,17 +108,26 @@ class Maps:
         return maps
 
     def map_of(self, step: object, dtype: torch.dtype, *, inverse: bool) -> ChannelMap | None:
-        """Return the map of a step, or its inverse, with matrix and shift of a dtype; ``None`` if it is not known."""
+        """Return the map of a step, or its inverse, with matrix and shift of a dtype; ``None`` if it is not known.
+
+        It is not known any more once a parameter has changed, such as those of an actnorm that initialises.
+        """
         place = self._places.get(id(step))
         if place is None:
             return None
         group, index = place
+        if not group.holds(index):
+            return None
         trained = torch.is_grad_enabled() and group.trained
         return None if trained and not self._whole else group.maps(dtype, inverse, trained)[index]
 
     def factors_of(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the inverse of a weight and ``log |det|``, in float64; ``None`` if they are not known."""
-        return self._factors.get(id(weight))
+        place = self._factors.get(id(weight))
+        if place is None:
+            return None
+        group, index, pair = place
+        return pair if group.holds(index) else None
 
     def _steps(self, flow: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Sources]]:
         """Yield the steps of a flow, and of flows in it, that may be derived together, with their names in messages."""
@@ -131,10 +140,6 @@ class Maps:
                     yield name, layer, sources
             elif getattr(type(layer), "deriving", None) is type(flow).deriving and "forward" not in layer.__dict__:
                 yield from self._steps(layer, name)
-
-    def withdraw(self, step: object) -> None:
-        """Forget the map of a step whose parameters have changed."""
-        self._places.pop(id(step), None)
 
 
 # not in every version of torch
@@ -222,13 +227,6 @@ def factors_of(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     return None if maps is None else maps.factors_of(weight)
 
 
-def withdraw(step: object) -> None:
-    """Let the flow that runs forget the map of a step whose parameters have changed."""
-    maps = present_maps()
-    if maps is not None:
-        maps.withdraw(step)
-
-
 class _Group:
     """Steps whose weights have one size, dtype and device.
 
@@ -240,6 +238,7 @@ class _Group:
 
     def __init__(self, sources: Sequence[Sources], cache: FactorCache) -> None:
         self._tensors = [tensor for kind in zip(*(each[1:] for each in sources), strict=True) for tensor in kind]
+        self._versions = [tensor._version for tensor in self._tensors]
         weight, self._bias, self._log_scale = _stacked(self._tensors)
         store = present_store()
         if store is None:
@@ -249,6 +248,11 @@ class _Group:
         self._weight = weight
         self.trained = any(tensor.requires_grad for tensor in self._tensors)
         self._found: dict[tuple[torch.dtype, bool, bool], list[ChannelMap]] = {}
+
+    def holds(self, index: int) -> bool:
+        """Return whether no parameter of a step has been written to since."""
+        tensors, versions, count = self._tensors, self._versions, len(self._tensors) // 3
+        return all(tensors[i]._version == versions[i] for i in (index, index + count, index + 2 * count))
 
     def maps(self, dtype: torch.dtype, inverse: bool, trained: bool) -> list[ChannelMap]:
         """Return the maps of all steps; with gradients if ``trained``."""

@@ -54,7 +54,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tenso
             f"{tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape ({weight.shape[0]},), as many as weight has outputs, got {tuple(bias.shape)}")
+        raise ValueError(
+            f"bias must have shape ({weight.shape[0]},), as many as weight has outputs, got {tuple(bias.shape)}"
+        )
     tensors = (x, weight) if bias is None else (x, weight, bias)
     differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if out is not None:
@@ -65,7 +67,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tenso
                 f"{tuple(out.shape)}, {out.dtype} and {out.device}"
             )
         if differentiated:
-            raise RuntimeError("out must be None where a gradient is required: call conv3x3 in torch.no_grad(), or without out")
+            raise RuntimeError(
+                "out must be None where a gradient is required: call conv3x3 in torch.no_grad(), or without out"
+            )
     if not _runs_kernel(tensors):
         y = F.conv2d(x, weight, bias, padding=1)
         return y if out is None else out.copy_(y)
@@ -103,7 +107,7 @@ def conv3x3_gradients(
 
 
 def _runs_kernel(tensors: tuple[Tensor, ...]) -> bool:
-    """Return whether the kernel can run, and is faster than ``torch.conv2d``; x or grad_y first, weight last but bias."""
+    """Return whether the kernel can run, and is faster than ``torch.conv2d``; x or grad_y first, then the weight."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu or tensor.dtype != torch.float32:
             return False

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["BASES", "Base", "check_base", "enlarge_bicubic"]
+__all__ = ["BASES", "Base", "add_base", "check_base", "enlarge_bicubic"]
 
 #: What the flow leaves to a plain function of the low resolution: nothing, its bicubic enlargement, or the encoder's
 #: image.
@@ -39,6 +39,13 @@ def enlarge_bicubic(image: Tensor, scale: int) -> Tensor:
     """
     weights = _phase_weights(scale, image)
     return _enlarge_rows(_enlarge_rows(image, weights).mT, weights).mT
+
+
+def add_base(images: Tensor, base: Tensor) -> Tensor:
+    """Add the base of B images to M successive samples (B M, 3, H, W) of each, in place where no gradient flows."""
+    base = base[:, None]
+    samples = images.unflatten(0, (len(base), len(images) // max(len(base), 1)))
+    return (samples + base if torch.is_grad_enabled() else samples.add_(base)).flatten(0, 1)
 
 
 def _enlarge_rows(image: Tensor, weights: Tensor) -> Tensor:

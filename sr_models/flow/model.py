@@ -2,86 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import FlowSequential, bits_per_dim, standard_normal_log_prob
+from invflow import FlowSequential, standard_normal_log_prob
 from invflow._numerics import reads_freely
-from invflow.layers import check_weights
-from invflow.layers._late import look_at_weights
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
-from invflow.layers.protocol import Shape
-from sr_models.flow.base import Base, check_base, enlarge_bicubic
+from sr_models.flow.base import Base, add_base, check_base, enlarge_bicubic
 from sr_models.flow.condition_sharing import LevelContext
-from sr_models.flow.decoding import decode_levels, sample_blocks
-from sr_models.flow.explosions import ExplosionError, OnExplode, Watch, check_on_explode
-from sr_models.flow.graphs import GraphedDecoding, check_graph
-from sr_models.flow.latents import draw_latents, temperatures_of
-from sr_models.flow.progress import progress_of
-from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
+from sr_models.flow.consistency import Consistency
+from sr_models.flow.decoding import decode_levels
+from sr_models.flow.encoding import Encoding
+from sr_models.flow.explosions import OnExplode, Watch
+from sr_models.flow.graphs import GraphedDecoding
+from sr_models.flow.latents import TEMPERATURE
+from sr_models.flow.layouts import in_fastest_layout
+from sr_models.flow.sampling import draw_samples
+from sr_models.flow.shapes import LevelShapes, level_shapes
 from sr_models.flow.value_range import check_range
-from sr_models.networks.precision import Precision, half_precision, network_dtype, network_precision
+from sr_models.networks.precision import Precision
 from sr_models.networks.rrdb import RRDBEncoder
 
-__all__ = ["Encoding", "LevelShapes", "SuperResolutionFlow"]
+__all__ = ["SuperResolutionFlow"]
 
 #: Beyond this, no multiple of a low-resolution image's sides is tried.
 _LARGEST_MULTIPLE = 256
-#: Number of times that the latents of a sample that explodes are drawn again.
-_RESAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """A batch of images as a flow sees them.
-
-    Attributes:
-        latents: in encode order, standardised: their prior is N(0, I).
-        log_det: (B,), pure ``log |det|`` of the map from image to latents.
-        log_prior: (B,), log N(latents; 0, I).
-        dims: number of elements of one image.
-    """
-
-    latents: list[Tensor]
-    log_det: Tensor
-    log_prior: Tensor
-    dims: int
-
-    @property
-    def log_prob(self) -> Tensor:
-        """(B,), log-density of the images (scaled to [0, 1]) given their low-resolution images."""
-        return self.log_det + self.log_prior
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """(B,), negative log-likelihood in bits per dimension of images scaled to [0, 1]. For 8-bit values add 8.
-
-        The SR-flow papers' code reports three times this value, bits per pixel.
-        """
-        return bits_per_dim(self.log_prob, self.dims)
-
-
-class LevelShapes(NamedTuple):
-    """Shapes (C, H, W) in one level of a flow.
-
-    Attributes:
-        state: shape after the first layer that changes the resolution, or of the level's input if no layer does. The
-            level's context has its height and width.
-        leaving: shapes of the latents that leave the level, in encode order.
-        rest: shape of the state that goes on, which is the last latent after the last level.
-    """
-
-    state: Shape
-    leaving: list[Shape]
-    rest: Shape
 
 
 class SuperResolutionFlow(nn.Module):
@@ -106,10 +56,12 @@ class SuperResolutionFlow(nn.Module):
     Attributes:
         name: name of the registered model, set by :func:`sr_models.create`.
         config: config of the registered model, set by :func:`sr_models.create`.
+        temperature: that of samples for which none is given. The file of a model may set it.
     """
 
     name: str
     config: Any
+    temperature: float = TEMPERATURE
 
     def __init__(
         self,
@@ -252,7 +204,7 @@ class SuperResolutionFlow(nn.Module):
             )
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
-        hr, lr = _in_fastest_layout(hr), _in_fastest_layout(lr)
+        hr, lr = in_fastest_layout(hr), in_fastest_layout(lr)
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
         x = hr if base is None else hr - base
@@ -288,7 +240,7 @@ class SuperResolutionFlow(nn.Module):
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
         """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
-        lr = _in_fastest_layout(lr)
+        lr = in_fastest_layout(lr)
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
         images = decode_levels(self._levels(), latents, contexts, watch)
@@ -318,22 +270,7 @@ class SuperResolutionFlow(nn.Module):
             TypeError: a layer of several latents without a method ``output_shapes``.
             ValueError: a size that a layer does not take, or layers that do not fit each other.
         """
-        found: list[LevelShapes] = []
-        rest: Shape = 3, height * self.scale, width * self.scale
-        for number, level in enumerate(self._levels(), 1):
-            given = state = rest
-            leaving: list[Shape] = []
-            try:
-                for _, shapes in level.walk_shapes(given):
-                    leaving += shapes[:-1]
-                    rest = shapes[-1]
-                    state = rest if state[1:] == given[1:] else state
-            except ValueError as error:
-                raise ValueError(f"level {number}: {error}") from error
-            except TypeError as error:
-                raise TypeError(f"level {number}: {error}") from error
-            found.append(LevelShapes(given if state[1:] == given[1:] else state, leaving, rest))
-        return found
+        return level_shapes(self._levels(), (3, height * self.scale, width * self.scale))
 
     @torch.no_grad()
     def sample(
@@ -341,12 +278,13 @@ class SuperResolutionFlow(nn.Module):
         lr: Tensor,
         n: int = 1,
         *,
-        temperature: float | Sequence[float] = 0.9,
+        temperature: float | Sequence[float] | None = None,
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
         graph: bool | None = None,
         precision: Precision = "fp32",
+        consistency: Consistency = "none",
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
@@ -359,7 +297,7 @@ class SuperResolutionFlow(nn.Module):
             lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
-                all latents, or one a latent, in encode order.
+                all latents, or one a latent, in encode order. ``None``: the model's own ``temperature``.
             seed: in 0..2^31 - 1.
             on_explode: reaction to an activation that exceeds 1e5 or is not finite. ``"error"`` raises.
                 ``"resample"`` draws other latents for the sample, up to five times, and then raises. At temperature 0
@@ -369,109 +307,66 @@ class SuperResolutionFlow(nn.Module):
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
-                of a size come again in the main thread, unless something in the model cannot be captured.
+                of a size come again in the main thread, unless something in the model cannot be captured. The call that
+                makes it pauses for about a second.
             precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
                 model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
                 faster. An outer autocast has no effect.
+            consistency: agreement with ``lr``. ``"project"`` moves every sample as little as possible until MATLAB's
+                bicubic reduction makes ``lr`` of it. ``"exact"`` goes on until the saved 8-bit image reduces to ``lr``
+                in every value, and warns of samples that do not. Then ``lr`` must be of 8 bits, and samples are.
             on_progress: called after every layer with the part of all work that was done since the last call; after a
-                graph, once for all its layers. The parts add up to about 1, and to more if samples are drawn again.
+                graph, once for all its layers. The parts add up to about 1. A sample that is drawn again takes its part
+                back first: the function is called with a negative number then.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
-            ValueError: an argument out of range, an image that is not finite or in 0..255, or a weight without an
-                inverse.
+            ValueError: an argument out of range, an image that is not finite or in 0..255, one that is not of 8 bits
+                for consistency ``"exact"``, or a weight without an inverse.
             RuntimeError: ``graph=True``, and the model has hooks, or does something that no graph can hold.
             TypeError: a dtype other than the model's.
+
+        Warns:
+            ConsistencyWarning: samples that are not exact; its ``differing`` counts their values that differ.
 
         Returns:
             (B, n, 3, scale h, scale w).
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        check_on_explode(on_explode)
-        if tile is not None and tile < LEAST_TILE:
-            raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
         self._check(lr, "lr", look=False)
-        check_graph(graph, lr.device)
-        dtype = network_dtype(precision, lr.device, lr.dtype)
-        check_range(lr, "lr", finite=True)
-        height, width = lr.shape[2] * self.scale, lr.shape[3] * self.scale
-        lr = _padded(lr, self.lr_multiple)
-        tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
-        on_layer = None
-        if on_progress is not None:
-            padded = lr.shape[2:]
-            area = padded[0] * padded[1] or 1
-            decoded = area if tile is None else decoded_pixels(*padded, tile=tile, multiple=self.lr_multiple)
-            shape = (3, padded[0] * self.scale, padded[1] * self.scale)
-            on_layer = progress_of(self._levels(), shape, len(lr) * n * decoded / area, on_progress)
-        draw = partial(self._watched_samples, lr, temperature, seed, on_explode, tile, graph, on_layer)
-        blocks = sample_blocks(n, len(lr) * height * width) if not reads_freely(lr) and tile is None else [range(n)]
-        with network_precision(dtype, lr.device):
-            if len(blocks) == 1:
-                images = draw(blocks[0])
-            else:
-                images = lr.new_empty(len(lr), n, 3, *(side * self.scale for side in lr.shape[2:]))
-                for block in blocks:
-                    images[:, block.start : block.stop] = draw(block)
-        return images[..., :height, :width]
+        return draw_samples(
+            self,
+            lr,
+            n,
+            temperature=self.temperature if temperature is None else temperature,
+            seed=seed,
+            on_explode=on_explode,
+            tile=tile,
+            graph=graph,
+            precision=precision,
+            consistency=consistency,
+            on_progress=on_progress,
+        )
 
-    def _watched_samples(
-        self,
-        lr: Tensor,
-        temperature: float | Sequence[float],
-        seed: int,
-        on_explode: OnExplode,
-        tile: int | None,
-        graph: bool | None,
-        on_layer: Callable[[int], None] | None,
-        samples: Sequence[int],
-        attempt: int = 0,
-    ) -> Tensor:
-        """Return samples (B, number of samples, 3, scale h, scale w). Those that explode are drawn again, alone."""
-        shapes, n = self.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
-        draw = partial(draw_latents, pinned=True) if lr.is_cuda else draw_latents
-        latents = [
-            latent.to(lr, non_blocking=True).expand(len(lr), *latent.shape).flatten(0, 1)
-            for latent in draw(shapes, samples, temperature, seed, attempt)
-        ]
-        watch = Watch(clamp=on_explode == "clamp", on_layer=on_layer)
+    def decode_samples(self, latents: list[Tensor], lr: Tensor, watch: Watch, graph: bool | None) -> Tensor:
+        """Decode latents as :meth:`sample` does: without noise, watched, and by a CUDA graph where one fits.
+
+        Args:
+            latents: latents (B M, C, H, W) in encode order, of M successive samples of each of the B images. The list
+                is emptied.
+            lr: (B, 3, h, w), of a size that the levels can halve.
+            watch: looks at every layer's result.
+            graph: as in :meth:`sample`.
+
+        Returns:
+            (B M, 3, scale h, scale w), unclamped.
+        """
 
         def decode(latents: list[Tensor], lr: Tensor, watch: Watch) -> Tensor:
             # published samples are of noise zero
             noise = lr.new_zeros(len(lr), 1, 1, 1) if self.noise_channels else None
             return self._decode(latents, lr, noise, watch)
 
-        def graphed(latents: list[Tensor], lr: Tensor) -> Tensor:
-            return self._graphed(self, decode, latents, lr, watch, graph)
-
-        if tile is None:
-            images = graphed(latents, lr)
-        else:
-            images = decode_tiles(graphed, latents, lr, tile=tile, multiple=self.lr_multiple, scale=self.scale)
-        images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
-        found = {} if on_explode == "clamp" and reads_freely(lr) else watch.found
-        if found and not reads_freely(lr):
-            # a layer on a device does not wait to see that its weight has no inverse, and gives what is not finite
-            look_at_weights(self)
-            check_weights(self)
-        if on_explode == "clamp":
-            return images
-        for state, explosion in found.items():
-            image, position = divmod(state, n)
-            fixed = on_explode == "resample" and not any(temperatures_of(temperature, len(shapes)))
-            if on_explode == "error" or attempt == _RESAMPLES or fixed:
-                draws = f" in {attempt + 1} draws" if attempt else ""
-                hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
-                if not math.isfinite(explosion.largest) and half_precision(lr.device) is torch.float16:
-                    hint = "; networks overflow in fp16: choose precision 'bf16' or 'fp32'"
-                raise ExplosionError(f"sample {samples[position]} exploded{draws} at {explosion}{hint}")
-            part, one = lr[image : image + 1], [samples[position]]
-            again = self._watched_samples(
-                part, temperature, seed, on_explode, tile, graph and None, on_layer, one, attempt + 1
-            )
-            images[image, position] = again[0, 0]
-        return images
+        return self._graphed(self, decode, latents, lr, watch, graph)
 
     def _check(self, image: Tensor, name: str, *, look: bool = True) -> None:
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
@@ -488,32 +383,3 @@ class SuperResolutionFlow(nn.Module):
         elif not torch.compiler.is_compiling() and name not in self._looked_at:
             check_range(image, name)
             self._looked_at.add(name)
-
-
-def _in_fastest_layout(image: Tensor) -> Tensor:
-    """Return an image in the layout of the fastest convolutions, which all that is computed from it then has.
-
-    That is channels_last on a CPU, and in the training steps of a GPU whose convolutions use its matrix units.
-    """
-    if image.is_cuda:
-        last = torch.is_grad_enabled() and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.allow_tf32)
-    else:
-        last = image.device.type == "cpu"
-    return image.contiguous(memory_format=torch.channels_last) if last else image
-
-
-def add_base(images: Tensor, base: Tensor) -> Tensor:
-    """Add the base of B images to M successive samples (B M, 3, H, W) of each, in place where no gradient flows."""
-    base = base[:, None]
-    samples = images.unflatten(0, (len(base), len(images) // max(len(base), 1)))
-    return (samples + base if torch.is_grad_enabled() else samples.add_(base)).flatten(0, 1)
-
-
-def _padded(image: Tensor, multiple: int) -> Tensor:
-    """Continue an image at the right and the bottom to multiples, by reflection, or by the last pixel if too small."""
-    for dim in (2, 3):
-        side = image.shape[dim]
-        if missing := -side % multiple:
-            mode = "reflect" if missing < side else "replicate"
-            image = F.pad(image, (0, 0, 0, missing) if dim == 2 else (0, missing, 0, 0), mode=mode)
-    return image

@@ -60,6 +60,7 @@ _ASKING = (
     "invflow.layers._together",
     "sr_models.flow.explosions",
     "sr_models.flow.model",
+    "sr_models.flow.sampling",
 )
 
 
@@ -104,7 +105,7 @@ def _lists_read() -> Iterator[Counter[str]]:
         # determinants are looked at when they have come, and latents drawn on the CPU
         stack.enter_context(mock.patch.object(_late.LateCheck, "note", _never))
         stack.enter_context(mock.patch.object(Tensor, "tolist", counted))
-        stack.enter_context(mock.patch("sr_models.flow.model.draw_latents", _remembered()))
+        stack.enter_context(mock.patch("sr_models.flow.sampling.draw_latents", _remembered()))
         yield read
 
 

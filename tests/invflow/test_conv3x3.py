@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import invflow
 from invflow.backends import cpu
-from invflow.ops import conv3x3, conv3x3_gradients
 from invflow.ops import _conv3x3 as operator
+from invflow.ops import conv3x3, conv3x3_gradients
 
 pytestmark = pytest.mark.skipif(cpu.extension is None, reason="the extension is not built")
 
@@ -102,7 +102,9 @@ def test_values_and_gradients(shape: tuple[int, ...], layout: str, monkeypatch: 
 def test_error_is_that_of_the_algorithm(inputs: int) -> None:
     x, weight, bias = tensors_of((1, inputs, 32, 24, 24))
     truth = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    error, plain = ((y.double() - truth).norm().item() for y in (conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1)))
+    error, plain = (
+        (y.double() - truth).norm().item() for y in (conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
+    )
     assert error <= 4 * plain
     assert error <= 8e-7 * truth.norm().item()
 
@@ -180,7 +182,9 @@ def test_other_calls_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None
     with torch.autocast("cpu"):
         assert conv3x3(x, weight, bias).dtype == torch.bfloat16
     assert torch.equal(torch.func.vmap(conv3x3, (0, None, None))(x[:, None], weight, bias)[:, 0], expected)
-    torch.testing.assert_close(torch.func.jvp(lambda t: conv3x3(t, weight), (x,), (x,))[1], expected - bias[:, None, None])
+    torch.testing.assert_close(
+        torch.func.jvp(lambda t: conv3x3(t, weight), (x,), (x,))[1], expected - bias[:, None, None]
+    )
     assert conv3x3(x.to("meta"), weight.to("meta")).shape == expected.shape
     assert calls == []
 
@@ -218,7 +222,13 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     ("x", "weight", "bias", "error", "message"),
     [
         (torch.ones(1, 2, 3), torch.ones(1, 2, 3, 3), None, ValueError, "x must have 4 dimensions"),
-        (torch.ones(1, 2, 3, 3), torch.ones(4, 2, 5, 5), None, ValueError, r"weight must have shape \(outputs, 2, 3, 3\)"),
+        (
+            torch.ones(1, 2, 3, 3),
+            torch.ones(4, 2, 5, 5),
+            None,
+            ValueError,
+            r"weight must have shape \(outputs, 2, 3, 3\)",
+        ),
         (torch.ones(1, 2, 3, 3), torch.ones(4, 3, 3, 3), None, ValueError, "for x with 2 channels"),
         (torch.ones(1, 2, 3, 3), torch.ones(4, 2, 3, 3), torch.ones(3), ValueError, r"bias must have shape \(4,\)"),
         (torch.ones(1, 2, 3, 3).int(), torch.ones(4, 2, 3, 3), None, TypeError, "x must have a floating-point dtype"),

@@ -134,6 +134,47 @@ def test_an_actnorm_that_initialises_is_derived_after_that() -> None:
     torch.testing.assert_close(model(x), first)
 
 
+@pytest.mark.parametrize("memory", ["store", "invert"])
+def test_an_actnorm_of_several_steps_initialises_for_all(device: str, memory: str) -> None:
+    fresh = FlowStep(3).double()
+    others = [FlowStep(3).double() for _ in range(2)]
+    for each in others:
+        each.actnorm = fresh.actnorm
+    model = FlowSequential([fresh, *others], memory=memory)
+    x = 3 + torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    first = model(x)
+    torch.testing.assert_close(model(x), first)
+    assert not model(x)[0].equal(x)
+
+
+def test_an_actnorm_that_stands_before_its_step(device: str) -> None:
+    steps = [FlowStep(3).double(), FlowStep(3).double()]
+    model = FlowSequential([steps[1].actnorm, *steps])
+    x = 3 + torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    first = model(x)
+    torch.testing.assert_close(model(x), first)
+
+
+def test_parameters_that_a_layer_writes_to_in_the_call(device: str) -> None:
+    model, x = flow(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+
+    class Writing(nn.Module):
+        def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                model[5].conv1x1.weight.mul_(2)
+                model[6].actnorm.bias.add_(1)
+            return x, x.new_zeros(len(x))
+
+        inverse = forward
+
+    expected, _ = model(x)
+    model.layers.insert(3, Writing())
+    z, _ = model(x)
+    model.layers.pop(3)
+    torch.testing.assert_close(z, model(x)[0])
+    assert not torch.allclose(z, expected)
+
+
 def test_parameters_that_change_between_calls(device: str) -> None:
     model, x = flow(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
     for _ in range(2):

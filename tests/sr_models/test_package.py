@@ -44,7 +44,10 @@ def test_the_names_for_type_checkers_are_those_at_run_time() -> None:
         value = getattr(sr_models, name)
         assert value is getattr(sys.modules[str(module)], name)
         assert value.__module__ == module
-    assert set(sr_models.__all__) <= set(dir(sr_models))
+
+
+def test_dir_lists_what_is_imported_late_and_what_is_there() -> None:
+    assert {*sr_models.__all__, "__all__", "__doc__"} <= set(dir(sr_models))
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

@@ -9,8 +9,8 @@ import torch
 from tiny_models import randomised
 
 from invflow import FlowStep
-from sr_models.flow import model as model_module
-from sr_models.flow.explosions import LIMIT, ExplosionError, Watch
+from sr_models.flow import sampling
+from sr_models.flow.explosions import LIMIT, ExplosionError, OnExplode, Watch
 from sr_models.flow.model import SuperResolutionFlow
 
 LR = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -47,8 +47,8 @@ def test_zero_latents_are_drawn_once(
 ) -> None:
     damage(model, 1, 3, math.nan)
     draws = []
-    draw = model_module.draw_latents
-    monkeypatch.setattr(model_module, "draw_latents", lambda *given: draws.append(given) or draw(*given))
+    draw = sampling.draw_latents
+    monkeypatch.setattr(sampling, "draw_latents", lambda *given: draws.append(given) or draw(*given))
     given = [0.0] * len(model.latent_shapes(4, 4)) if temperature == "zeros" else temperature
     with pytest.raises(ExplosionError, match=r"sample 0 exploded at level 1, layer 3: .*; there is one draw at temp"):
         model.sample(LR, 2, temperature=given)
@@ -56,6 +56,19 @@ def test_zero_latents_are_drawn_once(
     # one latent that is drawn makes other draws
     with pytest.raises(ExplosionError, match="sample 0 exploded in 6 draws"):
         model.sample(LR, 2, temperature=[0.0] * (len(model.latent_shapes(4, 4)) - 1) + [0.1])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize("on_explode", ["error", "resample"])
+def test_the_error_says_what_to_do(model: SuperResolutionFlow, temperature: float, on_explode: OnExplode) -> None:
+    damage(model, 1, 3, math.nan)
+    with pytest.raises(ExplosionError) as caught:
+        model.sample(LR, 2, temperature=temperature, on_explode=on_explode)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith("reduce or denoise the image first, or set on_explode to 'clamp'")
+    # at temperature 0 there is none that is lower
+    assert ("lower the temperature" in message) == bool(temperature)
 
 
 def test_clamped_samples_are_finite(model: SuperResolutionFlow) -> None:
@@ -67,7 +80,7 @@ def test_clamped_samples_are_finite(model: SuperResolutionFlow) -> None:
 def test_only_what_explodes_is_drawn_again(model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     untouched = model.sample(LR, 4)
     shapes = model.latent_shapes(4, 4)
-    draw = model_module.draw_latents
+    draw = sampling.draw_latents
 
     def with_an_outlier(shapes, samples, temperature, seed, attempt=0):
         latents = draw(shapes, samples, temperature, seed, attempt)
@@ -76,7 +89,7 @@ def test_only_what_explodes_is_drawn_again(model: SuperResolutionFlow, monkeypat
                 latents[-1][position] = 1e7
         return latents
 
-    monkeypatch.setattr(model_module, "draw_latents", with_an_outlier)
+    monkeypatch.setattr(sampling, "draw_latents", with_an_outlier)
     samples = model.sample(LR, 4)
     others = [0, 1, 3]
     torch.testing.assert_close(samples[:, others], untouched[:, others], rtol=0, atol=1e-10)

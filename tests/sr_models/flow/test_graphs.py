@@ -75,7 +75,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(graphs, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(graphs, "check_graph", lambda graph, device: None)
-    monkeypatch.setattr("sr_models.flow.model.check_graph", lambda graph, device: None)
+    monkeypatch.setattr("sr_models.flow.sampling.check_graph", lambda graph, device: None)
     monkeypatch.setattr(graphs, "has_room", lambda device: True)
     original = graphs._Graph.__init__
 
@@ -217,6 +217,15 @@ def test_samples_in_blocks_are_those_of_one(fake_cuda: None, monkeypatch: pytest
     monkeypatch.setattr(decoding, "_BLOCK_PIXELS", 2 * 2 * 32 * 32)
     assert len(sample_blocks(6, 2 * 32 * 32)) == 3
     torch.testing.assert_close(model.sample(LR, 6), whole, rtol=0, atol=1e-6)
+
+
+def test_a_graph_is_of_one_precision_of_convolutions(set_precision: Callable[..., None]) -> None:
+    layer, image = torch.nn.Linear(1, 1), torch.zeros(1, 3, 4, 4)
+    keys = []
+    for precision in ("tf32", "ieee"):
+        set_precision(precision, "tf32")
+        keys.append(graphs._key(layer, [image], False))
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.gpu
