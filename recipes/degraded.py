@@ -90,7 +90,9 @@ class Degrading:
         start, stop = sorted(int(_random() * (side + 1)) for _ in range(2))
         where = torch.zeros(1, side, side)
         where[:, start:stop] = 1
-        enlarged = [part.repeat_interleave(self._scale, 1).repeat_interleave(self._scale, 2) for part in (drawing, where)]
+        enlarged = [
+            part.repeat_interleave(self._scale, 1).repeat_interleave(self._scale, 2) for part in (drawing, where)
+        ]
         return torch.where(enlarged[1] > 0, enlarged[0], hr), torch.where(where > 0, drawing, lr)
 
 
