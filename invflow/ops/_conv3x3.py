@@ -153,7 +153,7 @@ class _Conv3x3(torch.autograd.Function):
         inputs = (x, weight) if bias is None else (x, weight, bias)
 
         def reference(*tensors: Tensor) -> Tensor:
-            return F.conv2d(*tensors, padding=1)
+            return F.conv2d(tensors[0], tensors[1], tensors[2] if len(tensors) > 2 else None, padding=1)
 
         found = reference_backward(reference, inputs, [grad_y], ctx.needs_input_grad[: len(inputs)])
         return *found, *([None] if bias is None else [])

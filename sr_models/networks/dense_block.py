@@ -61,7 +61,7 @@ class DenseBlock(nn.Module):
         """
         if type(x) is not Tensor or x.dim() != 4 or _is_looked_at() or not all(map(_is_plain, self.convs)):
             return None
-        parameters = [parameter for conv in self.convs for parameter in (conv.weight, conv.bias)]
+        parameters = [cast(Tensor, parameter) for conv in self.convs for parameter in (conv.weight, conv.bias)]
         if not all(type(parameter) in (Tensor, nn.Parameter) for parameter in parameters):
             return None
         dtype = half_precision(x.device)
