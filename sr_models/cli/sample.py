@@ -23,6 +23,7 @@ def run(
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    consistency: Literal["none", "project", "exact"] = "none",
     device: str = "cpu",
     overwrite: bool = False,
 ) -> int:
@@ -56,6 +57,9 @@ def run(
         precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
             on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
             and fp32.
+        consistency: agreement of samples with the low-resolution image. project moves them until their bicubic
+            reduction is that image; exact goes on until the 8-bit files reduce to it in every value, and says
+            where some values differ.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: draw all samples again, and replace files that other settings or commands wrote.
     """
@@ -71,6 +75,7 @@ def run(
         on_explode=on_explode,
         tile=tile,
         precision=precision,
+        consistency=consistency,
         device=device,
         overwrite=overwrite,
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sr_models.io.images import read_image, write_image
 from sr_models.io.listing import list_images, one_line
 from sr_models.io.resize import imresize
@@ -102,7 +104,7 @@ def reduce_photographs(sources: Sequence[str], folder: Path) -> Path:
     paths = list(dict.fromkeys(path for listing in listings for path in listing.paths))
     if len(paths) > _MOST:
         raise ValueError(f"images must be at most {_MOST}, got {len(paths)}; sr-models sample takes any number")
-    images = {}
+    images: dict[str, np.ndarray] = {}
     for path in paths:
         image = read_image(path)
         if min(image.shape[:2]) * min(1, _LONGEST / max(image.shape[:2])) < _SHORTEST:

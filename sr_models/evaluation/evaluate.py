@@ -16,7 +16,8 @@ from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
 from sr_models.evaluation.pairs import find_pairs, load_pair
 from sr_models.evaluation.record import ScoreRecord
-from sr_models.evaluation.scores import Scores
+from sr_models.evaluation.scores import Scores, mean_decibels
+from sr_models.flow.consistency import Consistency, check_consistency
 from sr_models.flow.explosions import OnExplode, check_on_explode
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
@@ -47,9 +48,9 @@ def score_samples(
     return Scores(
         image=image,
         nll=nll,
-        psnr=float(np.mean([psnr(sample, hr) for sample in samples])),
+        psnr=mean_decibels([psnr(sample, hr) for sample in samples]),
         ssim=float(np.mean([ssim(sample, hr) for sample in samples])),
-        lr_psnr=float(np.mean(lr_psnrs)),
+        lr_psnr=mean_decibels(lr_psnrs),
         lr_psnr_worst=float(np.min(lr_psnrs)),
         diversity=diversity.score,
         distance=diversity.mean_distance,
@@ -69,6 +70,7 @@ def evaluate_model(
     on_explode: OnExplode = "resample",
     tile: int | None = None,
     precision: Precision = "fp32",
+    consistency: Consistency = "none",
     record: ScoreRecord | None = None,
     on_image: Callable[[Path, np.ndarray, list[np.ndarray], np.ndarray], None] | None = None,
 ) -> list[Scores]:
@@ -89,6 +91,7 @@ def evaluate_model(
         tile: as for :meth:`SuperResolutionFlow.sample`. The likelihood is that of the whole image nevertheless, and NaN
             if that does not fit into memory.
         precision: as for :meth:`SuperResolutionFlow.sample`, for the likelihood too.
+        consistency: as for :meth:`SuperResolutionFlow.sample`.
         record: keeps the scores of every image as soon as they are known. Images that it knows already are not scored
             again. An image that cannot be read, that explodes or that does not fit into memory is noted there. None: it
             is an error.
@@ -102,7 +105,7 @@ def evaluate_model(
         ValueError: arguments out of range, images that do not fit, or none that could be scored.
         ExplosionError: a sample that exploded, without a record.
     """
-    _check_sampling(model, samples, temperature, seed, on_explode, tile)
+    _check_sampling(model, samples, temperature, seed, on_explode, tile, consistency)
     like = next(model.parameters())
     dtype = network_dtype(precision, like.device, like.dtype)
     pairs, unreadable = find_pairs(images, model.scale, lr_images)
@@ -122,8 +125,9 @@ def evaluate_model(
         "on_explode": on_explode,
         "tile": tile,
         "lr_images": "reduced" if lr_images is None else "given",
-        # a record in float32 says nothing of it, as records before there was a choice
+        # a record in float32, and without consistency, says nothing of it, as records before there was a choice
         **({} if dtype is None else {"precision": resolved(precision, like.device)}),
+        **({} if consistency == "none" else {"consistency": consistency}),
     }
     record.begin(settings, pairs)
     for name, reason in unreadable.items():
@@ -144,6 +148,7 @@ def evaluate_model(
                     on_explode=on_explode,
                     tile=tile,
                     precision=precision,
+                    consistency=consistency,
                 )[0]
                 drawn = [to_uint8(sample) for sample in batch]
                 row = score_samples(pair.name, drawn, hr, model.scale, distance, nll)
@@ -163,7 +168,13 @@ def evaluate_model(
 
 
 def _check_sampling(
-    model: SuperResolutionFlow, samples: int, temperature: float, seed: int, on_explode: str, tile: int | None
+    model: SuperResolutionFlow,
+    samples: int,
+    temperature: float,
+    seed: int,
+    on_explode: str,
+    tile: int | None,
+    consistency: str,
 ) -> None:
     """Check the arguments of all samples, so that a mistake in them is not taken for a fault of an image."""
     if samples < 1:
@@ -171,6 +182,7 @@ def _check_sampling(
     temperatures_of(temperature, len(model.latent_shapes(model.lr_multiple, model.lr_multiple)))
     check_seed(seed)
     check_on_explode(on_explode)
+    check_consistency(consistency)
     if tile is not None and tile < LEAST_TILE:
         raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
 

@@ -15,6 +15,7 @@ from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
 from sr_models.flow.base import Base, add_base, check_base, enlarge_bicubic
 from sr_models.flow.condition_sharing import LevelContext
+from sr_models.flow.consistency import Consistency
 from sr_models.flow.decoding import decode_levels
 from sr_models.flow.encoding import Encoding
 from sr_models.flow.explosions import OnExplode, Watch
@@ -283,6 +284,7 @@ class SuperResolutionFlow(nn.Module):
         tile: int | None = None,
         graph: bool | None = None,
         precision: Precision = "fp32",
+        consistency: Consistency = "none",
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Draw samples of p(hr | lr), clamped to [0, 1].
@@ -305,20 +307,27 @@ class SuperResolutionFlow(nn.Module):
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
-                of a size come again in the main thread, unless something in the model cannot be captured.
+                of a size come again in the main thread, unless something in the model cannot be captured. The call that
+                makes it pauses for about a second.
             precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
                 model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
                 faster. An outer autocast has no effect.
+            consistency: agreement with ``lr``. ``"project"`` moves every sample as little as possible until MATLAB's
+                bicubic reduction makes ``lr`` of it. ``"exact"`` goes on until the saved 8-bit image reduces to ``lr``
+                in every value, and warns of samples that do not. Then ``lr`` must be of 8 bits, and samples are.
             on_progress: called after every layer with the part of all work that was done since the last call; after a
                 graph, once for all its layers. The parts add up to about 1. A sample that is drawn again takes its part
                 back first: the function is called with a negative number then.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
-            ValueError: an argument out of range, an image that is not finite or in 0..255, or a weight without an
-                inverse.
+            ValueError: an argument out of range, an image that is not finite or in 0..255, one that is not of 8 bits
+                for consistency ``"exact"``, or a weight without an inverse.
             RuntimeError: ``graph=True``, and the model has hooks, or does something that no graph can hold.
             TypeError: a dtype other than the model's.
+
+        Warns:
+            ConsistencyWarning: samples that are not exact; its ``differing`` counts their values that differ.
 
         Returns:
             (B, n, 3, scale h, scale w).
@@ -334,6 +343,7 @@ class SuperResolutionFlow(nn.Module):
             tile=tile,
             graph=graph,
             precision=precision,
+            consistency=consistency,
             on_progress=on_progress,
         )
 

@@ -16,6 +16,7 @@ from invflow import FlowSequential
 from invflow._numerics import reads_freely
 from invflow.layers import check_weights
 from invflow.layers._late import look_at_weights
+from sr_models.flow.consistency import Consistency, check_consistency, make_consistent
 from sr_models.flow.decoding import sample_blocks
 from sr_models.flow.explosions import Explosion, ExplosionError, OnExplode, Watch, check_on_explode
 from sr_models.flow.graphs import check_graph
@@ -72,6 +73,7 @@ def draw_samples(
     tile: int | None,
     graph: bool | None,
     precision: Precision,
+    consistency: Consistency,
     on_progress: Callable[[float], None] | None,
 ) -> Tensor:
     """Draw samples of a model, as :meth:`sr_models.SuperResolutionFlow.sample` describes.
@@ -79,7 +81,7 @@ def draw_samples(
     Args:
         model: decodes the latents.
         lr: (B, 3, h, w) in the model's dtype.
-        n, temperature, seed, on_explode, tile, graph, precision, on_progress: arguments of ``sample``.
+        n, temperature, seed, on_explode, tile, graph, precision, consistency, on_progress: arguments of ``sample``.
 
     Returns:
         (B, n, 3, scale h, scale w), clamped to [0, 1].
@@ -95,6 +97,8 @@ def draw_samples(
     check_graph(graph, lr.device)
     dtype = network_dtype(precision, lr.device, lr.dtype)
     check_range(lr, "lr", finite=True)
+    check_consistency(consistency, lr)
+    given = lr
     height, width = lr.shape[2] * model.scale, lr.shape[3] * model.scale
     lr = _padded(lr, model.lr_multiple)
     tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
@@ -108,7 +112,7 @@ def draw_samples(
             images = lr.new_empty(len(lr), n, 3, *(side * model.scale for side in lr.shape[2:]))
             for block in blocks:
                 images[:, block.start : block.stop] = _watched_samples(model, lr, settings, block)
-    return images[..., :height, :width]
+    return make_consistent(images[..., :height, :width], given, consistency)
 
 
 def _layer_progress(
@@ -153,7 +157,7 @@ def _watched_samples(
         return images
     for state, explosion in found.items():
         image, position = divmod(state, n)
-        fixed = on_explode == "resample" and not any(temperatures_of(settings.temperature, len(shapes)))
+        fixed = not any(temperatures_of(settings.temperature, len(shapes)))
         if on_explode == "error" or attempt == _RESAMPLES or fixed:
             raise ExplosionError(
                 _report(samples[position], explosion, attempt + 1, fixed=fixed, precision=half_precision(lr.device))

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array
 
-__all__ = ["imresize"]
+__all__ = ["axis_weights", "imresize"]
 
 _KERNEL_WIDTH = 4.0
 
@@ -74,7 +74,7 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: Sequence[in
 
 
 def _resize_axis(image: np.ndarray, axis: int, length: int, scale: float) -> np.ndarray:
-    matrix = _weights(image.shape[axis], length, scale)
+    matrix = axis_weights(image.shape[axis], length, scale)
     columns = np.moveaxis(image, axis, 0)
     flat = columns.reshape(columns.shape[0], -1).astype(np.float64)
     resized = np.moveaxis((matrix @ flat).reshape(length, *columns.shape[1:]), 0, axis)
@@ -84,8 +84,13 @@ def _resize_axis(image: np.ndarray, axis: int, length: int, scale: float) -> np.
 
 
 @lru_cache(maxsize=256)
-def _weights(in_length: int, out_length: int, scale: float) -> csr_array:
-    """Return the sparse matrix (out_length, in_length) that resizes one axis."""
+def axis_weights(in_length: int, out_length: int, scale: float) -> csr_array:
+    """Return the sparse matrix (out_length, in_length) by which :func:`imresize` resizes one axis.
+
+    Args:
+        in_length, out_length: lengths of the axis before and after, at least 1.
+        scale: :math:`s`, positive.
+    """
     stretch = min(scale, 1.0)
     support = _KERNEL_WIDTH / stretch
     # Positions count from 1, as in MATLAB: another origin gives other last bits, hence other roundings of exact halves.

@@ -92,9 +92,7 @@ def test_progress_adds_up_to_one(tile: int | None, size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("tile", [None, 16])
-def test_a_sample_that_is_drawn_again_takes_its_progress_back(
-    monkeypatch: pytest.MonkeyPatch, tile: int | None
-) -> None:
+def test_a_sample_drawn_again_takes_its_progress_back(monkeypatch: pytest.MonkeyPatch, tile: int | None) -> None:
     model = randomised("srflow-da")
     lr = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     draw = sampling.draw_latents
