@@ -17,7 +17,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["Native", "Step", "View", "with_pixels_in_line"]
+__all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -150,7 +150,7 @@ def _address(kept: list[Tensor], tensor: Tensor) -> int:
     used = tensor.contiguous()
     address = used.data_ptr()
     if not address and used.numel():
-        used = _with_memory(used)
+        used = with_memory(used)
         address = used.data_ptr()
     if used is not tensor:
         kept.append(used)
@@ -181,7 +181,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
     used, strides = with_pixels_in_line(tensor)
     address = used.data_ptr()
     if not address and used.numel():
-        used = _with_memory(used)
+        used = with_memory(used)
         address, (samples, channels, _, pixels) = used.data_ptr(), used.stride()
         strides = samples, channels, pixels
     if used is not tensor:
@@ -189,7 +189,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
     return address, KERNEL_DTYPES[used.dtype], *strides
 
 
-def _with_memory(tensor: Tensor) -> Tensor:
+def with_memory(tensor: Tensor) -> Tensor:
     """Return the zeros that PyTorch did not write down; raise ``ValueError`` if the memory was freed."""
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -31,6 +32,7 @@ from sr_models.evaluation.report.parts import (
 )
 from sr_models.evaluation.report.pictures import PhotographPictures, draw_overview, encode_figure
 from sr_models.evaluation.scores import Scores, mean_scores, write_scores
+from sr_models.flow.consistency import ConsistencyWarning, make_consistent
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.io.images import find_images, to_tensor, to_uint8, write_image
@@ -156,10 +158,15 @@ class _Demonstration:
         self._draw_all([self.temperature])
         for label in self.photographs[0].plain:
             self.means[label] = self._mean(label, [[each.plain[label]] for each in self.photographs])
-        label = f"samples at temperature {self.temperature:g}"
-        self.means[label] = self._mean(label, [each.samples[self.temperature] for each in self.photographs])
+        label, at = f"samples at temperature {self.temperature:g}", self.temperature
+        self.means[label] = self._mean(label, [each.samples[at] for each in self.photographs])
         self._show_scores()
-        self.report.put(maps=[map_part(each, self.temperature) for each in self.photographs])
+        label = "the same, consistency exact"
+        exact = [[_exact(sample, each.lr) for sample in each.samples[at]] for each in self.photographs]
+        self.means[label] = self._mean(label, exact)
+        self._show_scores()
+        maps = [map_part(each, at, first) for each, (first, *_) in zip(self.photographs, exact, strict=True)]
+        self.report.put(maps=maps)
 
     def sweep(self) -> None:
         """Compare temperatures."""
@@ -246,10 +253,17 @@ class _Demonstration:
         with tqdm(total=sum(counts.values()) * len(self.photographs), desc="sampling", unit="sample") as bar:
             for photograph in self.photographs:
                 for temperature, count in counts.items():
-                    self._sample(photograph, temperature, count)
-                    bar.update(count)
+                    done = bar.n
+                    self._sample(photograph, temperature, count, bar.update)
+                    bar.update(done + count - bar.n)
 
-    def _sample(self, photograph: PhotographPictures, temperature: float, count: int) -> bool:
+    def _sample(
+        self,
+        photograph: PhotographPictures,
+        temperature: float,
+        count: int,
+        advance: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Give a photograph so many samples at a temperature, unless one explodes, which is noted."""
         samples = []
         for index in range(count):
@@ -260,6 +274,7 @@ class _Demonstration:
                     self.notes.append(note)
                 return False
             samples.append(sample)
+            advance()
         photograph.samples[temperature] = samples
         return True
 
@@ -283,6 +298,13 @@ class _Demonstration:
             "of the NTIRE challenge in percent."
         )
         self.report.put(scores=score_part(self.means, self.distance_name, explanation))
+
+
+def _exact(sample: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """Change a sample so that it reduces to the low resolution in every value, if there is such an image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConsistencyWarning)  # the score says it
+        return to_uint8(make_consistent(to_tensor(sample)[None, None], to_tensor(lr)[None], "exact")[0, 0])
 
 
 @torch.no_grad()

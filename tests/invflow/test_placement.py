@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import pytest
 import torch
 from op_cases import OPS_GIVEN_H, OpCase
 from torch import Tensor
-from under_test import INTERPRETED, Kernels, each_kernels
+from under_test import Kernels, combined, each_kernels
 
 from invflow import affine_coupling, channel_affine
 
@@ -60,23 +59,17 @@ def results_and_gradients(
     return [*results, *torch.autograd.grad(results, leaves, given)]
 
 
-# The interpreter reads every element by itself, so that no three of these decide something together: there, every pair
-# of a dtype, a placement and an operator occurs.
-EVERY = [
-    pytest.param(dtype, placement, size, case, id=f"{str(dtype).removeprefix('torch.')}-{placement}-{size}-{case.name}")
-    for (i, dtype), (j, (placement, size)), (k, case) in itertools.product(
-        enumerate((torch.float32, torch.float16)), enumerate(PLACED), enumerate((*OPS_GIVEN_H, TWELVE))
-    )
-    if not INTERPRETED or (i + j + k) % 2 == 0
-]
-
-
 @each_kernels
-@pytest.mark.parametrize(("dtype", "placement", "size", "case"), EVERY)
+@pytest.mark.parametrize(
+    ("dtype", "placed_as", "case"),
+    combined([torch.float32, torch.float16], PLACED, [*OPS_GIVEN_H, TWELVE]),
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else getattr(value, "name", str(value)),
+)
 def test_numbers_are_found_wherever_they_lie(
-    case: OpCase, placement: str, size: tuple[int, int], dtype: torch.dtype, kernels: Kernels
+    case: OpCase, placed_as: tuple[str, tuple[int, int]], dtype: torch.dtype, kernels: Kernels
 ) -> None:
     """One tensor at a time, then all of them; the gradient of the result is one of the tensors."""
+    placement, size = placed_as
     generator = torch.Generator().manual_seed(4)
     shapes = [(*shape[:2], *size) if len(shape) == 4 else shape for shape in case.shapes]
     plain = [torch.randn(shape, generator=generator).to(kernels.device) for shape in (*shapes, shapes[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,16 @@ __all__ = ["map_part", "overview_row", "photograph_part", "score_part", "sweep_p
 _SHOWN = 2
 
 
-def overview_row(photograph: PhotographPictures, temperature: float) -> dict[str, np.ndarray]:
-    """Cut the same detail out of the low resolution, the images made of it, and the truth: label -> image."""
+def overview_row(photograph: PhotographPictures, temperature: float, *, hardest: bool = False) -> dict[str, np.ndarray]:
+    """Cut the same detail out of the low resolution, the images made of it, and the truth: label -> image.
+
+    Which one, :func:`same_details` says.
+    """
     images = {"low resolution": _enlarged(photograph), "bicubic": photograph.plain["bicubic"]}
     images["encoder's image"] = photograph.plain["encoder's image"]
     for number, sample in enumerate(photograph.samples[temperature][:_SHOWN], 1):
         images[f"sample {number}"] = sample
-    return same_details(photograph, {**images, "truth": photograph.hr})
+    return same_details(photograph, {**images, "truth": photograph.hr}, hardest=hardest)
 
 
 def photograph_part(photograph: PhotographPictures, temperature: float) -> dict[str, Any]:
@@ -36,11 +40,9 @@ def photograph_part(photograph: PhotographPictures, temperature: float) -> dict[
     return {
         "name": photograph.name,
         "sizes": f"{width} x {height} to {wide} x {high} pixels",
-        "details": [
-            Picture.of(image, label, pixels=label == "low resolution")
-            for label, image in overview_row(photograph, temperature).items()
-        ],
-        "whole": [Picture.of(image, label, pixels=label == "low resolution") for label, image in whole.items()],
+        "details": _shown_pictures(overview_row(photograph, temperature)),
+        "hardest": _shown_pictures(overview_row(photograph, temperature, hardest=True)),
+        "whole": _shown_pictures(whole),
     }
 
 
@@ -56,7 +58,7 @@ def score_part(means: Mapping[str, Scores], distance_name: str, explanation: str
                 label,
                 f"{row.psnr:.2f}",
                 f"{row.ssim:.3f}",
-                f"{row.lr_psnr:.1f}",
+                _decibels(row.lr_psnr),
                 f"{row.distance:.4f}",
                 share,
                 f"{row.diversity:.1f}" if row.diversity else "",
@@ -65,11 +67,17 @@ def score_part(means: Mapping[str, Scores], distance_name: str, explanation: str
     return {"rows": rows, "explanation": explanation}
 
 
-def map_part(photograph: PhotographPictures, temperature: float) -> dict[str, Any]:
-    """Show where samples differ, and how far bicubic interpolation and a sample are from the low resolution."""
+def map_part(photograph: PhotographPictures, temperature: float, exact: np.ndarray) -> dict[str, Any]:
+    """Show where samples differ, and how far images are from the low resolution once they are reduced.
+
+    Args:
+        photograph: has samples at the temperature.
+        temperature: theirs.
+        exact: the first of them, changed so that it agrees with the low resolution.
+    """
     samples = photograph.samples[temperature]
     deviation = spread(samples)
-    images = {"bicubic interpolation": photograph.plain["bicubic"], "a sample": samples[0]}
+    images = {"bicubic": photograph.plain["bicubic"], "sample": samples[0], "sample with consistency exact": exact}
     differences = {label: inconsistency(image, photograph.lr) for label, image in images.items()}
     brightest = max(float(values.max()) for values in differences.values())
     pictures = [
@@ -80,15 +88,10 @@ def map_part(photograph: PhotographPictures, temperature: float) -> dict[str, An
         )
     ]
     for label, values in differences.items():
-        agreement = lr_psnr(images[label], photograph.hr, photograph.scale)
-        pictures.append(
-            Picture.of(
-                coloured(values, brightest),
-                f"{label}, reduced, minus the low resolution",
-                f"LR-PSNR {agreement:.1f} dB, white {brightest:.0f} of 255 grey levels",
-                pixels=True,
-            )
-        )
+        agreement = _decibels(lr_psnr(images[label], photograph.hr, photograph.scale))
+        picture = coloured(values, brightest)
+        note = f"LR-PSNR {agreement}, white {brightest:.0f} of 255 grey levels"
+        pictures.append(Picture.of(picture, f"{label}: distance to the low resolution", note, pixels=True))
     return {"name": photograph.name, "pictures": pictures}
 
 
@@ -120,8 +123,17 @@ def tuned_part(photograph: PhotographPictures, before: np.ndarray, after: np.nda
     }
 
 
+def _shown_pictures(images: Mapping[str, np.ndarray]) -> list[Picture]:
+    return [Picture.of(image, label, pixels=label == "low resolution") for label, image in images.items()]
+
+
 def _enlarged(photograph: PhotographPictures) -> np.ndarray:
     return photograph.lr.repeat(photograph.scale, 0).repeat(photograph.scale, 1)
+
+
+def _decibels(value: float) -> str:
+    """Format a PSNR; that of images that agree in every value is infinite."""
+    return f"{value:.1f}" if math.isfinite(value) else "exact"
 
 
 def _shown(distance_name: str) -> str:

@@ -50,25 +50,33 @@ class PhotographPictures:
         return self.hr.shape[0] // self.lr.shape[0]
 
 
-def same_details(photograph: PhotographPictures, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cut the same part out of images of a photograph: the part where bicubic interpolation is farthest from the truth.
+def same_details(
+    photograph: PhotographPictures, images: Mapping[str, np.ndarray], *, hardest: bool = False
+) -> dict[str, np.ndarray]:
+    """Cut the same part out of images of a photograph.
 
     Args:
-        photograph: says where that is.
+        photograph: its truth says which part: the one with the most contrast.
         images: label -> image of the size of the truth.
+        hardest: take the part where bicubic interpolation is farthest from the truth instead.
 
     Returns:
         Label -> image (96, 128, 3) uint8, or smaller where the photograph is.
     """
-    lost = np.abs(photograph.hr.astype(np.int64) - photograph.plain["bicubic"]).sum(-1)
-    height, width = lost.shape
-    candidates = [
+    hr = photograph.hr.astype(np.float64)
+    lost = np.abs(hr - photograph.plain["bicubic"])
+    height, width = hr.shape[:2]
+    corners = [
         (top, left)
-        for top in range(0, max(height - _DETAIL[0], 0) + 1, 8)
-        for left in range(0, max(width - _DETAIL[1], 0) + 1, 8)
+        for top in range(0, max(height - _DETAIL[0], 0) + 1, 16)
+        for left in range(0, max(width - _DETAIL[1], 0) + 1, 16)
     ]
-    top, left = max(candidates, key=lambda c: lost[c[0] : c[0] + _DETAIL[0], c[1] : c[1] + _DETAIL[1]].sum())
-    return {label: image[top : top + _DETAIL[0], left : left + _DETAIL[1]] for label, image in images.items()}
+
+    def part(image: np.ndarray, top: int, left: int) -> np.ndarray:
+        return image[top : top + _DETAIL[0], left : left + _DETAIL[1]]
+
+    corner = max(corners, key=lambda c: part(lost, *c).mean() if hardest else part(hr, *c).std())
+    return {label: part(image, *corner) for label, image in images.items()}
 
 
 def draw_overview(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:

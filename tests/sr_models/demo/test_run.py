@@ -23,6 +23,7 @@ from sr_models.io.images import read_image, write_image
 from sr_models.training.stopping import Stopped
 
 ROWS = ["bicubic", "bicubic, back-projected", "encoder's image", "samples at temperature 0.5"]
+ROWS.append("the same, consistency exact")
 
 
 def words(report: Path) -> str:
@@ -68,8 +69,9 @@ def test_all_of_it(tiny_demo: Path, short: None, drawn: list[float], capsys: pyt
     expected = sorted(f"{name}_{kind}.png" for name in ("cat", "dog") for kind in kinds)
     assert sorted(path.name for path in Path("out/pictures").iterdir()) == expected
     assert read_image("out/overview.png").std() > 1
-    rows = [row.image for row in read_scores(Path("out/scores.csv"), "mse")]
-    assert rows == [*ROWS, "the same, after training"]
+    rows = {row.image: row for row in read_scores(Path("out/scores.csv"), "mse")}
+    assert list(rows) == [*ROWS, "the same, after training"]
+    assert rows["the same, consistency exact"].lr_psnr > rows["samples at temperature 0.5"].lr_psnr + 10
     text = words(Path("out/report.html"))
     for part in (
         "srflow-da-tiny enlarges 2 photographs four times",

@@ -32,7 +32,13 @@ def picture(caption: str, note: str = "", *, pixels: bool = False) -> Picture:
 
 CONTENT: dict[str, Any] = {
     "pictures": [
-        {"name": name, "sizes": "2 x 2 to 8 x 8", "details": [picture("d")] * 3, "whole": [picture("w")] * 2}
+        {
+            "name": name,
+            "sizes": "2 x 2 to 8 x 8",
+            "details": [picture("d")] * 3,
+            "hardest": [picture("h")] * 4,
+            "whole": [picture("w")] * 2,
+        }
         for name in ("cat", "dog")
     ],
     "scores": {"rows": [["", "PSNR"], ["bicubic", "25.12"]], "explanation": "Means."},
@@ -80,7 +86,7 @@ def test_a_page_of_any_parts_is_whole(tmp_path: Path, state: Any, count: int) ->
     text = report.path.read_text()
     sources = parsed(text).sources
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
-    assert len(sources) == sum((2 * (3 + 2), 0, 1, 1, 0, 1)[:count])
+    assert len(sources) == sum((2 * (3 + 4 + 2), 0, 1, 1, 0, 1)[:count])
     for source in sources:
         assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (8, 6)
     # only a page that will change loads itself again

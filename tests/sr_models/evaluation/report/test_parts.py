@@ -59,6 +59,7 @@ def test_a_photograph_is_shown_from_the_low_resolution_to_the_truth(photograph: 
         (truth, photograph.hr),
     ):
         assert np.array_equal(shown, image)
+    assert [picture.caption for picture in part["hardest"]] == labels
     whole = {picture.caption: pixels(picture) for picture in part["whole"]}
     assert list(whole) == ["low resolution", "bicubic", "truth", "sample"]
     assert np.array_equal(whole["low resolution"], photograph.lr)
@@ -68,29 +69,33 @@ def test_a_photograph_is_shown_from_the_low_resolution_to_the_truth(photograph: 
 def test_scores_are_compared_with_the_first(photograph: PhotographPictures) -> None:
     means = {
         "bicubic": Scores("", math.nan, 25.123, 0.5, 40.04, 39, 0, 0.4),
-        "samples": Scores("", math.nan, 24, 0.4567, math.inf, 44, 9.46, 0.1),
+        "samples": Scores("", math.nan, 24, 0.4567, math.inf, math.inf, 9.46, 0.1),
     }
     part = score_part(means, "lpips", "Means over cats.")
     assert part["rows"] == [
         ["", "PSNR", "SSIM", "LR-PSNR", "LPIPS", "of bicubic", "diversity"],
         ["bicubic", "25.12", "0.500", "40.0", "0.4000", "1.00", ""],
-        ["samples", "24.00", "0.457", "inf", "0.1000", "0.25", "9.5"],
+        ["samples", "24.00", "0.457", "exact", "0.1000", "0.25", "9.5"],
     ]
     assert part["explanation"] == "Means over cats."
     assert score_part(means, "mse", "")["rows"][0][4] == "squared error"
 
 
 def test_maps_have_their_figures(photograph: PhotographPictures) -> None:
-    part = map_part(photograph, 0.5)
-    deviation, bicubic, sample = part["pictures"]
+    part = map_part(photograph, 0.5, photograph.hr)
+    deviation, *distances = part["pictures"]
     assert deviation.caption == "standard deviation over 3 samples"
     assert deviation.size == (48, 32)
-    assert (bicubic.size, sample.size) == ((12, 8), (12, 8))
-    for picture, image in ((bicubic, photograph.plain["bicubic"]), (sample, photograph.samples[0.5][0])):
-        assert picture.note.startswith(f"LR-PSNR {lr_psnr(image, photograph.hr, 4):.1f} dB, white ")
+    names = ["bicubic", "sample", "sample with consistency exact"]
+    assert [picture.caption for picture in distances] == [f"{name}: distance to the low resolution" for name in names]
+    for picture, image in zip(distances, (photograph.plain["bicubic"], photograph.samples[0.5][0]), strict=False):
+        assert picture.size == (12, 8)
+        assert picture.note.startswith(f"LR-PSNR {lr_psnr(image, photograph.hr, 4):.1f}, white ")
         assert picture.pixels
-    # one scale of colours for both: noise is far from the low resolution, bicubic interpolation near
-    assert pixels(bicubic).mean() < pixels(sample).mean() / 2
+    assert distances[2].note.startswith("LR-PSNR exact, white ")
+    # one scale of colours for all: noise is far from the low resolution, bicubic interpolation near, the truth there
+    bicubic, sample, exact = (pixels(picture).mean() for picture in distances)
+    assert exact < bicubic < sample / 2
 
 
 def test_every_temperature_has_a_picture_and_a_row(photograph: PhotographPictures) -> None:

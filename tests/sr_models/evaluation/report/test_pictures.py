@@ -26,14 +26,20 @@ def photograph(height: int, width: int) -> PhotographPictures:
     return PhotographPictures("a", imresize(hr, 1 / 4), hr, {"bicubic": hr.copy()})
 
 
-def test_details_show_where_bicubic_interpolation_is_farthest_from_the_truth() -> None:
+@pytest.mark.parametrize("hardest", [False, True])
+def test_details_show_one_part_of_every_image(hardest: bool) -> None:
+    """That with the most contrast, or that where bicubic interpolation is farthest from the truth."""
     pictures = photograph(160, 200)
-    pictures.hr[32 : 32 + 96, 16 : 16 + 128] = 255 - pictures.plain["bicubic"][32 : 32 + 96, 16 : 16 + 128]
+    pictures.hr[:] = 100
+    pictures.hr[32 : 32 + 96, 16 : 16 + 128 : 2] = 200
+    pictures.plain["bicubic"] = pictures.hr.copy()
+    pictures.plain["bicubic"][:96, 64 : 64 + 128] += 50
+    top, left = (0, 64) if hardest else (32, 16)
     other = np.random.default_rng(1).integers(0, 256, pictures.hr.shape, dtype=np.uint8)
-    details = same_details(pictures, {"other": other, "truth": pictures.hr})
+    details = same_details(pictures, {"other": other, "truth": pictures.hr}, hardest=hardest)
     assert list(details) == ["other", "truth"]
     for label, whole in (("other", other), ("truth", pictures.hr)):
-        assert np.array_equal(details[label], whole[32 : 32 + 96, 16 : 16 + 128])
+        assert np.array_equal(details[label], whole[top : top + 96, left : left + 128])
 
 
 @pytest.mark.parametrize("size", [(40, 64), (40, 200), (200, 64)])
