@@ -17,7 +17,7 @@ __all__ = ["Exact", "exact", "levels_of"]
 #: Projections of an image that saturates in many places; others need a few.
 _PASSES = 120
 #: Reduced values are brought as near to the wanted ones, in grey levels, before pixels are rounded.
-_TOLERANCE = 0.2
+_TOLERANCE = 0.3
 #: Corrections of all values that rounding made wrong, before single pixels are tried.
 _CORRECTIONS = 6
 #: Part of a wrong value's distance that a correction moves it. Half a grey level may remain.
