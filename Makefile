@@ -1,6 +1,6 @@
 # make test   create .venv if needed and run the tests, but for the slow ones: some minutes on two cores
 # make test-slow  the tests that build the package, train the demo or compile for long; with make test that is all
-# make demo   create .venv if needed, train a small model, write runs/demo/report.html
+# make demo   create .venv if needed, enlarge photographs, train a little, write runs/demo/report.html: five minutes
 # make check  ruff, mypy and clang-format
 # make docs   the documentation as HTML in build/docs; a warning is an error
 # make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation
@@ -19,9 +19,13 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find cmake csrc -type 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.inc')
 
 # Processes that share the tests, each with one thread: as many as there are cores, but at most four, for their memory.
-PYTEST_SHARED := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+# With PROCESSES=0 there is only that of pytest.
+PROCESSES ?= logical
+PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow demo check docs gpu triton cuda verify-cuda verify-cuda-operators verify-cuda-kernels sanitize mutants clean help
+.PHONY: test test-slow demo check docs gpu sanitize mutants clean help
+.PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
+.PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
@@ -44,16 +48,23 @@ docs: $(VENV)/.installed-test
 
 # Tests through PTX that compile few kernels.
 PTX_TESTS := rounded_once or finite_differences or undoes or round_trip or element_by_element
-triton: $(VENV)/.installed-test
+triton: triton-interpreted triton-ptx triton-compiled
+triton-interpreted: $(VENV)/.installed-test
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest
+triton-ptx: $(VENV)/.installed-test
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
+triton-compiled: $(VENV)/.installed-test
 	$(BIN)/python -m tests.gates.compile_report --check
 
 # See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
-cuda: $(VENV)/.installed-test
+cuda: cuda-source cuda-ptx cuda-machine-code cuda-traffic
+cuda-source: $(VENV)/.installed-test
 	INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest
+cuda-ptx: $(VENV)/.installed-test
 	INVFLOW_TEST_CUDA=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
+cuda-machine-code: $(VENV)/.installed-test
 	$(BIN)/python -m tests.gates.cubin --archs 80 --banks float32 --check
+cuda-traffic: $(VENV)/.installed-test
 	$(BIN)/python -m tests.gates.traffic --batch 1 --check
 
 # Two halves, which make -j2 runs at a time. With PAGE=docs/kernels/cuda.md the figures of that page are written anew.

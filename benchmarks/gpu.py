@@ -137,7 +137,7 @@ def _short(path: str) -> str:
 
 @dataclass(frozen=True)
 class Activity:
-    """What the GPU did in a call.
+    """Work of the GPU in a call.
 
     Attributes:
         busy: seconds of all kernels and copies together.

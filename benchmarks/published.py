@@ -24,7 +24,8 @@ from sr_models.flow.encoding import Encoding
 from sr_models.flow.latents import draw_latents
 from sr_models.models.ncsr import NoiseConditionalStep
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, Residual
-from sr_models.networks.rrdb import RRDB, DenseBlock, RRDBEncoder
+from sr_models.networks.dense_block import DenseBlock
+from sr_models.networks.rrdb import RRDB, RRDBEncoder
 
 __all__ = ["PublishedFlow", "published"]
 

@@ -42,7 +42,7 @@ _TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed, at scale 4.
+    """A computation to time, at scale 4.
 
     Attributes:
         model: name of a registered model.

@@ -21,10 +21,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def state_format(x: Tensor) -> torch.memory_format:
-    """Return the layout of a result: that of ``x`` if it is channels_last, else contiguous."""
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
+    """Return the layout of what is computed from ``x``: channels_last or contiguous.
+
+    It is channels_last where the channels of a pixel are neighbours in memory, also those of a part of such a tensor:
+    PyTorch does not call a part channels_last. A map of one pixel is both, and counts as contiguous.
+    """
+    last = not x.is_contiguous() and x.stride(1) == 1
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def empty_state(x: Tensor) -> Tensor:

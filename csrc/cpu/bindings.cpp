@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "invflow/dispatch.h"
@@ -40,6 +41,47 @@ void flow_step_backward(const StepTuple& tuple, const ViewTuple& grad_y, Address
   invflow::kernels().flow_step_backward(step, gradients);
 }
 
+// address and strides of samples, channels, rows and pixels
+using ImagesTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t>;
+// address, strides of outputs and inputs, flipped
+using WeightsTuple = std::tuple<Address, int64_t, int64_t, bool>;
+// batch, inputs, outputs, height, width
+using SizesTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
+
+invflow::Images images_of(const ImagesTuple& tuple) {
+  const auto& [address, batch, channel, row, pixel] = tuple;
+  return {static_cast<float*>(invflow::pointer(address)), batch, channel, row, pixel};
+}
+
+invflow::Conv3x3 conv_of(const SizesTuple& sizes, const ImagesTuple& x, const ImagesTuple& y,
+                         const WeightsTuple& weight, Address bias) {
+  const auto& [batch, inputs, outputs, height, width] = sizes;
+  const auto& [address, output_stride, input_stride, flipped] = weight;
+  return {batch,
+          inputs,
+          outputs,
+          height,
+          width,
+          images_of(x),
+          images_of(y),
+          {static_cast<float*>(invflow::pointer(address)), output_stride, input_stride, flipped},
+          static_cast<const float*>(invflow::pointer(bias))};
+}
+
+void conv3x3(const SizesTuple& sizes, const ImagesTuple& x, const ImagesTuple& y, const WeightsTuple& weight,
+             Address bias) {
+  const invflow::Conv3x3 conv = conv_of(sizes, x, y, weight, bias);
+  const py::gil_scoped_release unlocked;
+  invflow::kernels().conv3x3(conv);
+}
+
+void conv3x3_weight_gradient(const SizesTuple& sizes, const ImagesTuple& x, const ImagesTuple& grad_y,
+                             const WeightsTuple& grad_weight) {
+  const invflow::Conv3x3 conv = conv_of(sizes, x, grad_y, grad_weight, 0);
+  const py::gil_scoped_release unlocked;
+  invflow::kernels().conv3x3_weight_gradient(conv);
+}
+
 bool has_openmp() {
 #ifdef _OPENMP
   return true;
@@ -54,6 +96,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native CPU kernels of invflow.";
   m.def("flow_step", &flow_step);
   m.def("flow_step_backward", &flow_step_backward);
+  m.def("conv3x3", &conv3x3);
+  m.def("conv3x3_weight_gradient", &conv3x3_weight_gradient);
   m.def("instruction_set", [] { return invflow::kernels().isa; });
   m.def("supported_instruction_sets", [] {
     std::vector<std::string> names;

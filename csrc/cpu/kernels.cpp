@@ -17,11 +17,16 @@ namespace INVFLOW_ISA {
 #include "flow_step.inc"
 #include "flow_step_backward.inc"
 
+// conv3x3.cpp
+void conv3x3(const Conv3x3& conv);
+void conv3x3_weight_gradient(const Conv3x3& conv);
+
 #define INVFLOW_TEXT_OF(name) #name
 #define INVFLOW_TEXT(name) INVFLOW_TEXT_OF(name)
 
 extern const Kernels table;  // a namespace-scope const is internal unless declared so
-const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step, flow_step_backward};
+const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step, flow_step_backward, conv3x3,
+                       conv3x3_weight_gradient};
 
 }  // namespace INVFLOW_ISA
 }  // namespace invflow

@@ -17,7 +17,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["Native", "Step", "View", "with_pixels_in_line"]
+__all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
 
 _SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
@@ -140,15 +140,21 @@ def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_inj
     if injector is not None:
         place = before if settings.inverse else after
         place.append(_map(kept, batch, injector, grad_injector, 0, settings.injector, settings.inverse))
-    addresses = [0, 0]
-    if matrix is not None and shift is not None:
-        used = [matrix.contiguous(), shift.contiguous()]
-        addresses = [tensor.data_ptr() for tensor in used]
-        if channels and 0 in addresses:
-            used = [tensor if tensor.data_ptr() else _with_memory(tensor) for tensor in used]
-            addresses = [tensor.data_ptr() for tensor in used]
-        kept += used
-    return batch, channels, height * width, _view(kept, x), *addresses, before, after
+    matrix_address = 0 if matrix is None else _address(kept, matrix)
+    shift_address = 0 if shift is None else _address(kept, shift)
+    return batch, channels, height * width, _view(kept, x), matrix_address, shift_address, before, after
+
+
+def _address(kept: list[Tensor], tensor: Tensor) -> int:
+    """Return where the numbers of a tensor lie, one after the other."""
+    used = tensor.contiguous()
+    address = used.data_ptr()
+    if not address and used.numel():
+        used = with_memory(used)
+        address = used.data_ptr()
+    if used is not tensor:
+        kept.append(used)
+    return address
 
 
 def _map(
@@ -167,10 +173,15 @@ def _words(form: Form) -> tuple[int, float, int, int]:
 
 
 def _view(kept: list[Tensor], tensor: Tensor) -> View:
+    samples, channels, rows, columns = tensor.stride()
+    _, _, height, width = tensor.shape
+    address = tensor.data_ptr()
+    if address and width != 1 and (height == 1 or rows == width * columns):
+        return address, KERNEL_DTYPES[tensor.dtype], samples, channels, columns
     used, strides = with_pixels_in_line(tensor)
     address = used.data_ptr()
     if not address and used.numel():
-        used = _with_memory(used)
+        used = with_memory(used)
         address, (samples, channels, _, pixels) = used.data_ptr(), used.stride()
         strides = samples, channels, pixels
     if used is not tensor:
@@ -178,7 +189,7 @@ def _view(kept: list[Tensor], tensor: Tensor) -> View:
     return address, KERNEL_DTYPES[used.dtype], *strides
 
 
-def _with_memory(tensor: Tensor) -> Tensor:
+def with_memory(tensor: Tensor) -> Tensor:
     """Return the zeros that PyTorch did not write down; raise ``ValueError`` if the memory was freed."""
     if tensor._is_zerotensor():
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)

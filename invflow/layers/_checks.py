@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor
 
@@ -34,19 +33,18 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
         return
     if context is None:
         raise ValueError(f"{type(layer).__name__}: context with {channels} channels is required, got None")
-    tensor = None if is_shared(context) else cast(Tensor, context)
-    if tensor is not None:
-        check_state(tensor, "context")
+    if isinstance(context, Tensor) or not is_shared(context):
+        check_state(context, "context")
     batch, _, height, width = x.shape
-    shared, *given = context.shape
-    fits = shared == batch or (shared > 0 and batch % shared == 0)
-    if not fits or given != [channels, height, width]:
+    samples, given, rows, columns = context.shape
+    fits = samples == batch or (samples > 0 and batch % samples == 0)
+    if not fits or given != channels or rows != height or columns != width:
         raise ValueError(
             f"{type(layer).__name__}: context must have shape ({batch} or a divisor, {channels}, {height}, {width}) "
             f"for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
         )
-    if tensor is not None and not (x.is_cpu and tensor.is_cpu):
-        check_same_device(x, context=tensor)
+    if isinstance(context, Tensor):
+        check_same_device(x, context=context)
 
 
 def check_shape(layer: object, shape: Shape, channels: int) -> Shape:

@@ -24,7 +24,7 @@ __all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", 
 
 
 class Sources(NamedTuple):
-    """What the channel map of a flow step is derived from.
+    """The convolution and the parameters from which the channel map of a flow step is derived.
 
     Attributes:
         owner: the convolution.
@@ -38,7 +38,7 @@ class Sources(NamedTuple):
 
 
 class Derivation:
-    """What a flow keeps of the maps that it derives together. A copy has nothing.
+    """Memory of a flow that derives its channel maps together. A copy has nothing.
 
     Attributes:
         caches: of the factors, by kind of weight; on the CPU.

@@ -1,4 +1,4 @@
-"""What the evaluation of a layer leaves behind: where its graph starts, and what it changed besides its results."""
+"""Traces of the evaluation of a layer: where its graph starts, and what it changed besides its results."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def condition(layer: InvertibleLayer | nn.Module, context: SharedContext) -> Con
 
 def context_for(layer: nn.Module | InvertibleLayer, context: Any) -> Any:
     """Return the context that a layer is called with: a shared one joined, unless the layer takes it as it is."""
-    return context.joined() if is_shared(context) and not takes_shared(layer) else context
+    if context is None or isinstance(context, Tensor) or not is_shared(context) or takes_shared(layer):
+        return context
+    return context.joined()
 
 
 def takes_shared(layer: nn.Module | InvertibleLayer) -> bool:

@@ -125,7 +125,13 @@ class InvertibleConv1x1(nn.Module):
         return found
 
     def channel_map(
-        self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
+        self,
+        bias: Tensor | None,
+        log_scale: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        inverse: bool,
+        pixels: int | None = None,
     ) -> ChannelMap:
         """Return the map of an actnorm followed by this convolution, or the inverse map.
 
@@ -134,21 +140,37 @@ class InvertibleConv1x1(nn.Module):
             log_scale: likewise.
             dtype: dtype of matrix and shift.
             inverse: return the inverse map.
+            pixels: number of pixels of the states that the map is for; ``None`` for any.
         """
         if _derives_from_matrix(type(self)):
-            return self._map_of_weight(bias, log_scale, dtype, inverse=inverse)
+            return self._map_of_weight(bias, log_scale, dtype, inverse=inverse, pixels=pixels)
         # a subclass that has an inverse and a determinant of its own
         matrix = self.inverse_matrix() if inverse else self.matrix()
         return compose(matrix, self.log_abs_det(), bias, log_scale, dtype, inverse=inverse)
 
     def _map_of_weight(
-        self, bias: Tensor | None, log_scale: Tensor | None, dtype: torch.dtype, *, inverse: bool
+        self,
+        bias: Tensor | None,
+        log_scale: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        inverse: bool,
+        pixels: int | None = None,
     ) -> ChannelMap:
         # read once: a parametrization may change its state whenever it computes the weight
         own = type(self).matrix is not InvertibleConv1x1.matrix
-        weight, cache = self.matrix() if own else current(self, "weight"), self._factorization
-        known = factors_of(weight)
-        return derive(weight, bias, log_scale, dtype, inverse=inverse, cache=cache, owner=self, factors=known)
+        weight = self.matrix() if own else current(self, "weight")
+        return derive(
+            weight,
+            bias,
+            log_scale,
+            dtype,
+            inverse=inverse,
+            cache=self._factorization,
+            owner=self,
+            factors=factors_of(weight),
+            pixels=pixels,
+        )
 
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x.dtype)

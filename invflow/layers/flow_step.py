@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +108,8 @@ class FlowStep(nn.Module):
         if not self._fuses_parts(called=True):
             return self._forward_by_parts(x, context, pending)
         # a module finds its parts as attributes slowly
-        parts = self._modules
-        actnorm, coupling = cast(ActNorm, parts["actnorm"]), cast("AffineCoupling | None", parts.get("coupling"))
+        parts: Any = self._modules
+        actnorm, coupling = parts["actnorm"], parts.get("coupling")
         if actnorm.initializes_from(x):
             # what follows must not differ from later passes: activation checkpointing compares the two
             with torch.no_grad():
@@ -121,7 +121,8 @@ class FlowStep(nn.Module):
         check_input(self, z, self.channels, "z")
         if not self._fuses_parts(called=False):
             return self._inverse_by_parts(z, context)
-        coupling = cast("AffineCoupling | None", self._modules.get("coupling"))
+        parts: Any = self._modules
+        coupling = parts.get("coupling")
         h = None if coupling is None else coupling.pending(z, context_for(coupling, context)).h
         return self.inverse_given(z, h, self._injector_output(z, context))
 
@@ -137,7 +138,7 @@ class FlowStep(nn.Module):
                 divisor of B.
             affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine = self._channel_map(z.dtype, inverse=True) if affine is None else affine
+        affine = self._channel_map(z.dtype, inverse=True, like=z) if affine is None else affine
         coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
             part = cast(AffineCoupling, self._modules["coupling"])
@@ -253,7 +254,8 @@ class FlowStep(nn.Module):
         return z, total
 
     def _injector_output(self, x: Tensor, context: Context) -> Tensor | None:
-        injector = cast("AffineInjector | None", self._modules.get("injector"))
+        parts: Any = self._modules
+        injector: AffineInjector | None = parts.get("injector")
         if injector is None:
             return None
         context = context_for(injector, context)
@@ -264,23 +266,25 @@ class FlowStep(nn.Module):
         self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The coupling of the layer before, actnorm, convolution and injector."""
-        affine = self._channel_map(x.dtype, inverse=False)
+        affine = self._channel_map(x.dtype, inverse=False, like=x)
+        parts: Any = self._modules
+        h, form, start = (None, None, 0) if pending is None else pending
         y, log_det = flow_step(
             x,
             affine.matrix,
             affine.shift,
-            None if pending is None else pending.h,
+            h,
             injector,
-            coupling_form=None if pending is None else pending.form,
-            injector_form=None if injector is None else cast(AffineInjector, self._modules["injector"]).form,
-            start=0 if pending is None else pending.start,
+            coupling_form=form,
+            injector_form=None if injector is None else parts["injector"].form,
+            start=start,
         )
         return y, log_det + affine.log_det(x)
 
     def map_sources(self) -> Sources | None:
         """Return what actnorm and convolution are derived from, if that is their parameters and nothing else."""
-        parts = self._modules
-        actnorm, conv = cast(nn.Module, parts["actnorm"]), cast(nn.Module, parts["conv1x1"])
+        parts: Any = self._modules
+        actnorm, conv = parts["actnorm"], parts["conv1x1"]
         if type(actnorm) is not ActNorm or type(conv) is not InvertibleConv1x1:
             return None
         weight, bias = conv._parameters.get("weight"), actnorm._parameters.get("bias")
@@ -296,17 +300,28 @@ class FlowStep(nn.Module):
             return lambda dtype: cast(ChannelMap, maps.map_of(self, dtype, inverse=True))
         return Snapshot(partial(self._channel_map, inverse=True))
 
-    def _channel_map(self, dtype: torch.dtype, *, inverse: bool) -> ChannelMap:
-        """Actnorm and convolution for a state of this dtype, remembered where no gradient is asked for."""
-        dtype, parts = compute_dtype(dtype), self._modules
+    def _channel_map(self, dtype: torch.dtype, *, inverse: bool, like: Tensor | None = None) -> ChannelMap:
+        """Actnorm and convolution for states of a dtype, remembered where no gradient is asked for.
+
+        If they are of the size of another state, a map with gradients is for that size only.
+        """
+        dtype = compute_dtype(dtype)
         known = map_of(self, dtype, inverse=inverse)
         if known is not None:
             return known
-        actnorm, conv = cast(ActNorm, parts["actnorm"]), cast(InvertibleConv1x1, parts["conv1x1"])
+        parts: Any = self._modules
+        actnorm: ActNorm = parts["actnorm"]
+        conv: InvertibleConv1x1 = parts["conv1x1"]
         bias, log_scale, sources = current(actnorm, "bias"), current(actnorm, "log_scale"), conv.sources()
         tensors = [bias, log_scale, *sources]
-        trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if trained or not sources or not is_plain(tensors):
+        if not sources:
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
-        cache = self._caches.setdefault((dtype, inverse), ValueCache())
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            pixels = None if like is None else like.shape[2] * like.shape[3]
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse, pixels=pixels)
+        if not is_plain(tensors):
+            return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
+        cache = self._caches.get((dtype, inverse))
+        if cache is None:
+            cache = self._caches.setdefault((dtype, inverse), ValueCache())
         return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

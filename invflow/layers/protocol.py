@@ -219,7 +219,7 @@ def supports(module: object, method: str, instead_of: tuple[str, ...] = ("forwar
 
 def is_shared(context: Any) -> TypeGuard[SharedContext]:
     """Return whether a context is a :class:`SharedContext`, and not a tensor or what a layer of others takes."""
-    return not (context is None or isinstance(context, Tensor)) and hasattr(type(context), "joined")
+    return not (isinstance(context, Tensor) or context is None) and hasattr(type(context), "joined")
 
 
 def watches_all() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, state_format
 from invflow.layers.conditioning import without_context
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
@@ -86,5 +86,5 @@ class Squeeze(nn.Module):
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    """Return whether channels are neighbours in memory, in all of a state or in a part of one. A trace does not ask."""
-    return not torch.jit.is_tracing() and x.stride(1) == 1 and not x.is_contiguous()
+    """Return whether a state is rearranged as channels_last. A trace does not ask."""
+    return not torch.jit.is_tracing() and state_format(x) == torch.channels_last

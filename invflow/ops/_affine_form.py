@@ -66,6 +66,14 @@ class AffineForm:
             raise ValueError(f"bound must be finite and greater than 0, got {self.bound}")
         if not 1e-30 <= self.bound <= 80:
             raise ValueError(f"bound must be between 1e-30 and 80, got {self.bound}")
+        self._remember_form()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember_form()
+
+    def _remember_form(self) -> None:
+        object.__setattr__(self, "_form", Form(self.scale, self.parameter, self.order, self.packing))
 
     @property
     def parameter(self) -> float:
@@ -74,7 +82,8 @@ class AffineForm:
 
     def for_kernels(self) -> Form:
         """Return scale, parameter, order and packing."""
-        return Form(self.scale, self.parameter, self.order, self.packing)
+        form: Form = self.__dict__["_form"]
+        return form
 
     def unpack(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return shift and raw scale, each (B, C, H, W), from ``h`` (B, 2C, H, W)."""

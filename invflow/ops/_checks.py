@@ -7,7 +7,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype
 
 
-def check_state(x: Tensor, name: str = "x") -> None:
+def check_state(x: object, name: str = "x") -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, H, W)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
@@ -30,9 +30,10 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
         check_state(h, name)
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
     batch, channels, height, width = x.shape
-    count = h.shape[1] // 2
-    shared = h.shape[0] == batch or (h.shape[0] > 0 and batch % h.shape[0] == 0)
-    if h.shape[1] % 2 or h.shape[2:] != x.shape[2:] or not shared:
+    samples, maps, rows, columns = h.shape
+    count = maps // 2
+    shared = samples == batch or (samples > 0 and batch % samples == 0)
+    if maps % 2 or rows != height or columns != width or not shared:
         raise ValueError(
             f"{name} must have shape ({batch} or a divisor, an even number, {height}, {width}) for x of shape "
             f"{tuple(x.shape)}, got {tuple(h.shape)}"
@@ -56,6 +57,8 @@ def check_start(x: Tensor, start: int, count: int) -> None:
 def check_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless matrix and shift act on the channels of ``x``."""
     channels, dtype = x.shape[1], compute_dtype(x.dtype)
+    if matrix.shape == (channels, channels) and shift.shape == (channels,) and matrix.dtype is dtype is shift.dtype:
+        return
     for name, tensor, expected in (("matrix", matrix, (channels, channels)), ("shift", shift, (channels,))):
         if tensor.shape != expected:
             raise ValueError(
@@ -65,8 +68,9 @@ def check_affine(x: Tensor, matrix: Tensor, shift: Tensor) -> None:
         raise TypeError(f"matrix and shift must be {dtype} for x of {x.dtype}, got {matrix.dtype} and {shift.dtype}")
 
 
-def check_same_device(x: Tensor, **others: Tensor) -> None:
-    """Raise ``ValueError`` unless every tensor is on the device of ``x``."""
+def check_same_device(x: Tensor, **others: Tensor | None) -> None:
+    """Raise ``ValueError`` unless every tensor that is there is on the device of ``x``."""
+    on_cpu = x.is_cpu  # of which there is one
     for name, other in others.items():
-        if other.device != x.device:
+        if other is not None and not (on_cpu and other.is_cpu) and other.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {other.device}")

@@ -66,16 +66,13 @@ def flow_step(
     """
     check_state(x)
     check_affine(x, matrix, shift)
-    check_same_device(x, matrix=matrix, shift=shift)
     if coupling is not None:
         count = check_raw_output(x, coupling, "coupling")
         start = x.shape[1] - count if start is None else start
         check_start(x, start, count)
-        check_same_device(x, coupling=coupling)
-    if injector is not None:
-        if check_raw_output(x, injector, "injector") != x.shape[1]:
-            raise ValueError(f"injector must have {2 * x.shape[1]} channels, got {injector.shape[1]}")
-        check_same_device(x, injector=injector)
+    if injector is not None and check_raw_output(x, injector, "injector") != x.shape[1]:
+        raise ValueError(f"injector must have {2 * x.shape[1]} channels, got {injector.shape[1]}")
+    check_same_device(x, matrix=matrix, shift=shift, coupling=coupling, injector=injector)
     settings = Settings(
         NO_MAP if coupling is None else (coupling_form or PUBLISHED_FORM).for_kernels(),
         NO_MAP if injector is None else (injector_form or PUBLISHED_FORM).for_kernels(),

@@ -15,7 +15,7 @@ from invflow.backends.protocol import Call, Form, Settings
 from invflow.ops._affine_form import affine_form_of
 from invflow.ops._reference import flow_step_reference
 from invflow.ops._registration import register
-from invflow.ops._transforms import needs_reference, reference_backward
+from invflow.ops._transforms import is_intercepted, needs_reference, reference_backward
 
 __all__ = ["NO_MAP", "run"]
 
@@ -47,13 +47,14 @@ def run(call: Call, backend: str) -> tuple[Tensor, Tensor]:
     Returns:
         y (B, C, H, W) and the log-determinant (B,) of coupling and injector.
     """
-    if torch.compiler.is_compiling():
+    intercepted = is_intercepted()
+    if intercepted and torch.compiler.is_compiling():
         call = Call(*call[:-1], _as_constants(call.settings))
     if backend == "reference" or needs_reference():
         return _reference(call)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:-1]):
         return _FlowStep.apply(*call, backend)
-    return _forward(call, backend)
+    return _forward(call, backend, intercepted)
 
 
 def _as_constants(settings: Settings) -> Settings:
@@ -95,7 +96,7 @@ class _FlowStep(torch.autograd.Function):
         call = Call(*fields)
         ctx.save_for_backward(*call[:-1])
         ctx.settings = call.settings
-        y, log_det = _forward(call, ctx.backend)
+        y, log_det = _forward(call, ctx.backend, is_intercepted())
         if call.coupling is None and call.injector is None:
             ctx.mark_non_differentiable(log_det)  # a constant
         return y, log_det
@@ -106,7 +107,7 @@ class _FlowStep(torch.autograd.Function):
         call = Call(x, matrix, shift, coupling, injector, ctx.settings)
         if torch.is_grad_enabled():
             return *_differentiable_gradients(call, grads, ctx.needs_input_grad), None, None
-        found = _backward(*grads, call, ctx.backend)
+        found = _backward(*grads, call, ctx.backend, is_intercepted())
         given = [None if tensor is None else grad for tensor, grad in zip(call[:-1], found, strict=True)]
         return *given, None, None
 

@@ -12,14 +12,13 @@ from torch.nn import Parameter
 from invflow.backends import KERNELS
 from invflow.backends.protocol import Call
 from invflow.ops._settings import COUNT, SCHEMA, flat_settings, settings_of
-from invflow.ops._transforms import is_intercepted
 
 __all__ = ["Kernel", "register"]
 
 _LIBRARY = torch.library.Library("invflow", "DEF")
 _dispatch_keys: Callable[[Tensor], Any] = torch._C._dispatch_keys
 _PLAIN_TYPES = (Tensor, Parameter)
-#: ``kernel(*grads, call, backend)``: gradients of the results before the call, if it is a backward kernel.
+#: ``kernel(*grads, call, backend, intercepted)``: gradients of the results come first, in a backward kernel.
 Kernel = Callable[..., Any]
 
 _TENSORS = "Tensor x, Tensor? matrix, Tensor? shift, Tensor? coupling, Tensor? injector"
@@ -30,7 +29,8 @@ def register(name: str, grads: tuple[str, ...], results: int, fake: Callable[...
 
     The returned function bypasses the dispatcher if nothing could intercept the call. Compilers, tracers, functorch
     transforms, dispatch modes, tensor subclasses, and batched or negated tensors could. The dispatcher's way to a
-    kernel in Python and back costs as much as the kernel itself for a small state.
+    kernel in Python and back costs as much as the kernel itself for a small state. Its last argument says whether
+    :func:`is_intercepted` holds.
 
     Args:
         name: name of the operator and of the backends' function.
@@ -54,9 +54,9 @@ def register(name: str, grads: tuple[str, ...], results: int, fake: Callable[...
     operator = getattr(torch.ops.invflow, name).default
 
     def kernel(*args: Any) -> Any:
-        call, backend = args[first:]
+        call, backend, intercepted = args[first:]
         tensors = (*args[:first], *call[:-1])
-        if is_intercepted() or not are_plain(tensors):
+        if intercepted or not are_plain(tensors):
             return operator(*tensors, *flat_settings(call.settings), backend)
         return getattr(KERNELS[backend], name)(*args[:first], call)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
+from sr_models.flow.latents import TEMPERATURE, temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes, write_text
 from sr_models.networks.rrdb import RRDBEncoder
@@ -77,8 +78,11 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
 
 
 def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
-    """Describe a model as its JSON file does: name and config."""
-    return {"model": model.name, "config": dataclasses.asdict(model.config)}
+    """Describe a model as its JSON file does: name, config, and the temperature if it is not the usual one."""
+    description: dict[str, Any] = {"model": model.name, "config": dataclasses.asdict(model.config)}
+    if model.temperature != TEMPERATURE:
+        description["temperature"] = model.temperature
+    return description
 
 
 def load_model(path: str | os.PathLike[str]) -> SuperResolutionFlow:
@@ -127,6 +131,9 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
         dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
         tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
         model.to(dtype).load_state_dict(tensors)
+        temperature = stored.description.get("temperature", TEMPERATURE)
+        temperatures_of(temperature, 1)
+        model.temperature = float(temperature)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load model {stored.file}: {_reason(error)}") from error
     return model.eval()

@@ -17,6 +17,7 @@ from sr_models.checkpoints.detect import told_by
 from sr_models.checkpoints.files import UNUSED, StoredWeights, create_described, read_weights
 from sr_models.checkpoints.published import to_own
 from sr_models.checkpoints.runs import weights_of_run
+from sr_models.checkpoints.shipped import shipped_file
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.encoder import is_encoder
 from sr_models.models.publication import shapes_of
@@ -36,7 +37,8 @@ def load_initial_weights(model: SuperResolutionFlow, path: str | os.PathLike[str
     Args:
         model: receives the weights, in its own dtype and on its device; unchanged if there is an error.
         path: ``model.safetensors``, the folder of a run or a checkpoint in it, as for
-            :func:`sr_models.checkpoints.files.load_model`, or a published ``.pth`` file.
+            :func:`sr_models.checkpoints.files.load_model`, the name of a model that comes with this package, or a
+            published ``.pth`` file.
 
     Returns:
         A line for people: the file that was read, and the number of its training steps if it is a checkpoint.
@@ -47,6 +49,7 @@ def load_initial_weights(model: SuperResolutionFlow, path: str | os.PathLike[str
             that are not finite in the dtype of the model.
     """
     own = weights_of_run(path) is not None or Path(path).suffix in _OWN
+    own = own or (shipped_file(path) is not None and not Path(path).exists())
     stored = read_weights(path) if own else StoredWeights({}, read_state_dict(path), Path(path))
     if "encoder" in stored.description or is_encoder(shapes_of(stored.tensors)):
         hint = "give it to encoder" if own else "convert it with sr-models convert and give it to encoder"

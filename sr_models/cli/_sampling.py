@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def sample_images(
     output: str,
     *,
     n: int,
-    temperature: float | list[float],
+    temperature: float | list[float] | None,
     seed: int,
     on_explode: OnExplode,
     tile: int | None,
@@ -67,7 +68,8 @@ def sample_images(
         raise ValueError(f"n must be at least 1, got {n}")
     if tile is not None and tile < LEAST_TILE:
         raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
-    temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
+    if temperature is not None:
+        temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
     check_seed(seed)
     check_consistency(consistency)
     checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
@@ -81,7 +83,8 @@ def sample_images(
             _say(f"the samples of {path} are called {name}_sample000.png, because another image has the same name")
 
     model = load_model(checkpoint).to(place)
-    temperatures = temperatures_of(temperature, len(model.latent_shapes(model.lr_multiple, model.lr_multiple)))
+    latents = len(model.latent_shapes(model.lr_multiple, model.lr_multiple))
+    temperatures = temperatures_of(model.temperature if temperature is None else temperature, latents)
     options = {"temperature": temperatures, "seed": seed, "on_explode": on_explode, "tile": tile}
     like = next(model.parameters())
     dtype = network_dtype(precision, like.device, like.dtype)
@@ -99,7 +102,7 @@ def sample_images(
     pending = [name for name in named if overwrite or not is_done(files[name], descriptions[name])]
     if kept := len(named) - len(pending):
         _say(f"the samples of {kept} of {len(named)} images are in {output} already")
-    written = 0
+    written, begun = 0, monotonic()
     drawing = {**options, "precision": precision, "consistency": consistency}
     for name, samples in _drawn(model, {name: named[name] for name in pending}, n, drawing):
         if isinstance(samples, str):
@@ -109,9 +112,17 @@ def sample_images(
             file.parent.mkdir(parents=True, exist_ok=True)
             write_image(file, pixels, text={KEY: json.dumps(descriptions[name])})
             written += 1
+        height, width = samples[0].shape[:2]
+        shown = str(files[name][0]) if n == 1 else f"{files[name][0]} to {files[name][-1].name}"
+        tqdm.write(
+            f"{one_line(named[name])}: {width // model.scale} x {height // model.scale} to {width} x {height} pixels, "
+            f"{shown}, {monotonic() - begun:.1f} s"
+        )
+        begun = monotonic()
     if not written and not kept:
         raise ValueError(f"no image could be sampled: {'; '.join(failures)}")
-    print(f"wrote {written} images (sRGB) to {output}")
+    at = settings["temperature"]
+    print(f"wrote {written} images (sRGB) to {output}, temperature {f'{at:g}' if alike else at}")
     for failure in failures:
         _say(f"not sampled: {failure}")
     return 1 if failures else 0
@@ -173,15 +184,24 @@ def _drawn(
     """
     like = next(model.parameters())
     # rates and times are of samples; layers move the bar between them
-    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} samples [{elapsed}<{remaining}]"
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} samples [{elapsed}<{remaining}{postfix}]"
+    redrawn = 0
     with tqdm(total=n * len(images), bar_format=shape) as bar:
+
+        def advance(part: float) -> None:
+            nonlocal redrawn
+            if part < 0:
+                redrawn += 1
+                bar.set_postfix_str(f"{redrawn} drawn again", refresh=False)
+            bar.update(part * n)
+
         for count, (name, path) in enumerate(images.items(), 1):
             bar.set_description_str(f"sampling {one_line(path.name)[:40]}")
             result: list[np.ndarray] | str
             try:
                 lr = to_tensor(read_image(path))[None].to(like)
                 with warnings_as_lines(ConsistencyWarning, str(path)):
-                    samples = model.sample(lr, n, **options, on_progress=lambda part: bar.update(part * n))[0]
+                    samples = model.sample(lr, n, **options, on_progress=advance)[0]
                 result = [to_uint8(sample) for sample in samples]
             except Exception as error:
                 message = users_error(error)

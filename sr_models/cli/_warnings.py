@@ -33,5 +33,5 @@ def warnings_as_lines(category: type[Warning], about: str = "") -> Iterator[None
                 others(message, kind, *rest, **options)
 
         warnings.simplefilter("always", category)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield

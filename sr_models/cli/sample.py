@@ -18,7 +18,7 @@ def run(
     checkpoint: str = "srflow-da-tiny",
     output: str = "samples",
     n: int = 10,
-    temperature: float | list[float] = 0.9,
+    temperature: float | list[float] | None = None,
     seed: int = 0,
     on_explode: Literal["error", "resample", "clamp"] = "resample",
     tile: int | None = None,
@@ -33,7 +33,8 @@ def run(
     output. Colour profiles are converted, EXIF orientation is applied, transparent pixels become white.
 
     The same command goes on after an interruption: samples that are there are not drawn again. An image that cannot be
-    read or sampled does not stop the others. It is named at the end, and the exit code is 1.
+    read or sampled does not stop the others. It is named at the end, and the exit code is 1. A noisy image, or one that
+    is sharp from pixel to pixel, may explode: a lower temperature, or reducing the image first, helps.
 
     Example:
         sr-models sample photo.jpg -n 4
@@ -46,11 +47,12 @@ def run(
             model that comes with this package.
         output: folder for the samples, created if needed.
         n: samples an image.
-        temperature: standard deviation of the latents; 0 gives the most regular image, 0.9 is published. A list such as
-            [0.9,0.5] has one for each latent, the finest first.
+        temperature: standard deviation of the latents; 0 gives the most regular image, more gives more detail, which is
+            invented. A list such as [0.9,0.5] has one for each latent, the finest first. Default: what the model's file
+            says, of the models that come with this package; 0.9 for others, which is published.
         seed: same seed, same samples.
         on_explode: what becomes of a sample whose activations grow beyond 1e5: an error, other latents (five times,
-            then an error), or limited activations.
+            then an error), or limited activations, which may leave spots.
         tile: for images that do not fit into memory: side of overlapping tiles, in low-resolution pixels.
         precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
             on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
+from invflow._numerics import state_format
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
 from invflow.ops._transforms import needs_reference
@@ -139,7 +140,7 @@ class ConditionedNet:
         else:
             self._weight, part = taken
             # a copy, since the part of another tensor must not be overwritten
-            self._conv = partial(part.clone, memory_format=_layout_of(context.features.own))
+            self._conv = partial(part.clone, memory_format=state_format(context.features.own))
         # a network that sees the context only is evaluated once, and may then overwrite what it is given
         self._shared = None
         if self._weight.shape[1]:
@@ -190,12 +191,7 @@ _pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
 
 def _in_layout_of(other: Tensor, x: Tensor) -> Tensor:
     """Return ``x`` in the layout of ``other``, so that a convolution's result can be added to it without a detour."""
-    return x.contiguous(memory_format=_layout_of(other))
-
-
-def _layout_of(x: Tensor) -> torch.memory_format:
-    last = x.stride(1) == 1 and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    return x.contiguous(memory_format=state_format(other))
 
 
 def _merges(x: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invflow import FlowSequential
+from invflow._numerics import state_format
 from invflow.layers import condition
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.explosions import Watch
@@ -54,7 +55,7 @@ def _decode_level(
     limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
     pixels = own.shape[2] * own.shape[3]
     # that of the features: a state in another layout would be copied for every convolution
-    layout = torch.channels_last if own.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    layout = state_format(own)
     chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x

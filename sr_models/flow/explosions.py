@@ -104,7 +104,7 @@ class Watch:
 
 
 class Seen(NamedTuple):
-    """What a layer has made of some states.
+    """Largest activations that a layer has made of some states.
 
     Attributes:
         first: number of the first of them.

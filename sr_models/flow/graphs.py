@@ -13,6 +13,7 @@ from invflow.layers import FactorStore
 from invflow.layers.protocol import is_watched, watches_all
 from invflow.ops._transforms import is_intercepted
 from sr_models.flow.explosions import Watch
+from sr_models.networks.precision import uses_tf32
 
 __all__ = ["Decode", "GraphedDecoding", "check_graph", "has_room"]
 
@@ -158,7 +159,7 @@ def _key(model: nn.Module, tensors: Sequence[Tensor], clamp: bool) -> Hashable:
         tuple((id(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in state),
         tuple((id(module), module.training) for module in model.modules()),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-        torch.backends.cudnn.allow_tf32,
+        uses_tf32(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_inference_mode_enabled(),

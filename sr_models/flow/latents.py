@@ -18,7 +18,10 @@ from torch.nn import functional as F
 
 from sr_models.randomness import random_stream
 
-__all__ = ["draw_latents", "interpolate", "temperatures_of", "transfer"]
+__all__ = ["TEMPERATURE", "draw_latents", "interpolate", "temperatures_of", "transfer"]
+
+#: Temperature of samples unless a model has one of its own; that of the published figures.
+TEMPERATURE = 0.9
 
 #: Below this angle the two ways to interpolate are the same to rounding, and the spherical one divides by zero.
 _SMALLEST_ANGLE = 1e-4

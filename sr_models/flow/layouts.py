@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sr_models.networks.precision import uses_matrix_units
+
 __all__ = ["in_fastest_layout"]
 
 
@@ -13,8 +15,5 @@ def in_fastest_layout(image: Tensor) -> Tensor:
 
     That is channels_last on a CPU, and in the training steps of a GPU whose convolutions use its matrix units.
     """
-    if image.is_cuda:
-        last = torch.is_grad_enabled() and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.allow_tf32)
-    else:
-        last = image.device.type == "cpu"
+    last = image.is_cpu or (torch.is_grad_enabled() and uses_matrix_units(image.device))
     return image.contiguous(memory_format=torch.channels_last) if last else image

@@ -20,6 +20,7 @@ from sr_models.flow.decoding import decode_levels
 from sr_models.flow.encoding import Encoding
 from sr_models.flow.explosions import OnExplode, Watch
 from sr_models.flow.graphs import GraphedDecoding
+from sr_models.flow.latents import TEMPERATURE
 from sr_models.flow.layouts import in_fastest_layout
 from sr_models.flow.sampling import draw_samples
 from sr_models.flow.shapes import LevelShapes, level_shapes
@@ -55,10 +56,12 @@ class SuperResolutionFlow(nn.Module):
     Attributes:
         name: name of the registered model, set by :func:`sr_models.create`.
         config: config of the registered model, set by :func:`sr_models.create`.
+        temperature: that of samples for which none is given. The file of a model may set it.
     """
 
     name: str
     config: Any
+    temperature: float = TEMPERATURE
 
     def __init__(
         self,
@@ -275,7 +278,7 @@ class SuperResolutionFlow(nn.Module):
         lr: Tensor,
         n: int = 1,
         *,
-        temperature: float | Sequence[float] = 0.9,
+        temperature: float | Sequence[float] | None = None,
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
@@ -294,7 +297,7 @@ class SuperResolutionFlow(nn.Module):
             lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
-                all latents, or one a latent, in encode order.
+                all latents, or one a latent, in encode order. ``None``: the model's own ``temperature``.
             seed: in 0..2^31 - 1.
             on_explode: reaction to an activation that exceeds 1e5 or is not finite. ``"error"`` raises.
                 ``"resample"`` draws other latents for the sample, up to five times, and then raises. At temperature 0
@@ -304,7 +307,8 @@ class SuperResolutionFlow(nn.Module):
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
-                of a size come again in the main thread, unless something in the model cannot be captured.
+                of a size come again in the main thread, unless something in the model cannot be captured. The call that
+                makes it pauses for about a second.
             precision: arithmetic of the networks: ``"fp32"``, the model's own dtype; ``"bf16"`` or ``"fp16"``, for a
                 model in float32, whose state and channel maps stay in float32; or ``"auto"``, bfloat16 where it is
                 faster. An outer autocast has no effect.
@@ -312,7 +316,8 @@ class SuperResolutionFlow(nn.Module):
                 bicubic reduction makes ``lr`` of it. ``"exact"`` goes on until the saved 8-bit image reduces to ``lr``
                 in every value, and warns of samples that do not. Then ``lr`` must be of 8 bits, and samples are.
             on_progress: called after every layer with the part of all work that was done since the last call; after a
-                graph, once for all its layers. The parts add up to about 1, and to more if samples are drawn again.
+                graph, once for all its layers. The parts add up to about 1. A sample that is drawn again takes its part
+                back first: the function is called with a negative number then.
 
         Raises:
             ExplosionError: a sample that exploded; the message says where.
@@ -332,7 +337,7 @@ class SuperResolutionFlow(nn.Module):
             self,
             lr,
             n,
-            temperature=temperature,
+            temperature=self.temperature if temperature is None else temperature,
             seed=seed,
             on_explode=on_explode,
             tile=tile,

@@ -19,7 +19,7 @@ def progress_of(
         levels: levels in encode order.
         shape: (3, H, W) of a decoded image.
         images: number of decoded images, parts that are decoded twice counted twice.
-        on_progress: called with the part of all work, a number above 0.
+        on_progress: called with the part of all work, a negative number for work that is done again.
     """
     pixels = 0
     for level in levels:

@@ -157,11 +157,13 @@ def _watched_samples(
         return images
     for state, explosion in found.items():
         image, position = divmod(state, n)
-        fixed = on_explode == "resample" and not any(temperatures_of(settings.temperature, len(shapes)))
+        fixed = not any(temperatures_of(settings.temperature, len(shapes)))
         if on_explode == "error" or attempt == _RESAMPLES or fixed:
             raise ExplosionError(
                 _report(samples[position], explosion, attempt + 1, fixed=fixed, precision=half_precision(lr.device))
             )
+        if settings.on_layer is not None:
+            settings.on_layer(-(watch.pixels // (len(lr) * n)))
         part, one = lr[image : image + 1], [samples[position]]
         again = _watched_samples(model, part, replace(settings, graph=settings.graph and None), one, attempt + 1)
         images[image, position] = again[0, 0]
@@ -179,7 +181,8 @@ def _report(sample: int, explosion: Explosion, draws: int, *, fixed: bool, preci
         precision: arithmetic of the networks, ``None`` for that of the model.
     """
     of_draws = f" in {draws} draws" if draws > 1 else ""
-    hint = "; there is one draw at temperature 0: set on_explode to 'clamp'" if fixed else ""
+    hint = "; there is one draw at temperature 0" if fixed else "; lower the temperature"
+    hint += ", reduce or denoise the image first, or set on_explode to 'clamp'"
     if not math.isfinite(explosion.largest) and precision is torch.float16:
         hint = "; networks overflow in fp16: choose precision 'bf16' or 'fp32'"
     return f"sample {sample} exploded{of_draws} at {explosion}{hint}"

@@ -9,6 +9,7 @@ from torch import nn
 from invflow import AffineCoupling, AffineForm, AffineInjector, FlowSequential, FlowStep, Split, Squeeze
 
 __all__ = [
+    "NetClass",
     "conditional_coupling",
     "conditional_injector",
     "conditional_step",

@@ -3,6 +3,7 @@ Using Normalizing Flow With Deep Convolutional Block, NTIRE 2021)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,11 +12,11 @@ from torch import nn
 from invflow import FlowSequential, Split, Squeeze
 from sr_models.flow.base import Base
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.models.assembly import conditional_step, flow_levels, transition
+from sr_models.models.assembly import NetClass, conditional_step, flow_levels, transition
 from sr_models.models.config import FlowConfig
 from sr_models.models.encoder import encoder_of
 from sr_models.models.publication import Detection, Publication, Shapes, has_part
-from sr_models.networks.coupling import DeepConvNet, ResidualNet, ResidualUnitNet
+from sr_models.networks.coupling import CouplingNet, DeepConvNet, ResidualNet, ResidualUnitNet, limited
 from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
@@ -38,6 +39,9 @@ class SRFlowDAConfig(FlowConfig):
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
         base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
             low-resolution image, or ``"image"``, that of the encoder.
+        largest_gain: the most by which the inverse of a coupling or injector amplifies, more than 1; 0: no limit but
+            that of the form, as published.
+        largest_shift: their largest absolute shift, more than 0, where ``largest_gain`` is not 0.
     """
 
     scale: int = 4
@@ -50,11 +54,23 @@ class SRFlowDAConfig(FlowConfig):
     blocks: int = 23
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
     base: Base = "none"
+    largest_gain: float = 0.0
+    largest_shift: float = 8.0
 
     def __post_init__(self) -> None:
         if self.variant not in _NETS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, _NETS))}, got {self.variant!r}")
+        if not (self.largest_gain == 0 or 1 < self.largest_gain <= 1e3):
+            raise ValueError(f"largest_gain must be 0 or more than 1, and at most 1000, got {self.largest_gain}")
+        if not 0 < self.largest_shift < math.inf:
+            raise ValueError(f"largest_shift must be finite and greater than 0, got {self.largest_shift}")
         super().__post_init__()
+
+    @property
+    def net(self) -> NetClass:
+        """Class of the networks, or a function that builds limited ones."""
+        net = _NETS[self.variant]
+        return limited(net, self.largest_gain, self.largest_shift) if self.largest_gain else net
 
     @property
     def levels(self) -> int:
@@ -62,7 +78,7 @@ class SRFlowDAConfig(FlowConfig):
         return 1 if self.variant == "S" else self.scale.bit_length() - 1
 
 
-_NETS = {"": DeepConvNet, "R": ResidualNet, "D": ResidualUnitNet, "S": DeepConvNet}
+_NETS: dict[str, type[CouplingNet]] = {"": DeepConvNet, "R": ResidualNet, "D": ResidualUnitNet, "S": DeepConvNet}
 _SMALL = {
     "steps": 4,
     "transition_steps": 1,
@@ -85,6 +101,8 @@ _TINY = {
     "blocks": 4,
     "stacked_blocks": (),
     "base": "image",
+    "largest_gain": 4.0,
+    "largest_shift": 8.0,
 }
 
 
@@ -102,12 +120,16 @@ def _detect_deep(shapes: Shapes, *, one_level: bool) -> dict[str, str] | None:
     return {} if (channels > (12,)) == one_level else None
 
 
+def _has_no_limit(config: SRFlowDAConfig) -> bool:
+    return config.largest_gain == 0
+
+
 @register_model(
     "srflow-da",
     config=SRFlowDAConfig,
     presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}, "tiny": {4: _TINY}},
     recipes=_RECIPES,
-    published=Publication("SRFlow-DA", detect=partial(_detect_deep, one_level=False)),
+    published=Publication("SRFlow-DA", detect=partial(_detect_deep, one_level=False), covers=_has_no_limit),
 )
 def build_srflow_da(config: SRFlowDAConfig) -> SuperResolutionFlow:
     """SRFlow with fewer levels and steps and deep convolutional couplings (Jo et al., NTIRE 2021)."""
@@ -135,7 +157,7 @@ for _variant, _summary in _VARIANTS.items():
         presets={"released": _released},
         summary=_summary,
         recipes=_RECIPES,
-        published=Publication(f"SRFlow-DA-{_variant}", detect=_DETECT[_variant]),
+        published=Publication(f"SRFlow-DA-{_variant}", detect=_DETECT[_variant], covers=_has_no_limit),
     )(build_srflow_da)
 
 
@@ -144,7 +166,7 @@ def _levels(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequentia
 
     def steps(level: int, channels: int) -> list[nn.Module]:
         sizes = channels, context_channels, config.hidden_channels
-        return [conditional_step(*sizes, _NETS[config.variant]) for _ in range(config.level_steps[level])]
+        return [conditional_step(*sizes, config.net) for _ in range(config.level_steps[level])]
 
     return flow_levels(config.levels, config.levels - 1, config.transition_steps, steps)
 
@@ -154,7 +176,7 @@ def _one_level(config: SRFlowDAConfig, context_channels: int) -> list[FlowSequen
     channels = 3 * config.scale**2
     layers = [Squeeze(config.scale), *transition(channels, config.transition_steps)]
     for step in range(config.level_steps[0]):
-        layers.append(conditional_step(channels, context_channels, config.hidden_channels, _NETS[config.variant]))
+        layers.append(conditional_step(channels, context_channels, config.hidden_channels, config.net))
         if step % 6 == 0:
             split = Split(channels)
             layers.append(split)

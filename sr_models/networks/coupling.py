@@ -9,18 +9,30 @@ the context's part of the first convolution, which does not depend on the state 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from invflow import AffineForm
 from invflow.layers import ActNorm, ZeroConv2d
 from invflow.layers._current import current
 from invflow.layers.folding import check_initialized, folding, plain_conv
 from invflow.layers.protocol import is_watched, supports
 
-__all__ = ["ConvActNorm", "CouplingNet", "DeepConvNet", "Residual", "ResidualNet", "ResidualUnitNet", "ShallowNet"]
+__all__ = [
+    "ConvActNorm",
+    "CouplingNet",
+    "DeepConvNet",
+    "OutputLimit",
+    "Residual",
+    "ResidualNet",
+    "ResidualUnitNet",
+    "ShallowNet",
+    "limited",
+]
 
 
 class ConvActNorm(nn.Conv2d):
@@ -196,3 +208,47 @@ def _convs_and_relus(inputs: int, outputs: int, repeats: int = 1) -> list[nn.Mod
         nn.init.zeros_(conv.bias)
         layers += [conv, nn.ReLU(inplace=True)]
     return layers
+
+
+class OutputLimit(nn.Module):
+    """Limit what a network makes of states that it has not seen, so that inverses cannot feed each other's errors.
+
+    The limits are of the default :class:`invflow.AffineForm`. A coupling with them is as invertible as one without.
+
+    Args:
+        channels: channels of the network's output: shifts in even channels, raw scales in odd ones.
+        gain: the most by which an inverse amplifies, more than 1.
+        shift: the largest absolute shift.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, channels: int, gain: float, shift: float) -> None:
+        super().__init__()
+        least = 1 / gain - AffineForm().eps
+        raw = math.log(least / (1 - least)) - 2.0
+        low, high = torch.tensor([-shift, raw]), torch.tensor([shift, math.inf])
+        # they follow from the config: no file holds them
+        self.register_buffer("low", low.repeat(channels // 2)[:, None, None], persistent=False)
+        self.register_buffer("high", high.repeat(channels // 2)[:, None, None], persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.clamp(self.low.to(h.dtype), self.high.to(h.dtype))
+
+
+def limited(net: type[CouplingNet], gain: float, shift: float) -> Callable[[int, int, int], CouplingNet]:
+    """Return a function that builds networks of a class whose outputs :class:`OutputLimit` limits.
+
+    Args:
+        net: class of the networks.
+        gain, shift: as of :class:`OutputLimit`.
+    """
+
+    def build(in_channels: int, hidden_channels: int, out_channels: int) -> CouplingNet:
+        network = net(in_channels, hidden_channels, out_channels)
+        *_, last = network.children()
+        cast(nn.Sequential, last).append(OutputLimit(out_channels, gain, shift))
+        return network
+
+    return build

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from invflow.layers import ZeroConv2d
 from invflow.layers.protocol import is_watched, supports
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, Residual
-from sr_models.networks.precision import half_precision
+from sr_models.networks.precision import half_precision, uses_matrix_units
 
 __all__ = ["prepared_rest", "prepared_weight"]
 
@@ -34,9 +34,14 @@ def prepared_rest(net: CouplingNet) -> Map:
 
 
 def prepared_weight(weight: Tensor) -> Tensor:
-    """Return a weight in the dtype of the networks and, if it has four dimensions, channels_last."""
+    """Return a weight in the dtype of the networks and, if it has four dimensions, in the layout of fast convolutions.
+
+    The layout is channels_last on a CPU and on a GPU's matrix units. There it decides that of the results too, whatever
+    that of the input is. Other convolutions of a GPU are slower in it.
+    """
     dtype = half_precision(weight.device) if weight.dtype is torch.float32 else None
-    layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+    last = weight.dim() == 4 and (weight.is_cpu or uses_matrix_units(weight.device))
+    layout = torch.channels_last if last else torch.contiguous_format
     return weight.detach().to(dtype or weight.dtype).contiguous(memory_format=layout)
 
 

@@ -11,7 +11,16 @@ from typing import Literal, get_args
 
 import torch
 
-__all__ = ["Precision", "check_precision", "half_precision", "network_dtype", "network_precision", "resolved"]
+__all__ = [
+    "Precision",
+    "check_precision",
+    "half_precision",
+    "network_dtype",
+    "network_precision",
+    "resolved",
+    "uses_matrix_units",
+    "uses_tf32",
+]
 
 #: ``"auto"`` is bfloat16 where it is faster than float32.
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -87,3 +96,17 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+def uses_tf32() -> bool:
+    """Return whether cuDNN rounds the factors of convolutions in float32 to TF32, in the older or newer way to say so.
+
+    ``torch.backends.cudnn.allow_tf32`` raises an error after some of the newer settings.
+    """
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    return bool(torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32")
+
+
+def uses_matrix_units(device: torch.device) -> bool:
+    """Return whether convolutions of a model in float32 run on a GPU's matrix units: in half precision or in TF32."""
+    return device.type == "cuda" and (half_precision(device) is not None or uses_tf32())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow.ops._transforms import needs_reference
+from sr_models.networks.dense_block import DenseBlock, conv3x3_layer, leaky
 
 __all__ = ["Features", "RRDBEncoder"]
 
@@ -39,21 +38,6 @@ class Features:
         if self.stacked is None:
             return self.own
         return torch.cat([self.own, F.interpolate(self.stacked, scale_factor=self.repeat)], 1)
-
-
-class DenseBlock(nn.Module):
-    """Dense block: five convolutions, each seeing all earlier outputs (Wang et al., ESRGAN, 2018, figure 4)."""
-
-    def __init__(self, features: int, growth: int) -> None:
-        super().__init__()
-        outputs = (growth, growth, growth, growth, features)
-        self.convs = nn.ModuleList(_small_conv(features + i * growth, out) for i, out in enumerate(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = [x]
-        for conv in self.convs[:-1]:
-            seen.append(_leaky(_conv_of_parts(conv, seen)))
-        return torch.add(x, _conv_of_parts(self.convs[-1], seen), alpha=0.2)
 
 
 class RRDB(nn.Module):
@@ -97,12 +81,12 @@ class RRDBEncoder(nn.Module):
         self.scale = scale
         self.stacked_blocks = tuple(stacked_blocks)
         self.context_channels = (len(stacked_blocks) + 1) * features
-        self.conv_first = _conv(3, features)
+        self.conv_first = conv3x3_layer(3, features)
         self.trunk = nn.ModuleList(RRDB(features, growth) for _ in range(blocks))
-        self.trunk_conv = _conv(features, features)
-        self.upconvs = nn.ModuleList(_conv(features, features) for _ in range(scale.bit_length() - 1))
-        self.hr_conv = _conv(features, features)
-        self.last_conv = _conv(features, 3)
+        self.trunk_conv = conv3x3_layer(features, features)
+        self.upconvs = nn.ModuleList(conv3x3_layer(features, features) for _ in range(scale.bit_length() - 1))
+        self.hr_conv = conv3x3_layer(features, features)
+        self.last_conv = conv3x3_layer(features, 3)
 
     def forward(self, lr: Tensor, factors: Iterable[float]) -> dict[float, Tensor]:
         """Compute joined feature maps (B, ``context_channels``, factor h, factor w) by factor, see :meth:`features`."""
@@ -152,7 +136,7 @@ class RRDBEncoder(nn.Module):
         while factor < self.scale:
             feature = self._upsample(feature, factor)
             factor *= 2
-        return self.last_conv(_leaky(self.hr_conv(feature)))
+        return self.last_conv(leaky(self.hr_conv(feature)))
 
     def _trunk(self, lr: Tensor) -> tuple[Tensor, list[Tensor]]:
         feature = self.conv_first(lr)
@@ -167,56 +151,4 @@ class RRDBEncoder(nn.Module):
     def _upsample(self, feature: Tensor, factor: int) -> Tensor:
         """Enlarge the features from factor to twice the factor."""
         conv = self.upconvs[factor.bit_length() - 1]
-        return _leaky(conv(F.interpolate(feature, scale_factor=2)))
-
-
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
-
-
-def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """A convolution that starts at a tenth of the usual size, so that residual blocks start near the identity."""
-    conv = _conv(inputs, outputs)
-    nn.init.kaiming_normal_(conv.weight)
-    with torch.no_grad():
-        conv.weight.mul_(0.1)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
-
-
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2, inplace=True)
-
-
-def _conv_of_parts(conv: nn.Module, parts: list[Tensor]) -> Tensor:
-    """Return the convolution of joined tensors (B, C_i, H, W), for whose gradient the parts are kept, not the whole.
-
-    Every part of a dense block is in up to five wholes, which would take 640 channels of memory instead of 192.
-    """
-    whole = torch.cat(parts, 1)
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_reference()
-    if not torch.is_grad_enabled() or watched:
-        return conv(whole)
-    kept = [(part.detach(), part._version) for part in parts]
-
-    # the graph holds this function, which must not hold the whole
-    reference = weakref.ref(whole)
-
-    def pack(x: Tensor) -> Tensor | list[tuple[Tensor, int]]:
-        joined = reference()
-        return kept if joined is not None and x.shape == joined.shape and x.is_set_to(joined) else x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-        return conv(whole)
-
-
-def _unpack(kept: Tensor | list[tuple[Tensor, int]]) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    if any(part._version != version for part, version in kept):
-        raise RuntimeError(
-            "DenseBlock: a result, needed for gradient computation, has been modified by an inplace operation; copy it "
-            "before"
-        )
-    return torch.cat([part for part, _ in kept], 1)
+        return leaky(conv(F.interpolate(feature, scale_factor=2)))

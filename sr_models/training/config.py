@@ -56,8 +56,8 @@ class TrainingConfig:
             srflow-da 0.5).
         gradient_clip: largest norm of the gradient; 0 for no limit.
         average: decay of the moving average of the weights, which is validated and saved; 0: no average.
-        init_from: weights to start from: model.safetensors, the folder of a run, a checkpoint such as last.ckpt, or a
-            published .pth.
+        init_from: weights to start from: model.safetensors, the folder of a run, a checkpoint such as last.ckpt, the
+            name of a model that comes with this package, or a published .pth.
         best: figure of the validation by which the best weights are kept; an encoder-only run takes val_psnr for
             val_nll.
         val_every: steps between validations.

@@ -4,52 +4,34 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
-from invflow import FlowSequential
-from invflow.layers import FactorStore, check_weights
-from sr_models.checkpoints.files import describe_file, save_model
+from invflow.layers import check_weights
+from sr_models.checkpoints.files import save_model
 from sr_models.data.crops import RandomCrops
 from sr_models.data.failures import Failures
-from sr_models.data.sampler import StepSampler
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import append_line
-from sr_models.openmp import unbind
-from sr_models.training.average import begin_average, share_of_new, update_average
+from sr_models.training.batches import step_batches
 from sr_models.training.best import better
 from sr_models.training.checkpoints import Checkpoints, check_finite
 from sr_models.training.config import TrainingConfig
-from sr_models.training.device_step import DeviceStep, Outcome, fused_adam
-from sr_models.training.distribution import (
-    Strategy,
-    any_error,
-    collected,
-    distribute,
-    first_decides,
-    largest,
-    last_part_only,
-    mean,
-)
+from sr_models.training.device_step import Outcome
+from sr_models.training.distribution import Strategy, any_error, collected, first_decides, largest
 from sr_models.training.initialization import initialize_flow, whole_batch
+from sr_models.training.learner import Batch, Learner, check_graph
 from sr_models.training.monitor import Monitor
 from sr_models.training.objective import Objective, Phase, advice, phases
-from sr_models.training.state import Content, gather, gather_optimizer, like, model_of, restore_optimizer
-from sr_models.training.stopping import Stopped, StopSignals, ignore_signals
+from sr_models.training.state import Content, model_of
+from sr_models.training.stopping import Stopped, StopSignals
 from sr_models.training.validation import Validation
 
 __all__ = ["Leader", "Loop"]
@@ -75,7 +57,7 @@ class _Open:
     """
 
     phase: Phase
-    batch: list[dict[str, Any]]
+    batch: Batch
     outcome: Outcome
     content: Content | None
 
@@ -122,8 +104,7 @@ class Loop:
         self.failures = Failures(len(data.listing.paths), strict=config.strict, say=self._say)
         self.has_flow = config.encoder_steps < config.recipe.steps
         self.open: _Open | None = None
-        if config.graph == "always" and (reason := self._no_graph()):
-            raise ValueError(f"graph must be 'auto' or 'never', got 'always': {reason}")
+        check_graph(config, fabric, strategy)
 
     def run(self, content: Content) -> Content:
         """Train from a state on and return the last one.
@@ -153,7 +134,9 @@ class Loop:
         content.clear()
         try:
             # closed, so that a failure leaves no workers behind
-            with closing(self._batches(phase)) as batches:
+            steps = range(self.step, phase.steps.stop)
+            data = step_batches(self.data, self.config, self.fabric, steps=steps, workers=self.workers)
+            with closing(data) as batches:
                 while batch := self._next(batches):
                     self._settle()
                     self._validate()
@@ -164,115 +147,27 @@ class Loop:
         except BaseException:
             self._rescue()
             raise
-        return self._content()
+        content = self._content()
+        del self.learner  # gives its memory back before the next one takes some
+        return content
 
     def _restore(self, phase: Phase, content: Content) -> None:
-        """Build module, optimizer and average of a phase from a state."""
-        model = model_of(content, average=False).train()
-        for level in model.levels:
-            assert isinstance(level, FlowSequential)
-            level.memory = self.config.memory
-        self.objective = Objective(model.to(self.fabric.device), self.config)
-        self.objective.prepare(phase)
-        if self.config.compile:
-            self.objective.compile_losses()
-        self.module = distribute(self.objective, phase, self.fabric, self.strategy)
-        groups = [list(model.encoder.parameters()), list(model.levels.parameters())]
-        decides = self._device_decides()
-        self.optimizer = fused_adam(groups) if decides else torch.optim.Adam([{"params": group} for group in groups])
-        restore_optimizer(content["optimizer"], self.optimizer, model)
-        self.average = like(content["average"], model) if content["average"] else None
-        if self.config.average and self.average is None:
-            self.average = begin_average(model)
-        average = self.average or {}
-        parameters = dict(model.named_parameters())
-        self.device_step = None
-        if decides:
-            self.device_step = DeviceStep(
-                partial(self.objective.loss_of, phase.loss),
-                self.optimizer,
-                average=list(average.values()),
-                averaged=[parameters[name] for name in average],
-                clip=self.config.gradient_clip or math.inf,
-                graph=self._makes_graph(model),
-            )
-        self.scaler = torch.amp.GradScaler(self.fabric.device.type, enabled=self.config.precision == "fp16")
-        if content["scaler"]:
-            self.scaler.load_state_dict(content["scaler"])
+        """Go on from a state in a phase."""
+        self.learner = Learner(phase, content, self.config, self.fabric, self.strategy)
         self.skipped, self.best = content["skipped"], content["best"]
         self.step = content["step"]
         self.whole = True
 
-    def _device_decides(self) -> bool:
-        """Return whether the device alone takes a step: without gradients of other processes, or a scale of them."""
-        alone = self.fabric.world_size == 1 and self.strategy != "fsdp"
-        return self.fabric.device.type == "cuda" and alone and self.config.precision != "fp16"
-
-    def _no_graph(self) -> str | None:
-        """Return why steps cannot be replayed from a graph; ``None`` if they can."""
-        if self.fabric.device.type != "cuda":
-            return f"CUDA graphs need a CUDA device, not {self.fabric.device.type}"
-        if not self._device_decides():
-            return "processes that share gradients, and precision fp16, wait for the device in every step"
-        if self.config.memory == "invert":
-            return "memory invert compares reconstructed states in every step"
-        return None
-
-    def _makes_graph(self, model: SuperResolutionFlow) -> bool:
-        """Return whether steps of a model are replayed from a graph.
-
-        Raises:
-            ValueError: the settings want one that cannot be.
-        """
-        if self.config.graph == "never" or self._no_graph():
-            return False
-        if not FactorStore.serves(model):
-            if self.config.graph == "always":
-                reason = "a weight of the model is no plain parameter"
-                raise ValueError(f"graph must be 'auto' or 'never', got 'always': {reason}")
-            return False
-        return True
-
     def _content(self) -> Content:
         """Return the present state. Every process must take part."""
-        return {
-            **self._weights(),
-            "optimizer": gather_optimizer(self.optimizer, self.objective.model),
-            "scaler": self.scaler.state_dict() or None,
-            "skipped": self.skipped,
-        }
+        return {**self.learner.content(), **self._counts()}
 
     def _weights(self) -> Content:
         """Return what :meth:`score` takes of the present state. Every process must take part."""
-        model = self.objective.model
-        return {
-            "step": self.step,
-            "description": json.dumps(describe_file(model)),
-            "model": gather(model.state_dict()),
-            "average": gather(self.average) if self.average else None,
-            "best": self.best,
-        }
+        return {**self.learner.weights(), **self._counts()}
 
-    def _batches(self, phase: Phase) -> Generator[list[dict[str, Any]], None, None]:
-        """Yield the parts of each step's batch that are this process's share."""
-        parts = self.config.accumulate
-        sampler = StepSampler(
-            self.config.recipe.batch_size,
-            range(self.step, phase.steps.stop),
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            parts=parts,
-        )
-        loader = DataLoader(
-            self.data,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            worker_init_fn=_begin_worker,
-            pin_memory=self.fabric.device.type == "cuda",
-        )
-        numbered = zip(sampler, loader, strict=True)
-        while batch := [{**part, "crops": crops} for crops, part in islice(numbered, parts)]:
-            yield batch
+    def _counts(self) -> Content:
+        return {"step": self.step, "skipped": self.skipped, "best": self.best}
 
     def _next(self, batches: Iterator[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
         """Return the next batch, if there is one. Every process must take part.
@@ -294,35 +189,32 @@ class Loop:
             raise found
         return batch
 
-    def _train_step(self, phase: Phase, batch: list[dict[str, Any]]) -> None:
+    def _train_step(self, phase: Phase, batch: Batch) -> None:
         rates = self.config.learning_rates(self.step)
         self.rate = rates[0]  # the encoder has the flow's once that learns
-        if self.device_step is not None:
-            self._take(phase, batch, rates, self.device_step)
+        if self.learner.device_decides:
+            self._begin_step(phase, batch, rates)
             return
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        loss = mean(self._backward(phase, batch), self.fabric)
-        self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        loss, norm = self.learner.compute_gradients(batch, rates)
         if torch.isfinite(loss + norm):
             self.failing = 0
             if self.step and self.step % self.config.save_every == 0:
                 self._save()  # the weights have just shown that they are good
-            self._update(phase)
+            self.whole = False
+            self.learner.update(self.step)
+            self.step += 1
+            self.whole = True
         else:
             self._skip(batch, loss, norm)
         self._after_step(phase, loss, norm)
 
-    def _take(self, phase: Phase, batch: list[dict[str, Any]], rates: Sequence[float], device_step: DeviceStep) -> None:
+    def _begin_step(self, phase: Phase, batch: Batch, rates: Sequence[float]) -> None:
         """Let the device take a step, which is looked at when the next batch is ready."""
-        parts = [self.objective.inputs(hr, lr, crops, phase.loss) for hr, lr, crops in map(self._moved, batch)]
         content = None
         if self.step and self.step % self.config.save_every == 0 and self.leader:
             content = copy.deepcopy(self._content()) if self.fabric.device.type == "cpu" else self._content()
-        weight = share_of_new(self.config.average, self._updates(phase)) if self.average else 0.0
         self.whole = False
-        self.open = _Open(phase, batch, device_step(parts, rates, weight), content)
+        self.open = _Open(phase, batch, self.learner.take(batch, rates, self.step), content)
 
     def _settle(self) -> None:
         """Look at the step that the device has taken, if there is one. This waits for it."""
@@ -341,44 +233,7 @@ class Loop:
             self._skip(opened.batch, loss, norm)
         self._after_step(opened.phase, loss, norm)
 
-    def _moved(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Sequence[int]]:
-        """Return images on the device, and the numbers of their crops."""
-        hr, lr = (part[name].to(self.fabric.device, non_blocking=True) for name in ("hr", "lr"))
-        return hr, lr, part["crops"]
-
-    def _updates(self, phase: Phase) -> int:
-        """Return the number of updates of the average."""
-        # of one loss: the average of the pretrained encoder soon follows what the likelihood makes of it
-        return self.step if phase.loss == "l1" else self.step - self.config.encoder_steps
-
-    def _backward(self, phase: Phase, batch: list[dict[str, Any]]) -> Tensor:
-        """Accumulate the gradients of a batch's parts; return this process's mean loss."""
-        self.optimizer.zero_grad()
-        loss = torch.zeros((), device=self.fabric.device)
-        for number, part in enumerate(batch, start=1):
-            hr, lr, crops = self._moved(part)
-            with last_part_only(self.module, number == len(batch)):
-                part_loss = self.module(hr, lr, crops, phase.loss) / len(batch)
-                self.scaler.scale(part_loss).backward()
-            loss += part_loss.detach()
-        return loss
-
-    def _clip(self) -> Tensor:
-        """Limit the gradient's norm as the settings say, and return what it was."""
-        parameters = [parameter for parameter in self.objective.parameters() if parameter.grad is not None]
-        norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-    def _update(self, phase: Phase) -> None:
-        self.whole = False
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            update_average(self.average, self.objective.model, self.config.average, self._updates(phase))
-        self.step += 1
-        self.whole = True
-
-    def _skip(self, batch: list[dict[str, Any]], loss: Tensor, norm: Tensor) -> None:
+    def _skip(self, batch: Batch, loss: Tensor, norm: Tensor) -> None:
         """Leave out a step whose loss or gradient is not finite; end the run after too many in a row.
 
         Raises:
@@ -386,10 +241,8 @@ class Loop:
             UnusableWeightError: a weight without an inverse is the reason.
         """
         if self.strategy != "fsdp":  # no process has whole weights
-            check_weights(self.objective.model)
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        if torch.isfinite(loss) and scale > 1:
+            check_weights(self.learner.objective.model)
+        if self.learner.skip() > 1 and torch.isfinite(loss):
             # no failure: the scale of gradients in float16 grows until one overflows, and is then halved
             self.step += 1
             return
@@ -411,7 +264,7 @@ class Loop:
             self._say(f"the {what} is not finite at step {self.step}; skipped ({', '.join(paths)})")
         if self.failing > self.config.max_skipped:
             hr = torch.cat([part["hr"] for part in batch])
-            hint = advice(self.config, self.objective.model, hr, self.step)
+            hint = advice(self.config, self.learner.objective.model, hr, self.step)
             raise FloatingPointError(
                 f"the {what} is not finite at step {self.step}, nor in the {self.failing - 1} before; {hint}; "
                 "with it the same command goes on from the last checkpoint"
@@ -424,7 +277,7 @@ class Loop:
                 self.step - 1, {phase.loss: loss}, lr=self.rate, gradient_norm=norm, skipped=self.skipped
             )
         for callback in self.callbacks:
-            callback(self.step, self.objective)
+            callback(self.step, self.learner.objective)
         if signal := largest(self.signals.received or 0, self.fabric):
             self._save_together()
             raise Stopped(signal, self.step, self.output)
@@ -512,8 +365,3 @@ class Loop:
         if not torch.isfinite(Objective(model, self.config)(batch["hr"], batch["lr"], crops, kind)):
             hint = advice(self.config, model, batch["hr"], step if kind == "l1" else content["step"])
             raise FloatingPointError(f"the loss of the last weights is not finite; {hint}")
-
-
-def _begin_worker(number: int) -> None:
-    unbind()
-    ignore_signals()

@@ -13,8 +13,6 @@ from pathlib import Path
 from tests.emulator import build, nvcc
 from tests.emulator.through_ptx import plain_name
 
-_FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v")
-
 
 @dataclass(frozen=True)
 class MachineCode:
@@ -37,6 +35,11 @@ class MachineCode:
     stores: tuple[int, ...]
 
 
+def ptxas() -> str | None:
+    """Path of the assembler beside nvcc, or None."""
+    return shutil.which("ptxas", path=str(Path(nvcc.nvcc() or "").parent))
+
+
 @functools.cache
 def nvdisasm() -> str | None:
     """Path of NVIDIA's disassembler, beside nvcc or in the package of Triton, or None."""
@@ -48,7 +51,7 @@ def nvdisasm() -> str | None:
 
 def unavailable() -> str | None:
     """Return why machine code cannot be made and read here, or ``None``."""
-    if nvcc.nvcc() is None:
+    if nvcc.nvcc() is None or ptxas() is None:
         return "nvcc is not installed"
     return None if nvdisasm() else "nvdisasm is neither beside nvcc nor in a package triton"
 
@@ -70,14 +73,15 @@ def instructions(source: Path, architecture: int, *, include: Sequence[Path] = (
 
 
 def _compiled(source: Path, architecture: int, include: Sequence[Path]) -> Path:
-    """The machine code; what ptxas said of it stands beside it."""
-    key = build.digest(source.read_bytes(), *build.headers_of(include), *_FLAGS, nvcc.version())
-    output = build.DEFAULT_CACHE / f"{source.stem}-{architecture}-{key}.cubin"
-    options = ["-cubin", f"-arch=sm_{architecture}", *_FLAGS, *(f"-I{path}" for path in include)]
+    """The machine code; what ptxas said of it stands beside it. ``nvcc -cubin`` makes the same, in the same two steps,
+    but would make PTX again that is also run on the CPU."""
+    ptx = nvcc.compile_ptx(source, architecture, include=include)
+    output = build.DEFAULT_CACHE / f"{source.stem}-{architecture}-{build.digest(ptx, nvcc.version())}.cubin"
 
     def make(path: Path) -> None:
-        report = path.with_suffix(".txt")
-        report.write_text(build.run([str(nvcc.nvcc()), *options, "-o", str(path), str(source)]))
+        report, text = path.with_suffix(".txt"), path.with_suffix(".ptx")
+        text.write_text(ptx)
+        report.write_text(build.run([str(ptxas()), "-v", f"-arch=sm_{architecture}", str(text), "-o", str(path)]))
         report.replace(output.with_suffix(".txt"))
 
     return build.kept(output, make)

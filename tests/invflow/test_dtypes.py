@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from op_cases import OPS, OPS_GIVEN_H, drawn_couplings, drawn_steps, step_of
-from under_test import INTERPRETED, each_kernels, fuzz
+from under_test import INTERPRETED, combined, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 
@@ -142,9 +142,7 @@ def test_every_half_number_is_read_and_rounded_as_by_pytorch(dtype, factor, kern
 
 
 @each_kernels
-@each_half
-@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-@pytest.mark.parametrize("width", [1, 7, 64, 1000])
+@pytest.mark.parametrize(("dtype", "inverse", "width"), combined(HALVES, [False, True], [1, 7, 64, 1000]), ids=str)
 def test_half_state_with_h_of_another_dtype(dtype, inverse, width, kernels):
     x = torch.randn(2, 5, 3, width).to(kernels.device, dtype)
     matrix, shift = torch.randn(5, 5, device=kernels.device), torch.randn(5, device=kernels.device)

@@ -75,6 +75,16 @@ def test_results_and_gradients_keep_the_memory_format(given, channels, kernels):
             assert gradient.is_contiguous(memory_format=given), name
 
 
+def test_results_of_some_channels_of_a_channels_last_state_are_channels_last():
+    x = torch.randn(2, 9, 4, 6).to(memory_format=CHANNELS_LAST)[:, 2:8]
+    assert not x.is_contiguous(memory_format=CHANNELS_LAST)
+    for backend in ("cpu", "reference"):
+        y = channel_affine(x, torch.eye(6), torch.zeros(6), backend=backend)
+        assert torch.equal(y, x)
+        assert y.is_contiguous(memory_format=CHANNELS_LAST)
+        assert channel_affine(x[:, :, :1, :1], torch.eye(6), torch.zeros(6), backend=backend).is_contiguous()
+
+
 @each_kernels
 @pytest.mark.parametrize("inner", ["contiguous", "channels_last", "transposed", "expanded"])
 def test_every_tensor_may_have_a_layout_of_its_own(inner, kernels):

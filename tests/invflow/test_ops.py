@@ -7,7 +7,7 @@ import torch
 from accuracy import assert_as_accurate, assert_kernel_is_accurate, log_det_magnitude
 from hypothesis import given
 from op_cases import drawn_affines, drawn_couplings
-from under_test import INTERPRETED, SLOW, each_kernels, fuzz
+from under_test import INTERPRETED, SLOW, combined, each_kernels, fuzz
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step
 from invflow.ops import affine_coupling_reference, channel_affine_reference, flow_step_reference
@@ -97,7 +97,13 @@ ALL_SCALES = [
     AffineForm("bounded_exp"),
     AffineForm("bounded_exp", bound=60.0),
 ]
-each_scale = pytest.mark.parametrize("form", ALL_SCALES, ids=lambda form: f"{form.scale}-{form.parameter}")
+
+
+def name_of(value):
+    return f"{value.scale}-{value.parameter}" if isinstance(value, AffineForm) else str(value)
+
+
+each_scale = pytest.mark.parametrize("form", ALL_SCALES, ids=name_of)
 
 
 def of_every_raw(form, raw, backend, inverse=False):
@@ -111,9 +117,9 @@ def of_every_raw(form, raw, backend, inverse=False):
 
 
 @each_kernels
-@each_scale
-@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-@pytest.mark.parametrize("largest", [2.0, 12.0, 80.0, 300.0])
+@pytest.mark.parametrize(
+    ("form", "inverse", "largest"), combined(ALL_SCALES, [False, True], [2.0, 12.0, 80.0, 300.0]), ids=name_of
+)
 def test_scales_are_accurate_element_by_element(form, inverse, largest, kernels):
     # in the interpreter every sample is a program
     raw = torch.linspace(-largest, largest, 61 if INTERPRETED else 4001, device=kernels.device)
@@ -140,10 +146,12 @@ def test_infinite_raw_scales_give_the_limits_of_plain_pytorch(form, kernels):
 
 
 @each_kernels
-@each_scale
-@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-@pytest.mark.parametrize("poisoned", ["x", "shift", "raw"])
-@pytest.mark.parametrize("pixel", [0, 20], ids=["vector", "rest"])
+@pytest.mark.parametrize(
+    ("form", "inverse", "poisoned", "pixel"),
+    # the pixel lies in a vector, or in the rest
+    combined(ALL_SCALES, [False, True], ["x", "shift", "raw"], [0, 20]),
+    ids=name_of,
+)
 def test_nan_propagates_as_in_plain_pytorch(form, inverse, poisoned, pixel, kernels):
     x, h = (torch.randn(2, channels, 1, 21, device=kernels.device) for channels in (1, 2))
     target = x if poisoned == "x" else h[:, int(poisoned == "raw") :]

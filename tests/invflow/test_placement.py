@@ -8,7 +8,7 @@ import pytest
 import torch
 from op_cases import OPS_GIVEN_H, OpCase
 from torch import Tensor
-from under_test import Kernels, each_kernels
+from under_test import Kernels, combined, each_kernels
 
 from invflow import affine_coupling, channel_affine
 
@@ -60,13 +60,16 @@ def results_and_gradients(
 
 
 @each_kernels
-@pytest.mark.parametrize("case", [*OPS_GIVEN_H, TWELVE], ids=lambda case: case.name)
-@pytest.mark.parametrize(("placement", "size"), PLACED, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "placed_as", "case"),
+    combined([torch.float32, torch.float16], PLACED, [*OPS_GIVEN_H, TWELVE]),
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else getattr(value, "name", str(value)),
+)
 def test_numbers_are_found_wherever_they_lie(
-    case: OpCase, placement: str, size: tuple[int, int], dtype: torch.dtype, kernels: Kernels
+    case: OpCase, placed_as: tuple[str, tuple[int, int]], dtype: torch.dtype, kernels: Kernels
 ) -> None:
     """One tensor at a time, then all of them; the gradient of the result is one of the tensors."""
+    placement, size = placed_as
     generator = torch.Generator().manual_seed(4)
     shapes = [(*shape[:2], *size) if len(shape) == 4 else shape for shape in case.shapes]
     plain = [torch.randn(shape, generator=generator).to(kernels.device) for shape in (*shapes, shapes[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,35 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from packaging_tools import copy_sources, path_without, run
+from packaging_tools import copy_sources, path_without, run, stand_in
 
 pytestmark = pytest.mark.slow
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 OTHER = ".cpython-39-other.so"
-
-# An object with a mark instead of the compiled source, and two lines in a log.
-STAND_IN = """#!/bin/bash
-case " $* " in *" -c "*csrc*) ;; *) exec {compiler} {options} "$@";; esac
-for argument; do
-  case "$before" in -o) object=$argument;; -MF) echo "$object:" > "$argument";; esac
-  case "$argument" in *.cpp | *.cu) source=$argument;; esac
-  before=$argument
-done
-echo "begin $source" >> "{log}"
-{command}
-echo '__attribute__((used, weak, visibility("default"))) extern const char mark[] = "{mark}";' |
-  g++ -x c++ -fPIC -c - -o "$object"
-echo "end $source" >> "{log}"
-"""
-
-
-def stand_in(path: Path, mark: str, compiler: str = "g++", options: str = "", command: str = "") -> Path:
-    log = path.with_suffix(".log")
-    log.touch()
-    path.write_text(STAND_IN.format(compiler=compiler, options=options, command=command, log=log, mark=mark))
-    path.chmod(0o755)
-    return path
 
 
 @dataclass
@@ -220,10 +198,13 @@ def test_cuda_kernels_come_and_go(checkout, tmp_path):
     nvcc = stand_in(tmp_path / "nvcc", "kernels", compiler=shutil.which("nvcc"))
     both = {f"_C{SUFFIX}", f"_CUDA{SUFFIX}"}
     for choice, compiled, built in (("on", True, both), ("off", False, {f"_C{SUFFIX}"}), ("auto", False, both)):
-        checkout.install("-e", ".", INVFLOW_CUDA=choice, CUDACXX=str(nvcc))
+        checkout.install("-e", ".", INVFLOW_CUDA=choice, CUDACXX=str(nvcc), INVFLOW_CUDA_ARCHS="")
         assert checkout.built() == built, choice
         assert ("sums.cu" in checkout.compiled(nvcc)) == compiled, choice
     assert b"kernels" in (checkout.tree / "invflow" / f"_CUDA{SUFFIX}").read_bytes()
+    (ninja,) = checkout.tree.glob("build/editable-*/build.ninja")
+    # unless INVFLOW_CUDA_ARCHS says otherwise: PTX, and machine code for two
+    assert set(re.findall(r",code=\[(\w+)", ninja.read_text())) == {"compute_75", "sm_80", "sm_90"}
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")

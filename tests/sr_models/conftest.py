@@ -2,7 +2,9 @@
 
 import math
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,21 @@ def procedural(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     # The fixtures are defined by the legacy generator.
     values = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape) * gain
     return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture
+def set_precision() -> Iterator[Callable[..., None]]:
+    """Return a function that sets the precision of cuDNN's convolutions, and of its RNNs, in the newer way."""
+    cudnn: Any = torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):
+        pytest.skip("this version of torch has the older settings only")
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+    def set_both(conv: str, rnn: str) -> None:
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = conv, rnn
+
+    yield set_both
+    set_both(*before)
 
 
 @pytest.fixture(scope="session")

@@ -47,3 +47,31 @@ def path_without(tool: str, tmp_path: Path) -> str:
 def build_wheel(source: Path, to: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """``pip wheel`` in pip's default build isolation."""
     return run(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(to), str(source), **environment)
+
+
+# An object with a mark instead of the compiled source, and two lines in a log.
+STAND_IN = """#!/bin/bash
+case " $* " in *" -c "*csrc*) ;; *) exec {compiler} {options} "$@";; esac
+for argument; do
+  case "$before" in -o) object=$argument;; -MF) echo "$object:" > "$argument";; esac
+  case "$argument" in *.cpp | *.cu) source=$argument;; esac
+  before=$argument
+done
+echo "begin $source" >> "{log}"
+{command}
+echo '__attribute__((used, weak, visibility("default"))) extern const char mark[] = "{mark}";' |
+  g++ -x c++ -fPIC -c - -o "$object"
+echo "end $source" >> "{log}"
+"""
+
+
+def stand_in(path: Path, mark: str, compiler: str = "g++", options: str = "", command: str = "") -> Path:
+    """A compiler whose objects hold ``mark`` and nothing else, and which logs the sources; it links with ``compiler``.
+
+    ``command`` is run for each object, and ``options`` are given to ``compiler``.
+    """
+    log = path.with_suffix(".log")
+    log.touch()
+    path.write_text(STAND_IN.format(compiler=compiler, options=options, command=command, log=log, mark=mark))
+    path.chmod(0o755)
+    return path

@@ -12,9 +12,11 @@ Environment variables make the kernels for GPUs run on the CPU instead; only tes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +47,17 @@ KERNELS = [Kernels("cuda" if CUDA else "triton")] if SLOW else [Kernels("cpu"), 
 
 #: For every test that takes ``kernels``.
 each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: f"{kernels.backend}-{kernels.device}")
+
+
+def combined(*values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Every combination of a value of each list; in Triton's interpreter half of them, with every pair of two values.
+
+    For three lists or more. The interpreter reads every element by itself: no three of a layout, a dtype, an operator
+    and the like decide something there together.
+    """
+    places = itertools.product(*(range(len(each)) for each in values))
+    kept = (chosen for chosen in places if not INTERPRETED or sum(chosen) % 2 == 0)
+    return [tuple(each[place] for each, place in zip(values, chosen, strict=True)) for chosen in kept]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 // The native CPU kernels.
 #pragma once
 
+#include "invflow/conv3x3.h"
 #include "invflow/flow_step.h"
 
 namespace invflow {
@@ -10,6 +11,8 @@ struct Kernels {
   const char* isa;
   void (*flow_step)(const FlowStep& step);
   void (*flow_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
+  void (*conv3x3)(const Conv3x3& conv);
+  void (*conv3x3_weight_gradient)(const Conv3x3& conv);
 };
 
 // Throws std::bad_alloc. It is compiled once, for every processor: what throws is not to be merged across instruction

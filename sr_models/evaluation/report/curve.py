@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-__all__ = ["TrainingCurve", "draw_curve", "training_curve"]
+__all__ = ["TrainingCurve", "draw_curve", "encode_svg", "training_curve"]
+
+#: Legible on white and on black.
+_GREY = "#888888"
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,40 @@ def training_curve(logs: Path) -> TrainingCurve:
 
 
 def draw_curve(curve: TrainingCurve) -> Figure:
-    """Draw the pretraining on the left, if there was one, and the likelihoods on the right."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
-    left.plot(*zip(*curve.l1, strict=True), color="tab:green") if curve.l1 else left.set_visible(False)
-    left.set(title="encoder pretraining", xlabel="step", ylabel="L1 error", yscale="log")
-    right.plot(*zip(*curve.nll, strict=True), color="tab:blue", alpha=0.4, label="training batches")
-    right.plot(*zip(*curve.val_nll, strict=True), "o-", color="tab:red", label="unseen photographs")
+    """Draw the pretraining on the left, if there was one, and the likelihoods on the right.
+
+    The background is transparent and all lines are grey or coloured, so that the drawing suits a page of any colour.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure.patch.set_alpha(0)
+    both = bool(curve.l1)
+    parts = figure.subplots(1, 1 + both, width_ratios=(1, 2) if both else None, squeeze=False)[0]
+    if both:
+        parts[0].plot(*zip(*curve.l1, strict=True), color="tab:green")
+        parts[0].set(title="encoder pretraining", xlabel="step", ylabel="L1 error", yscale="log")
+    right = parts[-1]
+    for values, style in (
+        (curve.nll, {"color": "tab:blue", "alpha": 0.5, "label": "training batches"}),
+        (curve.val_nll, {"color": "tab:red", "marker": "o", "label": "unseen photographs"}),
+    ):
+        if values:
+            right.plot(*zip(*values, strict=True), **style)
     right.set(title="flow", xlabel="step", ylabel="bits per dimension")
-    right.legend()
-    for axes in (left, right):
+    if curve.nll or curve.val_nll:
+        right.legend(framealpha=0, labelcolor=_GREY)
+    for axes in parts:
+        axes.patch.set_alpha(0)
         axes.grid(alpha=0.3)
+        axes.tick_params(colors=_GREY)
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set_color(_GREY)
+        axes.spines[:].set_color(_GREY)
     return figure
+
+
+def encode_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element, for a page of HTML."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

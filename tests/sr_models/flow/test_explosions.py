@@ -10,7 +10,7 @@ from tiny_models import randomised
 
 from invflow import FlowStep
 from sr_models.flow import sampling
-from sr_models.flow.explosions import LIMIT, ExplosionError, Watch
+from sr_models.flow.explosions import LIMIT, ExplosionError, OnExplode, Watch
 from sr_models.flow.model import SuperResolutionFlow
 
 LR = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -56,6 +56,19 @@ def test_zero_latents_are_drawn_once(
     # one latent that is drawn makes other draws
     with pytest.raises(ExplosionError, match="sample 0 exploded in 6 draws"):
         model.sample(LR, 2, temperature=[0.0] * (len(model.latent_shapes(4, 4)) - 1) + [0.1])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize("on_explode", ["error", "resample"])
+def test_the_error_says_what_to_do(model: SuperResolutionFlow, temperature: float, on_explode: OnExplode) -> None:
+    damage(model, 1, 3, math.nan)
+    with pytest.raises(ExplosionError) as caught:
+        model.sample(LR, 2, temperature=temperature, on_explode=on_explode)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith("reduce or denoise the image first, or set on_explode to 'clamp'")
+    # at temperature 0 there is none that is lower
+    assert ("lower the temperature" in message) == bool(temperature)
 
 
 def test_clamped_samples_are_finite(model: SuperResolutionFlow) -> None:

@@ -219,6 +219,15 @@ def test_samples_in_blocks_are_those_of_one(fake_cuda: None, monkeypatch: pytest
     torch.testing.assert_close(model.sample(LR, 6), whole, rtol=0, atol=1e-6)
 
 
+def test_a_graph_is_of_one_precision_of_convolutions(set_precision: Callable[..., None]) -> None:
+    layer, image = torch.nn.Linear(1, 1), torch.zeros(1, 3, 4, 4)
+    keys = []
+    for precision in ("tf32", "ieee"):
+        set_precision(precision, "tf32")
+        keys.append(graphs._key(layer, [image], False))
+    assert keys[0] != keys[1]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["srflow", "srflow-da", "ncsr"])
 def test_samples_from_a_graph_on_a_gpu(name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from tiny_models import randomised
 
+from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
 
 
@@ -87,6 +89,40 @@ def test_progress_adds_up_to_one(tile: int | None, size: tuple[int, int]) -> Non
     assert len(parts) > 5
     assert min(parts) > 0
     assert sum(parts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_a_sample_drawn_again_takes_its_progress_back(monkeypatch: pytest.MonkeyPatch, tile: int | None) -> None:
+    model = randomised("srflow-da")
+    lr = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draw = sampling.draw_latents
+
+    def with_outliers(
+        shapes: list[tuple[int, int, int]], samples: list[int], temperature: float, seed: int, attempt: int = 0
+    ) -> list[torch.Tensor]:
+        latents = draw(shapes, samples, temperature, seed, attempt)
+        for position, sample in enumerate(samples):
+            if attempt < sample:  # sample 0 is drawn once, sample 1 twice, sample 2 three times, of every image
+                latents[-1][position] = 1e7
+        return latents
+
+    monkeypatch.setattr(sampling, "draw_latents", with_outliers)
+    parts: list[float] = []
+    model.sample(lr, 3, tile=tile, on_progress=parts.append)
+    taken_back = [part for part in parts if part < 0]
+    assert taken_back == pytest.approx([-1 / 6] * 6)
+    assert sum(parts) == pytest.approx(1)
+    assert max(sum(parts[: count + 1]) for count in range(len(parts))) < 1 + 1e-9
+
+
+def test_the_temperature_of_a_model_is_that_of_its_samples(model: SuperResolutionFlow) -> None:
+    lr = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    assert model.temperature == 0.9
+    assert torch.equal(model.sample(lr), model.sample(lr, temperature=0.9))
+    own = copy.deepcopy(model)
+    own.temperature = 0.4
+    assert torch.equal(own.sample(lr), model.sample(lr, temperature=0.4))
+    assert torch.equal(own.sample(lr, temperature=0), model.sample(lr, temperature=0))
 
 
 def test_no_images_make_no_progress() -> None:

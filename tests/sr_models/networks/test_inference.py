@@ -6,8 +6,11 @@ import pytest
 import torch
 from tiny_models import randomised
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from invflow import ActNorm
+from invflow._numerics import state_format
 from sr_models.flow import decoding
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, DeepConvNet, ResidualNet, ResidualUnitNet, ShallowNet
 from sr_models.networks.inference import prepared_rest, prepared_weight
@@ -113,6 +116,16 @@ def test_weights_are_cast_once(dtype: torch.dtype, net: CouplingNet) -> None:
             half = prepared_rest(net)(h.clone())
     assert half.dtype == dtype
     assert 0 < (half - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_weights_on_a_gpu_are_channels_last_for_its_matrix_units(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout of a weight decides that of a convolution's result there. A fake tensor stands for one on a GPU."""
+    monkeypatch.setattr("sr_models.networks.precision.uses_tf32", lambda: tf32)
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 4, 8, 8, device="cuda"), torch.empty(6, 4, 3, 3, device="cuda")
+        y = F.conv2d(x, prepared_weight(weight), padding=1)
+    assert state_format(y) == (torch.channels_last if tf32 else torch.contiguous_format)
 
 
 @pytest.mark.parametrize("name", ["srflow", "srflow-da"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_models.networks.precision import network_dtype, network_precision, resolved
+from sr_models.networks.precision import network_dtype, network_precision, resolved, uses_matrix_units, uses_tf32
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -105,3 +106,13 @@ def test_no_weight_is_remembered(dtype: torch.dtype) -> None:
         before = conv(x)
         conv.weight.mul_(2)
         assert torch.equal(conv(x), 2 * before)
+
+
+def test_tf32_is_known_from_older_and_newer_settings(set_precision: Callable[..., None]) -> None:
+    for allowed in (True, False):
+        torch.backends.cudnn.allow_tf32 = allowed
+        assert uses_tf32() == uses_matrix_units(CUDA) == allowed
+    for precision in ("tf32", "ieee"):
+        set_precision(precision, "ieee")
+        assert uses_tf32() == (precision == "tf32")
+    assert not uses_matrix_units(CPU)

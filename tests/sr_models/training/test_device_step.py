@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_models.checkpoints.files import load_model
+from sr_models.training import learner
 from sr_models.training.average import begin_average, share_of_new, update_average
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
@@ -94,7 +95,7 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
 @pytest.fixture
 def by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU take its steps as a GPU does."""
-    monkeypatch.setattr(Loop, "_device_decides", lambda self: True)
+    monkeypatch.setattr(learner, "device_decides", lambda *given: True)
 
 
 class Steps(list[int]):
@@ -113,7 +114,7 @@ def test_a_run_is_the_same(
     found = {}
     for name in ("host", "device"):
         if name == "device":
-            monkeypatch.setattr(Loop, "_device_decides", lambda self: True)
+            monkeypatch.setattr(learner, "device_decides", lambda *given: True)
         run = config(accumulate=accumulate, encoder_frozen=0.5)
         steps = Steps()
         path = train_model(run, tmp_path / name, accelerator="cpu", callbacks=[steps])

@@ -19,7 +19,7 @@ import sr_models
 from sr_models.checkpoints.files import load_model
 from sr_models.data.crops import RandomCrops
 from sr_models.evaluation.report.curve import training_curve
-from sr_models.training import loop
+from sr_models.training import learner
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
 from sr_models.training.monitor import Monitor
@@ -284,8 +284,8 @@ def test_losses_that_are_not_finite_are_failures_at_any_scale(
 def test_gradients_that_no_scale_makes_finite_are_failures(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    norm = loop.clip_grad_norm_
-    monkeypatch.setattr(loop, "clip_grad_norm_", lambda *given: norm(*given) * math.inf)
+    norm = learner.clip_grad_norm_
+    monkeypatch.setattr(learner, "clip_grad_norm_", lambda *given: norm(*given) * math.inf)
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda scaler: 1.0)  # what many overflows leave
     with pytest.raises(FloatingPointError, match="gradient is not finite at step 2, nor in the 2 before"):
         train_model(config(precision="fp16", max_skipped=2), tmp_path, accelerator="cpu")
@@ -307,13 +307,13 @@ def test_the_average_counts_the_updates_of_one_loss(
     updates: list[int],
 ) -> None:
     seen = []
-    update = loop.update_average
+    update = learner.update_average
 
     def watch(average: dict[str, Tensor], model: torch.nn.Module, decay: float, number: int) -> None:
         seen.append((decay, number))
         update(average, model, decay, number)
 
-    monkeypatch.setattr(loop, "update_average", watch)
+    monkeypatch.setattr(learner, "update_average", watch)
     train_model(config(**changes, average=0.75), tmp_path, accelerator="cpu")
     assert seen == [(0.75, number) for number in updates]
 

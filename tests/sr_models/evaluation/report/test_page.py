@@ -1,63 +1,137 @@
-"""The page says what it is given, and holds every picture itself."""
+"""The page says what it is given and what is missing, and holds every picture itself."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
+import pytest
 from PIL import Image
 
-from sr_models.evaluation.report.curve import TrainingCurve
-from sr_models.evaluation.report.page import write_report
-from sr_models.evaluation.report.pictures import PhotographPictures
-from sr_models.evaluation.scores import Scores
+from sr_models.evaluation.report.page import PARTS, Picture, Report
+
+RNG = np.random.default_rng(0)
+FACTS: dict[str, Any] = {
+    "title": "Cats & dogs",
+    "summary": "Two of them.",
+    "notes": ["one <b> exploded"],
+    "commands": [("enlarge yours", "sr-models sample photo.jpg && echo '<done>'")],
+    "credits": ["cat: by A <a@b>", "dog: by C"],
+}
 
 
-def test_report(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    lr, *images = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (8, 32, 32, 32, 32, 32))
-    photograph = PhotographPictures("cat", lr, images[0], images[1], {"cold": [images[2]], "warm": images[3:]})
-    scores = {
-        "bicubic": Scores("", math.nan, 25.123, 0.5, 40, 39, 0, 0),
-        "warm": Scores("", 1.25, 24, 0.4, 45, 44, 9, 1),
-    }
-    path = write_report(
-        tmp_path / "report.html",
-        heading="Cats & dogs",
-        curve=TrainingCurve([], [(0, 4.0), (10, 2.0)], [(0, 4.5), (10, 2.25)]),
-        pictures=[photograph],
-        scores=scores,
-        distance_name="<mse>",
-        steps=10,
-        seconds=90,
-        threads=2,
-        credits=["cat: by A <a@b>", "dog: by C"],
-    )
-    text = path.read_text()
+def picture(caption: str, note: str = "", *, pixels: bool = False) -> Picture:
+    return Picture.of(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), caption, note, pixels=pixels)
+
+
+CONTENT: dict[str, Any] = {
+    "pictures": [
+        {
+            "name": name,
+            "sizes": "2 x 2 to 8 x 8",
+            "details": [picture("d")] * 3,
+            "hardest": [picture("h")] * 4,
+            "whole": [picture("w")] * 2,
+        }
+        for name in ("cat", "dog")
+    ],
+    "scores": {"rows": [["", "PSNR"], ["bicubic", "25.12"]], "explanation": "Means."},
+    "maps": [{"name": "cat", "pictures": [picture("deviation", "mean 3", pixels=True)]}],
+    "sweep": {"pictures": [picture("t")], "rows": [["temperature"], ["0.5"]], "explanation": "Five samples."},
+    "training": {"text": "Step 3 of 4 <of> many.", "curve": "<svg><path d='M0 0'/></svg>"},
+    "tuned": {"pictures": [picture("after")], "text": "Anew."},
+}
+
+
+class _Balanced(HTMLParser):
+    """Raise where a tag is closed that is not the innermost open one."""
+
+    VOID = ("meta", "img", "br", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> _Balanced:
+    parser = _Balanced()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.mark.parametrize("state", ["working", "interrupted", "finished"])
+@pytest.mark.parametrize("count", range(len(PARTS) + 1))
+def test_a_page_of_any_parts_is_whole(tmp_path: Path, state: Any, count: int) -> None:
+    report = Report(tmp_path / "report.html", FACTS)
+    given = list(PARTS)[:count]
+    report.put(**{name: CONTENT[name] for name in given})
+    report.write(state)
+    text = report.path.read_text()
+    sources = parsed(text).sources
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert len(sources) == sum((2 * (3 + 4 + 2), 0, 1, 1, 0, 1)[:count])
+    for source in sources:
+        assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (8, 6)
+    # only a page that will change loads itself again
+    assert ("http-equiv" in text) == (state == "working")
+    missing = [description for name, description in PARTS.items() if name not in given]
+    said = re.search(r"Missing(?: so far)?: ([^.]*)\.", text)
+    assert (said is not None) == (state != "finished")
+    if said and missing:
+        assert " ".join(said[1].split()) == ", ".join(missing)
+
+
+def test_what_is_given_is_text_and_no_html(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.html", FACTS)
+    report.put(**CONTENT)
+    text = report.path.read_text()
     for part in (
         "<h1>Cats &amp; dogs</h1>",
-        "<h2>Likelihood of unseen photographs</h2>",
-        "<figcaption>Training curve</figcaption>",
-        "10 training steps in all; this run took 1.5 minutes",
-        "2 CPU threads",
-        "4.500 bits per dimension after initialisation, 2.250 after training: 2.250 bits per dimension less",
-        "diversity (&lt;mse&gt;)",
-        "<tr><td>bicubic</td><td></td><td>25.12</td><td>0.500</td><td>40.00</td><td>0.00</td><td>0.0000</td></tr>",
-        "<tr><td>warm</td><td>1.250</td>",
-        "over 2 samples at warm",
-        "<li>cat: by A &lt;a@b&gt;</li><li>dog: by C</li>",
+        "one &lt;b&gt; exploded",
+        "<li>cat: by A &lt;a@b&gt;</li>",
+        "&amp;&amp; echo &#39;&lt;done&gt;&#39;",
+        "Step 3 of 4 &lt;of&gt; many.",
+        "<svg><path d='M0 0'/></svg>",
+        "<td>bicubic</td><td>25.12</td>",
     ):
         assert part in text, part
-    pictures = [
-        np.array(Image.open(io.BytesIO(base64.b64decode(data))))
-        for data in re.findall(r"src='data:image/png;base64,([^']+)'", text)
-    ]
-    # overview, curve, 4 whole, 6 details, the map
-    assert len(pictures) == 2 + 4 + 6 + 1
-    for shown, whole in zip(pictures[2:6], (lr, images[0], images[2], images[1]), strict=True):
-        assert np.array_equal(shown, whole)
-    assert (tmp_path / "overview.png").read_bytes() == base64.b64decode(re.findall(r"base64,([^']+)'", text)[0])
+
+
+def test_the_page_grows_and_names_only_what_will_come(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.html", FACTS, ["pictures", "scores"])
+    assert "Missing so far: the enlarged photographs, the scores." in " ".join(report.path.read_text().split())
+    report.put(pictures=CONTENT["pictures"])
+    assert "Missing so far: the scores." in " ".join(report.path.read_text().split())
+    report.put(scores=CONTENT["scores"], summary="All of them.")
+    text = report.path.read_text()
+    assert "All of them." in text
+    assert "Two of them." not in text
+
+
+def test_a_fact_that_is_not_given_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(jinja2.UndefinedError, match="credits"):
+        Report(tmp_path / "report.html", {name: value for name, value in FACTS.items() if name != "credits"})
+
+
+def test_a_picture_is_kept_to_the_last_bit() -> None:
+    image = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    found = Picture.of(image, "noise", "a note", pixels=True)
+    assert (found.caption, found.note, found.size, found.pixels) == ("noise", "a note", (7, 5), True)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(found.source.partition(",")[2])))), image)

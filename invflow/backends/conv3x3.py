@@ -1,0 +1,85 @@
+"""The 3x3 convolution of the extension ``invflow._C``: tensors described by address and strides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invflow._numerics import state_format
+from invflow.backends._cpu import cpu
+from invflow.backends.native import with_memory
+
+__all__ = ["conv3x3", "weight_gradient"]
+
+_Images = tuple[int, int, int, int, int]
+_Weights = tuple[int, int, int, bool]
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, out: Tensor | None = None) -> Tensor:
+    """Compute a convolution, or the gradient of its input. Nothing is checked.
+
+    Args:
+        x: (B, C, H, W), float32; with ``transposed`` the gradient of a result, (B, O, H, W).
+        weight: (O, C, 3, 3), float32.
+        bias: (O,), float32, or ``None``.
+        transposed: computes the gradient of the input.
+        out: where the result is written, of any strides; ``None`` allocates it in the layout of ``x``.
+
+    Returns:
+        (B, O, H, W), or (B, C, H, W) with ``transposed``.
+    """
+    kept: list[Tensor] = []
+    outputs, inputs = weight.shape[1::-1] if transposed else weight.shape[:2]
+    batch, _, height, width = x.shape
+    if out is None:
+        out = torch.empty((batch, outputs, height, width), memory_format=state_format(x))
+    address, by_output, by_input, _ = _weights(kept, weight)
+    of_weight = (address, by_input, by_output, True) if transposed else (address, by_output, by_input, False)
+    if bias is not None:
+        bias = bias.contiguous()
+        kept.append(bias)
+    cpu.extension.conv3x3(
+        (batch, inputs, outputs, height, width),
+        _images(kept, x),
+        _images(kept, out),
+        of_weight,
+        0 if bias is None else bias.data_ptr(),
+    )
+    return out
+
+
+def weight_gradient(x: Tensor, grad_y: Tensor) -> Tensor:
+    """Compute the gradient of the weights. Nothing is checked.
+
+    Args:
+        x: (B, C, H, W), float32.
+        grad_y: (B, O, H, W), float32, the gradient of the result.
+
+    Returns:
+        (O, C, 3, 3).
+    """
+    kept: list[Tensor] = []
+    batch, inputs, height, width = x.shape
+    outputs = grad_y.shape[1]
+    grad_weight = torch.empty((outputs, inputs, 3, 3))
+    cpu.extension.conv3x3_weight_gradient(
+        (batch, inputs, outputs, height, width), _images(kept, x), _images(kept, grad_y), _weights(kept, grad_weight)
+    )
+    return grad_weight
+
+
+def _images(kept: list[Tensor], x: Tensor) -> _Images:
+    """Describe images. A copy, if pixels or channels do not lie side by side, is added to ``kept``."""
+    used = x if 1 in (x.stride(3), x.stride(1)) else x.contiguous()
+    used = used if used.data_ptr() else with_memory(used)
+    kept.append(used)
+    samples, channels, rows, pixels = used.stride()
+    return used.data_ptr(), samples, channels, rows, pixels
+
+
+def _weights(kept: list[Tensor], weight: Tensor) -> _Weights:
+    """Describe weights. A copy, if the nine of a pair do not lie side by side, is added to ``kept``."""
+    used = weight if weight.stride()[2:] == (3, 1) else weight.contiguous()
+    used = used if used.data_ptr() else with_memory(used)
+    kept.append(used)
+    return used.data_ptr(), used.stride(0), used.stride(1), False

@@ -1,0 +1,222 @@
+"""Dense block of the encoder, evaluated in one buffer that the backward pass shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from invflow.layers.protocol import is_watched, watches_all
+from invflow.ops._transforms import needs_reference, reference_backward
+from sr_models.networks.precision import half_precision
+
+__all__ = ["DenseBlock", "conv3x3_layer", "leaky"]
+
+_SLOPE = 0.2
+#: Share of the last convolution's result that is added to the input.
+_SHARE = 0.2
+
+
+class DenseBlock(nn.Module):
+    """Dense block: five convolutions, each seeing all earlier outputs (Wang et al., ESRGAN, 2018, figure 4).
+
+    All outputs lie in one buffer, of which each convolution sees the first channels. It is all that the backward pass
+    keeps. Where somebody watches the calls of the convolutions, or they are of another kind, they are called on joined
+    tensors.
+
+    Args:
+        features: channels of the input and of the result.
+        growth: channels that each of the first four convolutions adds.
+    """
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        outputs = (growth, growth, growth, growth, features)
+        self.convs = nn.ModuleList(_small_conv(features + i * growth, out) for i, out in enumerate(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parameters = self._parameters_for(x)
+        if parameters is None:
+            return self._joined(x)
+        if not torch.is_grad_enabled():
+            return _evaluate(x, parameters)[0]
+        y = cast(Tensor, _DenseBlock.apply(x, *parameters))
+        _keep_once(y)
+        return y
+
+    def _joined(self, x: Tensor) -> Tensor:
+        seen = x
+        for conv in self.convs[:-1]:
+            seen = torch.cat([seen, leaky(conv(seen))], 1)
+        return torch.add(x, self.convs[-1](seen), alpha=_SHARE)
+
+    def _parameters_for(self, x: Tensor) -> list[Tensor] | None:
+        """Return weight and bias of each convolution, in the dtype in which it computes now.
+
+        Returns:
+            ``None`` if a convolution's call may do more than they say.
+        """
+        if type(x) is not Tensor or x.dim() != 4 or _is_looked_at() or not all(map(_is_plain, self.convs)):
+            return None
+        parameters = [cast(Tensor, parameter) for conv in self.convs for parameter in (conv.weight, conv.bias)]
+        if not all(type(parameter) in (Tensor, nn.Parameter) for parameter in parameters):
+            return None
+        dtype = half_precision(x.device)
+        if dtype is not None:  # as autocast converts them
+            if x.dtype is torch.float64:
+                return None
+            parameters = [parameter.to(dtype) for parameter in parameters]
+        elif x.dtype is not parameters[0].dtype:
+            return None
+        alike = all(p.dtype is parameters[0].dtype and p.device == x.device for p in parameters)
+        return parameters if alike else None
+
+
+class _DenseBlock(torch.autograd.Function):
+    """``y(x, weight, bias, weight, bias, ...)`` of a dense block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        y, buffer = _evaluate(x, parameters)
+        ctx.save_for_backward(x, buffer, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, buffer, *parameters = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(reference_backward(_composition, [x, *parameters], grads, ctx.needs_input_grad))
+        return tuple(_gradients(buffer, parameters, grads[0], ctx.needs_input_grad, x.dtype))
+
+
+def _evaluate(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the result, and the buffer with the input and the results of the activations."""
+    *growing, (last_weight, last_bias) = _pairs(parameters)
+    batch, _, height, width = x.shape
+    buffer = torch.empty(
+        (batch, last_weight.shape[1], height, width),
+        dtype=last_weight.dtype,
+        device=x.device,
+        memory_format=_layout_of(x),
+    )
+    buffer[:, : x.shape[1]].copy_(x)
+    for weight, bias in growing:
+        start = weight.shape[1]
+        y = F.conv2d(buffer[:, :start], weight, bias, padding=1)
+        torch._C._nn.leaky_relu(y, _SLOPE, out=buffer[:, start : start + len(weight)])
+    return torch.add(x, F.conv2d(buffer, last_weight, last_bias, padding=1), alpha=_SHARE), buffer
+
+
+def _gradients(
+    buffer: Tensor, parameters: Sequence[Tensor], grad_y: Tensor, needs: Sequence[bool], dtype: torch.dtype
+) -> Iterator[Tensor | None]:
+    """Return the gradients of the input, in ``dtype``, and of the parameters."""
+    pairs = list(_pairs(parameters))
+    found: list[Tensor | None] = []
+    grad = (grad_y * _SHARE).to(buffer.dtype)
+    of_buffer: Tensor | None = None
+    for number in reversed(range(len(pairs))):
+        weight, _ = pairs[number]
+        start = weight.shape[1]
+        if of_buffer is not None:
+            part = of_buffer[:, start : start + len(weight)]
+            seen = buffer[:, start : start + len(weight)]
+            # the sign of the result is that of the input
+            grad = torch.ops.aten.leaky_relu_backward(part, seen, _SLOPE, True)
+        needs_weight, needs_bias = needs[2 * number + 1 : 2 * number + 3]
+        # of what comes before
+        needs_seen = any(needs[: 2 * number + 1])
+        of_seen, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad,
+            buffer[:, :start],
+            weight,
+            [len(weight)],
+            *([1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+            [needs_seen, needs_weight, needs_bias],
+        )
+        found += [of_bias, of_weight]
+        if of_buffer is None:
+            of_buffer = of_seen
+        elif of_seen is not None:
+            of_buffer[:, :start].add_(of_seen)
+        if not needs_seen:
+            break
+    found += [None] * (len(parameters) - len(found))
+    of_x = None
+    if needs[0]:
+        assert of_buffer is not None
+        of_x = torch.add(grad_y, of_buffer[:, : pairs[0][0].shape[1]]).to(dtype)
+    return iter([of_x, *reversed(found)])
+
+
+def _composition(x: Tensor, *parameters: Tensor) -> Tensor:
+    """Compute the same as a composition, for a backward pass that is differentiated itself."""
+    *growing, (last_weight, last_bias) = _pairs(parameters)
+    seen = x.to(last_weight.dtype)
+    for weight, bias in growing:
+        seen = torch.cat([seen, leaky(F.conv2d(seen, weight, bias, padding=1))], 1)
+    return torch.add(x, F.conv2d(seen, last_weight, last_bias, padding=1), alpha=_SHARE)
+
+
+def _keep_once(y: Tensor) -> None:
+    """Let the graph keep the buffer only, of which the input is a part, unless other hooks see what it keeps."""
+    node: Any = y.grad_fn
+    if type(node).__name__ != "_DenseBlockBackward" or _saved_is_watched():
+        return
+    x, buffer, *_ = node.saved_tensors
+    if x.dtype is buffer.dtype:
+        part = buffer[:, : x.shape[1]].detach()
+        node._raw_saved_tensors[0].register_hooks(lambda _: part, lambda packed: packed)
+
+
+def _saved_is_watched() -> bool:
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def _is_looked_at() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_reference() or watches_all()
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Return whether a call of a convolution is one of 3x3 and a bias, as this file makes them."""
+    if type(conv) is not nn.Conv2d or conv.bias is None or is_watched(conv):
+        return False
+    if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
+        return False
+    settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
+def _pairs(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(parameters[::2], parameters[1::2], strict=True)
+
+
+def _layout_of(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def conv3x3_layer(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution that starts at a tenth of the usual size, so that residual blocks start near the identity."""
+    conv = conv3x3_layer(inputs, outputs)
+    if conv.weight.is_meta:  # nothing is drawn there, but torch takes a millisecond to do so
+        return conv
+    nn.init.kaiming_normal_(conv.weight)
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def leaky(x: Tensor) -> Tensor:
+    """Apply the encoder's activation; not in place, since a backward hook of a convolution hands on a view."""
+    return F.leaky_relu(x, _SLOPE)
