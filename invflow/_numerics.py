@@ -26,7 +26,7 @@ def state_format(x: Tensor) -> torch.memory_format:
     It is channels_last where the channels of a pixel are neighbours in memory, also those of a part of such a tensor:
     PyTorch does not call a part channels_last. A map of one pixel is both, and counts as contiguous.
     """
-    last = x.stride(1) == 1 and not x.is_contiguous()
+    last = not x.is_contiguous() and x.stride(1) == 1
     return torch.channels_last if last else torch.contiguous_format
 
 

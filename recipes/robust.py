@@ -16,7 +16,7 @@ import sr_models
 from recipes.crops import DeviceCrops, read_photographs
 from recipes.degraded import Degrading
 from recipes.train import Schedule
-from sr_models.checkpoints.files import read_weights, save_model
+from sr_models.checkpoints.files import load_model, read_weights, save_model
 from sr_models.registry import recipe_of
 from sr_models.training.device_step import DeviceStep, fused_adam
 
@@ -28,7 +28,15 @@ _WARMUP = 50
 
 
 def finetune(
-    start: str, photographs: Path, output: Path, *, minutes: float, batch: int, crop: int, lr: float, share: float
+    start: str,
+    photographs: Path,
+    output: Path,
+    *,
+    minutes: float,
+    batch: int,
+    crop: int,
+    lr: float,
+    share: float,
 ) -> Path:
     """Train for some minutes and return the path of the model, whose weights are a moving average.
 
@@ -62,7 +70,7 @@ def finetune(
     step = DeviceStep(nll, optimizer, average=average, averaged=trained, clip=_CLIP)
     schedule = Schedule(lr, 0.01, _WARMUP, 60 * minutes)
     begin = written = monotonic()
-    done, losses = 0, []
+    done, losses = 0, list[float]()
     while (elapsed := monotonic() - begin) < schedule.seconds:
         pair = [part.contiguous(memory_format=torch.channels_last) for part in degrading(*crops(batch))]
         outcome = step([pair], [schedule(done, elapsed)], 1 - min(_DECAY, (1 + done) / (10 + done)))
@@ -76,6 +84,23 @@ def finetune(
     write_average(model, average, file)
     print(f"{done} steps in {schedule.seconds:.0f} s", flush=True)
     return file
+
+
+def blend(start: str, file: Path, share: float) -> None:
+    """Replace the weights of a file by means of them and of those of its start, in float16.
+
+    Between two models of one origin lie models that have most of what both have learned.
+
+    Args:
+        start: as of :func:`finetune`.
+        file: what :func:`finetune` wrote.
+        share: what the file contributes, in 0..1.
+    """
+    model, old = load_model(file).float(), read_weights(start).tensors
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.lerp_(old[name].float(), 1 - share)
+    save_model(model.half(), file)
 
 
 def write_average(model: sr_models.SuperResolutionFlow, average: list[torch.Tensor], file: Path) -> None:
@@ -100,7 +125,12 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--lr", type=float, default=8e-5)
     parser.add_argument("--share", type=float, default=0.3)
-    print(f"wrote {finetune(**vars(parser.parse_args()))}")
+    parser.add_argument("--blend", type=float, default=0.7, help="share of the result; the rest is MODEL's")
+    given = vars(parser.parse_args())
+    share = given.pop("blend")
+    file = finetune(**given)
+    blend(given["start"], file, share)
+    print(f"wrote {file}")
 
 
 if __name__ == "__main__":

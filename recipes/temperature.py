@@ -50,13 +50,10 @@ def best_temperature(
     hr, lr = DeviceCrops(images, crop=crop, scale=model.scale, device=torch.device("cpu"))(crops)
     means = []
     for temperature in temperatures:
-        pairs = zip(hr, lr, strict=True)
-        found = [
-            distance(
-                to_uint8(model.sample(low[None], temperature=temperature, seed=index)[0, 0]), to_uint8(high)
-            ).mean()
-            for index, (high, low) in enumerate(pairs)
-        ]
+        found = []
+        for seed, (high, low) in enumerate(zip(hr, lr, strict=True)):
+            sample = model.sample(low[None], temperature=temperature, seed=seed)[0, 0]
+            found.append(distance(to_uint8(sample), to_uint8(high)).mean())
         means.append(float(np.mean(found)))
         print(f"temperature {temperature:g}: LPIPS {means[-1]:.4f}", flush=True)
     return temperatures[int(np.argmin(means))]

@@ -109,7 +109,9 @@ def conv3x3_gradients(
 def _runs_kernel(tensors: tuple[Tensor, ...]) -> bool:
     """Return whether the kernel can run, and is faster than ``torch.conv2d``; x or grad_y first, then the weight."""
     for tensor in tensors:
-        if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu or tensor.dtype != torch.float32 or tensor.is_neg():
+        if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu or tensor.dtype != torch.float32:
+            return False
+        if not torch.compiler.is_compiling() and tensor.is_neg():
             return False
     if needs_reference() or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
@@ -151,7 +153,7 @@ class _Conv3x3(torch.autograd.Function):
         inputs = (x, weight) if bias is None else (x, weight, bias)
 
         def reference(*tensors: Tensor) -> Tensor:
-            return F.conv2d(*tensors, padding=1)
+            return F.conv2d(tensors[0], tensors[1], tensors[2] if len(tensors) > 2 else None, padding=1)
 
         found = reference_backward(reference, inputs, [grad_y], ctx.needs_input_grad[: len(inputs)])
         return *found, *([None] if bias is None else [])

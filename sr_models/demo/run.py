@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -253,10 +253,17 @@ class _Demonstration:
         with tqdm(total=sum(counts.values()) * len(self.photographs), desc="sampling", unit="sample") as bar:
             for photograph in self.photographs:
                 for temperature, count in counts.items():
-                    self._sample(photograph, temperature, count)
-                    bar.update(count)
+                    done = bar.n
+                    self._sample(photograph, temperature, count, bar.update)
+                    bar.update(done + count - bar.n)
 
-    def _sample(self, photograph: PhotographPictures, temperature: float, count: int) -> bool:
+    def _sample(
+        self,
+        photograph: PhotographPictures,
+        temperature: float,
+        count: int,
+        advance: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Give a photograph so many samples at a temperature, unless one explodes, which is noted."""
         samples = []
         for index in range(count):
@@ -267,6 +274,7 @@ class _Demonstration:
                     self.notes.append(note)
                 return False
             samples.append(sample)
+            advance()
         photograph.samples[temperature] = samples
         return True
 

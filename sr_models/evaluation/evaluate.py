@@ -16,7 +16,7 @@ from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.metrics import Distance, best_available_distance, diversity_score, lr_psnr, psnr, ssim
 from sr_models.evaluation.pairs import find_pairs, load_pair
 from sr_models.evaluation.record import ScoreRecord
-from sr_models.evaluation.scores import Scores
+from sr_models.evaluation.scores import Scores, mean_decibels
 from sr_models.flow.consistency import Consistency, check_consistency
 from sr_models.flow.explosions import OnExplode, check_on_explode
 from sr_models.flow.latents import temperatures_of
@@ -48,9 +48,9 @@ def score_samples(
     return Scores(
         image=image,
         nll=nll,
-        psnr=float(np.mean([psnr(sample, hr) for sample in samples])),
+        psnr=mean_decibels([psnr(sample, hr) for sample in samples]),
         ssim=float(np.mean([ssim(sample, hr) for sample in samples])),
-        lr_psnr=float(np.mean(lr_psnrs)),
+        lr_psnr=mean_decibels(lr_psnrs),
         lr_psnr_worst=float(np.min(lr_psnrs)),
         diversity=diversity.score,
         distance=diversity.mean_distance,

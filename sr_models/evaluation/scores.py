@@ -12,7 +12,10 @@ import numpy as np
 
 from sr_models.io.files import write_text
 
-__all__ = ["Scores", "mean_scores", "read_scores", "scores_table", "write_scores"]
+__all__ = ["Scores", "mean_decibels", "mean_scores", "read_scores", "scores_table", "write_scores"]
+
+#: Figures that are infinite for images without an error.
+_DECIBELS = ("psnr", "lr_psnr", "lr_psnr_worst")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Scores:
         image: file name, with the folders below the one that was named.
         nll: negative log-likelihood of the truth, in bits per dimension of [0, 1] images: a third of the bits per pixel
             that the papers' code reports. A model that noise conditions sees noise zero. NaN if there is no flow.
-        psnr: dB, mean over samples.
+        psnr: dB, mean over samples, by :func:`mean_decibels`.
         ssim: mean over samples.
-        lr_psnr: dB between the reduced sample and the reduced truth, mean over samples.
+        lr_psnr: dB between the reduced sample and the reduced truth, likewise.
         lr_psnr_worst: dB, its minimum over samples.
         diversity: the challenge's score in percent, under the named distance.
         distance: mean distance to the truth, under the named distance.
@@ -41,10 +44,23 @@ class Scores:
     distance: float
 
 
+def mean_decibels(values: Sequence[float]) -> float:
+    """Average decibels: infinite if all are, otherwise the mean of those that are finite; NaN if one is.
+
+    One perfect image among others thus does not hide them.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    kept = array[array != np.inf]
+    return float(np.mean(kept if len(kept) else array))
+
+
 def mean_scores(scores: Sequence[Scores], name: str = "mean") -> Scores:
-    """Average every figure over images; the result bears the given name."""
-    names = [field.name for field in fields(Scores) if field.name != "image"]
-    means = {name: float(np.mean([getattr(row, name) for row in scores])) for name in names}
+    """Average every figure over images, decibels by :func:`mean_decibels`; the result bears the given name."""
+    means = {}
+    for field in fields(Scores):
+        if field.name != "image":
+            values = [getattr(row, field.name) for row in scores]
+            means[field.name] = mean_decibels(values) if field.name in _DECIBELS else float(np.mean(values))
     return Scores(image=name, **means)
 
 

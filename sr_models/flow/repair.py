@@ -20,11 +20,13 @@ _LARGEST_STEP = 80
 #: Wrong values that are worked on in one go: the arrays then fit into a cache.
 _TOGETHER = 32
 #: Rounds without fewer wrong values before giving up.
-_PATIENCE = 12
+_PATIENCE = 20
 #: Wrong values that are worked on in all, as a part of all values: more would take longer than sampling.
 _EFFORT = 1 / 32
-#: Steps are chosen with random handicaps of this size, in squared grey levels, so that no two undo each other forever.
-_HANDICAP = 1e-2
+#: Grey levels of error that a value's being wrong counts for, beside what is missing until it rounds as wanted.
+_PER_VALUE = 0.1
+#: Steps are chosen with random handicaps of about this error, so that no two undo each other forever.
+_HANDICAP = 0.03
 
 
 def repair(pixels: np.ndarray, lr: np.ndarray, scale: int) -> np.ndarray:
@@ -32,7 +34,7 @@ def repair(pixels: np.ndarray, lr: np.ndarray, scale: int) -> np.ndarray:
 
     The reduction is the one of :func:`sr_models.io.resize.imresize` for uint8, which rounds after each axis. For every
     wrong value, all steps of one pixel near it are tried that make the rounded value of one column change as needed.
-    The step is made that leaves the least squared excess over half a grey level around.
+    The step is made that leaves the least error around.
 
     Args:
         pixels: (C, scale h, scale w), uint8.
@@ -145,7 +147,8 @@ class _State:
 def _axis(matrix: csr_array, scale: int) -> _Axis:
     entries = matrix.tocoo()
     weights = np.zeros((matrix.shape[0], 5 * scale))
-    weights[entries.row, entries.col - scale * (entries.row - 2)] = entries.data
+    # entries that the border mirrors onto one pixel are added
+    np.add.at(weights, (entries.row, entries.col - scale * (entries.row - 2)), entries.data)
     return _Axis(weights, scale)
 
 
@@ -162,11 +165,12 @@ def _apart(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _excess(reduced: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the square of what reduced values differ by beyond rounding; brighter than white is white."""
+    """Return what each reduced value is wrong by, 0 if it rounds as wanted; brighter than white is white."""
     difference = reduced - wanted
-    over = np.maximum(difference - _LIMIT, 0) * (wanted < 255)
-    under = np.maximum(-difference - _LIMIT, 0) * (wanted > 0)
-    return over**2 + under**2
+    over = (difference - _LIMIT) * (wanted < 255)
+    under = (-difference - _LIMIT) * (wanted > 0)
+    excess = np.maximum(np.maximum(over, under), 0)
+    return excess + _PER_VALUE * (excess > 0)
 
 
 def _to_levels(sums: np.ndarray) -> np.ndarray:

@@ -61,13 +61,9 @@ class DenseBlock(nn.Module):
         """
         if type(x) is not Tensor or x.dim() != 4 or is_looked_at() or not all(map(is_plain_conv, self.convs)):
             return None
-        convs = [cast(nn.Conv2d, conv) for conv in self.convs]
-        parameters: list[Tensor] = []
-        for conv in convs:
-            for parameter in (conv.weight, conv.bias):
-                if type(parameter) not in (Tensor, nn.Parameter):
-                    return None
-                parameters.append(cast(Tensor, parameter))
+        parameters = [cast(Tensor, parameter) for conv in self.convs for parameter in (conv.weight, conv.bias)]
+        if not all(type(parameter) in (Tensor, nn.Parameter) for parameter in parameters):
+            return None
         dtype = half_precision(x.device)
         if dtype is not None:  # as autocast converts them
             if x.dtype is torch.float64:

@@ -43,8 +43,11 @@ def test_opcheck(name, layout, shape, kernels):
         return laid_out(layout, torch.randn(shape[0], channels, *shape[2:], device=kernels.device))
 
     operator = getattr(torch.ops.invflow, name).default
-    for arguments in arguments_of(name, random(shape[1]), random):
-        torch.library.opcheck(operator, (*arguments, kernels.backend))
+    place = REGISTERED.index(name) + LAYOUTS.index(layout) + SHAPES.index(shape)
+    for number, arguments in enumerate(arguments_of(name, random(shape[1]), random)):
+        # half of all: every pair of arguments and a name, a layout or a shape
+        if SLOW or (place + number) % 2 == 0:
+            torch.library.opcheck(operator, (*arguments, kernels.backend))
 
 
 @each_kernels
