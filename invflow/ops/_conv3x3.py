@@ -34,8 +34,8 @@ def conv3x3(
     rounding error is about 2.5 times that of a direct sum. Everything else is ``torch.conv2d``: other dtypes, devices,
     instruction sets and shapes, autocast, ``torch.func``, export, and ``use_backend("reference")``.
 
-    Images that are enlarged by pixel repetition first take 9 products a pixel, for all its repetitions together, instead
-    of 9 for each: a pixel's repetitions differ in its differences to neighbours only.
+    Images that are enlarged by pixel repetition first take 9 products a pixel, for all its repetitions together, not
+    9 for each: a pixel's repetitions differ in its differences to neighbours only.
 
     Where an infinite or NaN number comes in, the results that depend on it are not finite. Others within four pixels
     of them may be NaN too. Numbers beyond 1e36 may overflow on the way.
