@@ -43,10 +43,10 @@ void flow_step_backward(const StepTuple& tuple, const ViewTuple& grad_y, Address
 
 // address and strides of samples, channels, rows and pixels
 using ImagesTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t>;
-// address, strides of outputs and inputs, flipped
+// address, strides of outputs and inputs, transposed
 using WeightsTuple = std::tuple<Address, int64_t, int64_t, bool>;
-// batch, inputs, outputs, height, width
-using SizesTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
+// batch, inputs, outputs, height, width, repeat
+using SizesTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 
 invflow::Images images_of(const ImagesTuple& tuple) {
   const auto& [address, batch, channel, row, pixel] = tuple;
@@ -55,16 +55,17 @@ invflow::Images images_of(const ImagesTuple& tuple) {
 
 invflow::Conv3x3 conv_of(const SizesTuple& sizes, const ImagesTuple& x, const ImagesTuple& y,
                          const WeightsTuple& weight, Address bias) {
-  const auto& [batch, inputs, outputs, height, width] = sizes;
-  const auto& [address, output_stride, input_stride, flipped] = weight;
+  const auto& [batch, inputs, outputs, height, width, repeat] = sizes;
+  const auto& [address, output_stride, input_stride, transposed] = weight;
   return {batch,
           inputs,
           outputs,
           height,
           width,
+          repeat,
           images_of(x),
           images_of(y),
-          {static_cast<float*>(invflow::pointer(address)), output_stride, input_stride, flipped},
+          {static_cast<float*>(invflow::pointer(address)), output_stride, input_stride, transposed},
           static_cast<const float*>(invflow::pointer(bias))};
 }
 

@@ -9,37 +9,41 @@ from invflow._numerics import state_format
 from invflow.backends._cpu import cpu
 from invflow.backends.native import with_memory
 
-__all__ = ["conv3x3", "weight_gradient"]
+__all__ = ["conv3x3", "result_shape", "weight_gradient"]
 
 _Images = tuple[int, int, int, int, int]
 _Weights = tuple[int, int, int, bool]
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, out: Tensor | None = None) -> Tensor:
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int, transposed: bool, out: Tensor | None = None
+) -> Tensor:
     """Compute a convolution, or the gradient of its input. Nothing is checked.
 
     Args:
-        x: (B, C, H, W), float32; with ``transposed`` the gradient of a result, (B, O, H, W).
+        x: (B, C, H, W), float32; with ``transposed`` the gradient of a result, (B, O, repeat H, repeat W).
         weight: (O, C, 3, 3), float32.
         bias: (O,), float32, or ``None``.
+        repeat: 1, 2 or 4 repetitions of a pixel in both directions before the convolution.
         transposed: computes the gradient of the input.
         out: where the result is written, of any strides; ``None`` allocates it in the layout of ``x``.
 
     Returns:
-        (B, O, H, W), or (B, C, H, W) with ``transposed``.
+        (B, O, repeat H, repeat W), or (B, C, H, W) with ``transposed``.
     """
     kept: list[Tensor] = []
     outputs, inputs = weight.shape[1::-1] if transposed else weight.shape[:2]
-    batch, _, height, width = x.shape
+    shape = result_shape(x, weight, repeat, transposed)
     if out is None:
-        out = torch.empty((batch, outputs, height, width), memory_format=state_format(x))
+        out = torch.empty(shape, memory_format=state_format(x))
+    batch, _, height, width = x.shape if not transposed else shape
     address, by_output, by_input, _ = _weights(kept, weight)
     of_weight = (address, by_input, by_output, True) if transposed else (address, by_output, by_input, False)
     if bias is not None:
         bias = bias.contiguous()
         kept.append(bias)
     cpu.extension.conv3x3(
-        (batch, inputs, outputs, height, width),
+        (batch, inputs, outputs, height, width, repeat),
         _images(kept, x),
         _images(kept, out),
         of_weight,
@@ -48,12 +52,13 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, ou
     return out
 
 
-def weight_gradient(x: Tensor, grad_y: Tensor) -> Tensor:
+def weight_gradient(x: Tensor, grad_y: Tensor, repeat: int) -> Tensor:
     """Compute the gradient of the weights. Nothing is checked.
 
     Args:
         x: (B, C, H, W), float32.
-        grad_y: (B, O, H, W), float32, the gradient of the result.
+        grad_y: (B, O, repeat H, repeat W), float32, the gradient of the result.
+        repeat: 1, 2 or 4 repetitions of a pixel in both directions before the convolution.
 
     Returns:
         (O, C, 3, 3).
@@ -63,9 +68,20 @@ def weight_gradient(x: Tensor, grad_y: Tensor) -> Tensor:
     outputs = grad_y.shape[1]
     grad_weight = torch.empty((outputs, inputs, 3, 3))
     cpu.extension.conv3x3_weight_gradient(
-        (batch, inputs, outputs, height, width), _images(kept, x), _images(kept, grad_y), _weights(kept, grad_weight)
+        (batch, inputs, outputs, height, width, repeat),
+        _images(kept, x),
+        _images(kept, grad_y),
+        _weights(kept, grad_weight),
     )
     return grad_weight
+
+
+def result_shape(x: Tensor, weight: Tensor, repeat: int, transposed: bool) -> tuple[int, ...]:
+    """Return the shape of what :func:`conv3x3` returns."""
+    batch, _, height, width = x.shape
+    if transposed:
+        return batch, weight.shape[1], height // repeat, width // repeat
+    return batch, weight.shape[0], height * repeat, width * repeat
 
 
 def _images(kept: list[Tensor], x: Tensor) -> _Images:

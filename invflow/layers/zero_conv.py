@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers.folding import folding, plain_conv
+from invflow.ops import conv3x3
 
-__all__ = ["ZeroConv2d"]
+__all__ = ["ZeroConv2d", "is_3x3"]
 
 
 class ZeroConv2d(nn.Conv2d):
@@ -34,6 +35,11 @@ class ZeroConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, *self.merged())
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dim() == 4 and is_3x3(self):
+            return conv3x3(input, weight, bias)
+        return super()._conv_forward(input, weight, bias)
+
     def merged(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the one equal convolution. It scales the few weights, not the many results."""
         scale = (3.0 * self.log_scale).exp()
@@ -44,3 +50,9 @@ class ZeroConv2d(nn.Conv2d):
     def folded(self) -> nn.Conv2d:
         """Return the equal plain convolution: see :class:`~invflow.layers.Foldable`."""
         return plain_conv(self, *self.merged())
+
+
+def is_3x3(conv: nn.Conv2d) -> bool:
+    """Return whether the settings of a convolution are those of one of 3x3 that keeps the size."""
+    settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")

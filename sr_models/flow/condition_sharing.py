@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils import _pytree
 
 from invflow._numerics import state_format
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
+from invflow.ops import conv3x3
 from invflow.ops._transforms import needs_reference
 from sr_models.flow.merged_convs import MergedConvs, networks_of
 from sr_models.networks.coupling import ConvActNorm, CouplingNet
@@ -98,7 +98,7 @@ class LevelContext:
         if self.noise is None:
             return features_conv(self.features, weight, bias)
         of_features, of_noise = weight.split((count, self.noise.shape[1]), 1)
-        return features_conv(self.features, of_features, bias) + F.conv2d(self.noise, of_noise, padding=1)
+        return features_conv(self.features, of_features, bias) + conv3x3(self.noise, of_noise)
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
@@ -163,7 +163,7 @@ class ConditionedNet:
             return self._rest(_part(self._conv(), images))
         assert self._shared is not None
         shared = _part(self._shared, images)
-        h = F.conv2d(_in_layout_of(shared, passed), self._weight, padding=1)
+        h = conv3x3(_in_layout_of(shared, passed), self._weight)
         if len(shared) == len(h):
             return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
         # (images, states of each, C, H, W)
@@ -238,36 +238,6 @@ def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Te
         (B, out, H, W).
     """
     if features.stacked is None:
-        return F.conv2d(features.own, weight, bias, padding=1)
+        return conv3x3(features.own, weight, bias)
     of_own, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
-    y = F.conv2d(features.own, of_own, bias, padding=1)
-    return y.add_(_enlarged_conv(features.stacked, of_stacked, features.repeat))
-
-
-def _enlarged_conv(x: Tensor, weight: Tensor, repeat: int) -> Tensor:
-    """Compute the 3x3 convolution of ``x`` enlarged by pixel repetition, without enlarging it.
-
-    Repetition is a transposed convolution with ones, so both together are one. A pixel takes 4 taps instead of 9 for
-    ``repeat`` = 2, and 9 / 4 for 4.
-
-    Args:
-        x: (B, C, h, w).
-        weight: (out, C, 3, 3).
-        repeat: repetitions of a pixel in both directions.
-
-    Returns:
-        (B, out, repeat h, repeat w).
-    """
-    taps = repeat + 2
-    # (9, taps^2): which of the 3x3 taps fall on a tap of the transposed convolution; in float32, as all weights
-    with torch.autocast(weight.device.type, enabled=False):
-        kernel = weight.flatten(2) @ _box(repeat, weight)
-    return F.conv_transpose2d(x, kernel.unflatten(2, (taps, taps)).transpose(0, 1), stride=repeat, padding=1)
-
-
-def _box(repeat: int, like: Tensor) -> Tensor:
-    """Return (9, (repeat + 2)^2): 1 where a tap of a 3x3 convolution is part of one of the transposed convolution."""
-    first = torch.arange(3, device=like.device)[:, None]
-    distance = torch.arange(repeat + 2, device=like.device) + first - 2
-    line = ((distance >= 0) & (distance < repeat)).to(like.dtype)
-    return (line[:, None, :, None] * line[:, None, :]).reshape(9, -1)
+    return conv3x3(features.own, of_own, bias).add_(conv3x3(features.stacked, of_stacked, repeat=features.repeat))

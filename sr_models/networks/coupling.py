@@ -21,6 +21,9 @@ from invflow.layers import ActNorm, ZeroConv2d
 from invflow.layers._current import current
 from invflow.layers.folding import check_initialized, folding, plain_conv
 from invflow.layers.protocol import is_watched, supports
+from invflow.layers.zero_conv import is_3x3
+from invflow.ops import conv3x3
+from sr_models.networks.convolution import evaluate
 
 __all__ = [
     "ConvActNorm",
@@ -57,6 +60,11 @@ class ConvActNorm(nn.Conv2d):
             with torch.no_grad():
                 self.actnorm.initialize(super().forward(x))
         return self._conv_forward(x, *self.merged())
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if is_3x3(self) and input.dim() == 4:
+            return conv3x3(input, weight, bias)
+        return super()._conv_forward(input, weight, bias)
 
     def merges(self) -> bool:
         """Tell whether a call of the actnorm does no more than its parameters say, so that it may be left out."""
@@ -97,11 +105,11 @@ class CouplingNet(nn.Module):
     def rest(self, h: Tensor) -> Tensor:
         """Compute the network's result from that of ``first_conv``; may overwrite ``h``."""
         for layer in itertools.islice(self.in_order(), 1, None):
-            h = layer(h)
+            h = evaluate(layer, h)
         return h
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.rest(self.first_conv(x if context is None else torch.cat([x, context], 1)))
+        return self.rest(evaluate(self.first_conv, x if context is None else torch.cat([x, context], 1)))
 
 
 class ShallowNet(CouplingNet):
@@ -195,7 +203,10 @@ class Residual(nn.Sequential):
     """Layers with a skip connection around them; the first must not overwrite its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+        h = x
+        for layer in self:
+            h = evaluate(layer, h)
+        return x + h
 
 
 def _convs_and_relus(inputs: int, outputs: int, repeats: int = 1) -> list[nn.Module]:

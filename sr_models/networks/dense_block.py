@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow.layers.protocol import is_watched, watches_all
-from invflow.ops._transforms import needs_reference, reference_backward
+from invflow.ops import conv3x3, conv3x3_gradients
+from invflow.ops._transforms import reference_backward
+from sr_models.networks.convolution import SLOPE, conv3x3_layer, is_looked_at, is_plain_conv, leaky
 from sr_models.networks.precision import half_precision
 
-__all__ = ["DenseBlock", "conv3x3_layer", "leaky"]
+__all__ = ["DenseBlock"]
 
-_SLOPE = 0.2
 #: Share of the last convolution's result that is added to the input.
 _SHARE = 0.2
 
@@ -59,7 +59,7 @@ class DenseBlock(nn.Module):
         Returns:
             ``None`` if a convolution's call may do more than they say.
         """
-        if type(x) is not Tensor or x.dim() != 4 or _is_looked_at() or not all(map(_is_plain, self.convs)):
+        if type(x) is not Tensor or x.dim() != 4 or is_looked_at() or not all(map(is_plain_conv, self.convs)):
             return None
         parameters = [cast(Tensor, parameter) for conv in self.convs for parameter in (conv.weight, conv.bias)]
         if not all(type(parameter) in (Tensor, nn.Parameter) for parameter in parameters):
@@ -105,9 +105,9 @@ def _evaluate(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     buffer[:, : x.shape[1]].copy_(x)
     for weight, bias in growing:
         start = weight.shape[1]
-        y = F.conv2d(buffer[:, :start], weight, bias, padding=1)
-        torch._C._nn.leaky_relu(y, _SLOPE, out=buffer[:, start : start + len(weight)])
-    return torch.add(x, F.conv2d(buffer, last_weight, last_bias, padding=1), alpha=_SHARE), buffer
+        y = conv3x3(buffer[:, :start], weight, bias)
+        torch._C._nn.leaky_relu(y, SLOPE, out=buffer[:, start : start + len(weight)])
+    return torch.add(x, conv3x3(buffer, last_weight, last_bias), alpha=_SHARE), buffer
 
 
 def _gradients(
@@ -125,17 +125,12 @@ def _gradients(
             part = of_buffer[:, start : start + len(weight)]
             seen = buffer[:, start : start + len(weight)]
             # the sign of the result is that of the input
-            grad = torch.ops.aten.leaky_relu_backward(part, seen, _SLOPE, True)
+            grad = torch.ops.aten.leaky_relu_backward(part, seen, SLOPE, True)
         needs_weight, needs_bias = needs[2 * number + 1 : 2 * number + 3]
         # of what comes before
         needs_seen = any(needs[: 2 * number + 1])
-        of_seen, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            grad,
-            buffer[:, :start],
-            weight,
-            [len(weight)],
-            *([1, 1], [1, 1], [1, 1], False, [0, 0], 1),
-            [needs_seen, needs_weight, needs_bias],
+        of_seen, of_weight, of_bias = conv3x3_gradients(
+            grad, buffer[:, :start], weight, (needs_seen, needs_weight, needs_bias)
         )
         found += [of_bias, of_weight]
         if of_buffer is None:
@@ -176,20 +171,6 @@ def _saved_is_watched() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-def _is_looked_at() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_reference() or watches_all()
-
-
-def _is_plain(conv: nn.Module) -> bool:
-    """Return whether a call of a convolution is one of 3x3 and a bias, as this file makes them."""
-    if type(conv) is not nn.Conv2d or conv.bias is None or is_watched(conv):
-        return False
-    if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
-        return False
-    settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
-    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-
-
 def _pairs(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(parameters[::2], parameters[1::2], strict=True)
 
@@ -197,11 +178,6 @@ def _pairs(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
 def _layout_of(x: Tensor) -> torch.memory_format:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-def conv3x3_layer(inputs: int, outputs: int) -> nn.Conv2d:
-    """Return a 3x3 convolution that keeps the size."""
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -215,8 +191,3 @@ def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def leaky(x: Tensor) -> Tensor:
-    """Apply the encoder's activation; not in place, since a backward hook of a convolution hands on a view."""
-    return F.leaky_relu(x, _SLOPE)

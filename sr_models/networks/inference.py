@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from invflow.layers import ZeroConv2d
 from invflow.layers.protocol import is_watched, supports
+from invflow.layers.zero_conv import is_3x3
+from invflow.ops import conv3x3
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, Residual
 from sr_models.networks.precision import half_precision, uses_matrix_units
 
@@ -59,7 +61,8 @@ def _prepared(layer: nn.Module) -> Map:
 
 
 def _conv(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> Map:
-    return partial(layer._conv_forward, weight=prepared_weight(weight), bias=prepared_weight(bias))
+    convolve = conv3x3 if is_3x3(layer) else layer._conv_forward
+    return partial(convolve, weight=prepared_weight(weight), bias=prepared_weight(bias))
 
 
 def _apply(layers: Iterable[Map], h: Tensor) -> Tensor:

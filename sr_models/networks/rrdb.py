@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_models.networks.dense_block import DenseBlock, conv3x3_layer, leaky
+from sr_models.networks.convolution import conv3x3_layer, evaluate, leaky
+from sr_models.networks.dense_block import DenseBlock
 
 __all__ = ["Features", "RRDBEncoder"]
 
@@ -136,19 +137,19 @@ class RRDBEncoder(nn.Module):
         while factor < self.scale:
             feature = self._upsample(feature, factor)
             factor *= 2
-        return self.last_conv(leaky(self.hr_conv(feature)))
+        return evaluate(self.last_conv, leaky(evaluate(self.hr_conv, feature)))
 
     def _trunk(self, lr: Tensor) -> tuple[Tensor, list[Tensor]]:
-        feature = self.conv_first(lr)
+        feature = evaluate(self.conv_first, lr)
         outputs: dict[int, Tensor] = {}
         for index, block in enumerate(self.trunk):
             feature = block(feature)
             if index in self.stacked_blocks:
                 outputs[index] = feature
         # The long skip starts at the last block, not at the first convolution as in ESRGAN: so are the published flows.
-        return feature + self.trunk_conv(feature), [outputs[index] for index in self.stacked_blocks]
+        return feature + evaluate(self.trunk_conv, feature), [outputs[index] for index in self.stacked_blocks]
 
     def _upsample(self, feature: Tensor, factor: int) -> Tensor:
         """Enlarge the features from factor to twice the factor."""
         conv = self.upconvs[factor.bit_length() - 1]
-        return leaky(conv(F.interpolate(feature, scale_factor=2)))
+        return leaky(evaluate(conv, F.interpolate(feature, scale_factor=2)))

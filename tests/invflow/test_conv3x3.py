@@ -78,34 +78,60 @@ def calls_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int = 1) -> Tensor:
+    return F.conv2d(x.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3), weight, bias, padding=1)
+
+
+@pytest.mark.parametrize("repeat", [1, 2, 4])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "slice", "rows apart", "transposed"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_gradients(shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_and_gradients(
+    shape: tuple[int, ...], layout: str, repeat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = calls_of_kernel(monkeypatch)
     x, weight, bias = tensors_of(shape)
-    grad = torch.randn(shape[0], shape[2], *shape[3:])
+    grad = torch.randn(shape[0], shape[2], repeat * shape[3], repeat * shape[4])
     leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
-    truth = F.conv2d(*leaves, padding=1)
+    truth = plain(*leaves, repeat)
     true_grads = torch.autograd.grad(truth, leaves, grad.double())
-    x = in_layout(x, layout)
-    leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    y = conv3x3(*leaves)
-    assert y.stride() == F.conv2d(x, weight, padding=1).stride() or layout not in ("contiguous", "channels_last")
+    leaves = [tensor.requires_grad_() for tensor in (in_layout(x, layout), weight, bias)]
+    y = conv3x3(*leaves, repeat=repeat)
     found = torch.autograd.grad(y, leaves, in_layout(grad, layout))
     assert calls == ["conv3x3", "conv3x3", "weight_gradient"]
+    for result, of in ((y, x), (found[0], grad)):
+        last = layout == "channels_last"
+        assert result.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format), of.shape
     assert_near(y.detach(), truth.detach())
     for actual, expected in zip(found, true_grads, strict=True):
         assert_near(actual, expected)
+
+
+@pytest.mark.parametrize("repeat", [2, 3, 4])
+def test_repetition_in_plain_pytorch(repeat: int) -> None:
+    tensors = [tensor.double().requires_grad_() for tensor in tensors_of((2, 3, 4, 5, 6))]
+    y, expected = conv3x3(*tensors, repeat=repeat), plain(*tensors, repeat)
+    torch.testing.assert_close(y, expected)
+    grads = conv3x3_gradients(torch.ones_like(y), *tensors[:2], (True, True, True), repeat=repeat)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.sum(), tensors))
+
+
+def test_repetition_rounds_like_a_direct_sum() -> None:
+    x, weight, bias = tensors_of((1, 64, 32, 12, 12))
+    truth = plain(x.double(), weight.double(), bias.double(), 2)
+    error, usual = (
+        (y.double() - truth).norm().item() for y in (conv3x3(x, weight, bias, repeat=2), plain(x, weight, bias, 2))
+    )
+    assert error <= 1.5 * usual
 
 
 @pytest.mark.parametrize("inputs", [32, 192])
 def test_error_is_that_of_the_algorithm(inputs: int) -> None:
     x, weight, bias = tensors_of((1, inputs, 32, 24, 24))
     truth = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    error, plain = (
+    error, usual = (
         (y.double() - truth).norm().item() for y in (conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
     )
-    assert error <= 4 * plain
+    assert error <= 4 * usual
     assert error <= 8e-7 * truth.norm().item()
 
 
@@ -162,11 +188,12 @@ def test_threads_do_not_change_a_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
 
-def test_second_derivative() -> None:
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_second_derivative(repeat: int) -> None:
     tensors = [tensor.requires_grad_() for tensor in tensors_of((1, 2, 3, 4, 5))]
     found = []
-    for function in (conv3x3, lambda *args: F.conv2d(*args, padding=1)):
-        (grad,) = torch.autograd.grad(function(*tensors).square().sum(), tensors[0], create_graph=True)
+    for function in (conv3x3, plain):
+        (grad,) = torch.autograd.grad(function(*tensors, repeat=repeat).square().sum(), tensors[0], create_graph=True)
         found.append(torch.autograd.grad(grad.square().sum(), tensors[:2]))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
@@ -203,9 +230,9 @@ def test_opcheck() -> None:
     x, weight, bias = tensors_of((2, 3, 4, 5, 6))
     ops = torch.ops.invflow
     for images in (x, x.to(memory_format=torch.channels_last)):
-        torch.library.opcheck(ops.conv3x3.default, (images, weight, bias, False))
-        torch.library.opcheck(ops.conv3x3.default, (images, weight.transpose(0, 1), None, True))
-        torch.library.opcheck(ops.conv3x3_weight_gradient.default, (images, torch.randn(2, 4, 5, 6)))
+        torch.library.opcheck(ops.conv3x3.default, (images, weight, bias, 2, False))
+        torch.library.opcheck(ops.conv3x3.default, (images, weight.transpose(0, 1), None, 1, True))
+        torch.library.opcheck(ops.conv3x3_weight_gradient.default, (images, torch.randn(2, 4, 5, 6), 1))
 
 
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

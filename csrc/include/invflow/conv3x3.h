@@ -1,4 +1,5 @@
-// A 3x3 convolution of float32 images with stride 1, zero-padded by one pixel, and its gradients.
+// A 3x3 convolution of float32 images with stride 1, zero-padded by one pixel, and its gradients. The images may be
+// enlarged by pixel repetition first.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,15 @@ struct Images {
 struct Weights {
   float* data;
   int64_t output_stride, input_stride;
-  bool flipped;  // those of the gradient of the input: both directions reversed
+  bool transposed;  // those of the gradient of the input
 };
 
-// y = conv(x, weight) + bias. The gradient of the input is the same with weights flipped and their strides exchanged.
+// y = conv(x, weight) + bias. For the gradient of the input, weights are transposed, with their strides exchanged, and x
+// and y are the gradients of result and input.
 struct Conv3x3 {
-  int64_t batch, inputs, outputs, height, width;
+  int64_t batch, inputs, outputs;
+  int64_t height, width;  // of what is enlarged
+  int64_t repeat;         // repetitions of a pixel in both directions: 1, 2 or 4
   Images x, y;
   Weights weight;
   const float* bias;  // null: none
