@@ -25,8 +25,7 @@ void conv3x3_weight_gradient(const Conv3x3& conv);
 #define INVFLOW_TEXT(name) INVFLOW_TEXT_OF(name)
 
 extern const Kernels table;  // a namespace-scope const is internal unless declared so
-const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step, flow_step_backward, conv3x3,
-                       conv3x3_weight_gradient};
+const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step, flow_step_backward, conv3x3, conv3x3_weight_gradient};
 
 }  // namespace INVFLOW_ISA
 }  // namespace invflow

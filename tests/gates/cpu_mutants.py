@@ -24,7 +24,16 @@ WORK = build.DEFAULT_CACHE / "cpu_mutants"
 #: The first that fails ends the run.
 TESTS = [
     f"tests/invflow/test_{name}.py"
-    for name in ("ops", "flow_step", "layouts", "edges_of_numbers", "dtypes", "odd_states", "layer_precision")
+    for name in (
+        "ops",
+        "flow_step",
+        "layouts",
+        "edges_of_numbers",
+        "dtypes",
+        "odd_states",
+        "layer_precision",
+        "conv3x3",
+    )
 ]
 
 _DESCRIPTION = """\
@@ -33,6 +42,17 @@ the kernels themselves must pass. Exits with 1 if one survives. Takes about ten 
 """
 
 MUTANTS = [
+    Mutant("points with the usual error", "winograd.inc", "a = 0.625f,", "a = 1.375f,"),
+    Mutant("long sums over inputs", "conv3x3.inc", "kSumInputs = 16;", "kSumInputs = 1024;"),
+    Mutant(
+        "weights of the input's gradient not turned",
+        "conv3x3.inc",
+        "weight.transposed ? taps - 1 - tap : tap",
+        "tap",
+    ),
+    Mutant(
+        "the repetitions of a neighbour forgotten", "enlarged.inc", "at[0] = y[repeat + 1] - y[1];", "at[0] = -y[1];"
+    ),
     Mutant("one logarithm for products that underflow", "elementwise.inc", "kLeastEps = 1.0e-4", "kLeastEps = 1.0e-12"),
     Mutant("a small eps forgotten", "elementwise.inc", "if (map.parameter > 0)", "if (map.parameter > 1.0e-8)"),
     Mutant("the inverse's log-determinant without its sign", "elementwise.inc", "inverse ? -log_s : log_s;", "log_s;"),

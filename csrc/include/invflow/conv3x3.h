@@ -19,8 +19,8 @@ struct Weights {
   bool transposed;  // those of the gradient of the input
 };
 
-// y = conv(x, weight) + bias. For the gradient of the input, weights are transposed, with their strides exchanged, and x
-// and y are the gradients of result and input.
+// y = conv(x, weight) + bias. For the gradient of the input, weights are transposed, with their strides exchanged, and
+// x and y are the gradients of result and input.
 struct Conv3x3 {
   int64_t batch, inputs, outputs;
   int64_t height, width;  // of what is enlarged
