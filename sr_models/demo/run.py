@@ -196,7 +196,7 @@ class _Demonstration:
         def show(done: int, steps: int) -> None:
             curve = training_curve(output / "logs")
             text = f"Step {done} of {steps}, on {sum(source.train for source in PHOTOGRAPHS)} other photographs."
-            self.report.put(training={"text": text, "curve": encode_svg(draw_curve(curve))})
+            self.report.put(training={"text": text, "curve": encode_svg(draw_curve(curve)), "unfinished": True})
 
         file = finetune(
             MODEL,

@@ -16,7 +16,7 @@ __all__ = ["Consistency", "ConsistencyWarning", "check_consistency", "make_consi
 Consistency = Literal["none", "project", "exact"]
 
 #: Projections end when the reduced sample is this near to the low-resolution image, in [0, 1], or after so many.
-_TOLERANCE, _PASSES = 0.1 / 255, 30
+_TOLERANCE, _PASSES = 0.25 / 255, 20
 
 
 class ConsistencyWarning(UserWarning):

@@ -17,7 +17,10 @@ __all__ = ["Exact", "exact", "levels_of"]
 #: Projections of an image that saturates in many places; others need a few.
 _PASSES = 120
 #: Reduced values are brought as near to the wanted ones, in grey levels, before pixels are rounded.
-_TOLERANCE = 0.2
+_TOLERANCE = 0.3
+#: If no more than this part of the values differ in the end, all is tried again from there with half the tolerance,
+#: down to the least.
+_NEARLY, _LEAST_TOLERANCE = 1e-3, 0.05
 #: Corrections of all values that rounding made wrong, before single pixels are tried.
 _CORRECTIONS = 6
 #: Part of a wrong value's distance that a correction moves it. Half a grey level may remain.
@@ -56,7 +59,16 @@ def exact(image: Tensor, lr: Tensor) -> Exact:
         0
     """
     levels = levels_of(lr)
-    near = approach(image, lr, tolerance=_TOLERANCE / 255, passes=_PASSES)
+    best, tolerance = _attempt(image, lr, levels, _TOLERANCE), _TOLERANCE
+    while 0 < best.differing <= _NEARLY * lr.numel() and tolerance > _LEAST_TOLERANCE:
+        tolerance /= 2
+        found = _attempt(best.image, lr, levels, tolerance)
+        best = found if found.differing < best.differing else best
+    return best
+
+
+def _attempt(image: Tensor, lr: Tensor, levels: Tensor, tolerance: float) -> Exact:
+    near = approach(image, lr, tolerance=tolerance / 255, passes=_PASSES)
     a = reduction_for(near, levels, exact_dtype(near))
     rounded = _round(near.to(a.dtype) * 255, levels.to(a.dtype), a)
     pixels, wanted = (values.to("cpu", torch.uint8).numpy() for values in (rounded, levels))

@@ -129,6 +129,15 @@ def approach(images: Tensor, lr: Tensor, *, tolerance: float, passes: int) -> Te
         ValueError: sizes of which one is no multiple of the other.
     """
     a = reduction_for(images, lr, _loop_dtype(images))
+    lr = lr.expand(*images.shape[:-2], *lr.shape[-2:])
+    if images.device.type != "cpu" or images.dim() == 2 or not images.numel():
+        return _approach(a, images, lr, tolerance, passes)
+    # a plane alone stays in a cache, and is done as soon as it is near
+    planes = zip(images.flatten(0, -3), lr.flatten(0, -3), strict=True)
+    return torch.stack([_approach(a, plane, low, tolerance, passes) for plane, low in planes]).view_as(images)
+
+
+def _approach(a: Reduction, images: Tensor, lr: Tensor, tolerance: float, passes: int) -> Tensor:
     x = ahead = images.to(a.dtype).clamp(0, 1)
     y, momentum, last, former = lr.to(a.dtype).clamp(0, 1), 1.0, math.inf, math.inf
     for number in range(passes):

@@ -1,6 +1,8 @@
 """The kernels against their references: values and gradients, over shapes, layouts and extreme scales."""
 
+import dataclasses
 import math
+import pickle
 
 import pytest
 import torch
@@ -315,3 +317,13 @@ def test_a_coupling_transforms_the_last_channels_by_default():
     ):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         torch.testing.assert_close(found[0][:, :3], x[:, :3])
+
+
+def test_a_form_that_an_earlier_version_pickled_is_understood():
+    form = AffineForm("bounded_exp", bound=3.0)
+    fields = {field.name: getattr(form, field.name) for field in dataclasses.fields(form)}
+    old = AffineForm.__new__(AffineForm)
+    old.__setstate__(fields)
+    assert old == form
+    assert old.for_kernels() == form.for_kernels() == pickle.loads(pickle.dumps(form)).for_kernels()
+    assert form.for_kernels() == ("bounded_exp", 3.0, "shift_then_scale", "cross")

@@ -75,16 +75,23 @@ class Report:
         self.write("working")
 
     def put(self, **content: Any) -> None:
-        """Add or replace parts, by their names in :data:`PARTS`, or facts, and write the page."""
+        """Add or replace parts, by their names in :data:`PARTS`, or facts, and write the page.
+
+        A part with an entry ``unfinished`` that is true is shown, and said to be missing.
+        """
         for name, value in content.items():
             (self._parts if name in PARTS else self._facts)[name] = value
         self.write("working")
 
     def write(self, state: Literal["working", "interrupted", "finished"]) -> None:
         """Write the page as it is now."""
-        missing = [PARTS[name] for name in self._expected if name not in self._parts]
+        missing = [PARTS[name] for name in self._expected if not self._has(name)]
         text = _template().render(**self._facts, parts=self._parts, missing=missing, state=state)
         write_text(self.path, text)
+
+    def _has(self, name: str) -> bool:
+        part = self._parts.get(name)
+        return part is not None and not (isinstance(part, dict) and part.get("unfinished"))
 
 
 @cache
