@@ -31,7 +31,7 @@ def conv3x3(
 
     On a CPU, float32 images are convolved by Winograd's algorithm F(4x4, 3x3), where it is faster (Lavin & Gray, Fast
     Algorithms for Convolutional Neural Networks, 2016). It computes 4x4 results with 36 products instead of 144. Its
-    rounding error is about 2.5 times that of a direct sum. Everything else is ``torch.conv2d``: other dtypes, devices,
+    rounding error is 2.4 to 3 times that of a direct sum. Everything else is ``torch.conv2d``: other dtypes, devices,
     instruction sets and shapes, autocast, ``torch.func``, export, and ``use_backend("reference")``.
 
     Images that are enlarged by pixel repetition first take 9 products a pixel, for all its repetitions together, not
