@@ -8,6 +8,7 @@ __all__ = ["EXTRAS", "install_hint"]
 EXTRAS = {
     "PIL": "sr",
     "imagecodecs": "sr",
+    "jinja2": "sr",
     "jsonargparse": "sr",
     "lightning": "sr",
     "lpips": "sr",

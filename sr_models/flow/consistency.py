@@ -8,9 +8,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sr_models.flow.exact import exact, levels_of
-from sr_models.flow.projection import approach
-
 __all__ = ["Consistency", "ConsistencyWarning", "check_consistency", "make_consistent"]
 
 Consistency = Literal["none", "project", "exact"]
@@ -45,6 +42,8 @@ def check_consistency(consistency: str, lr: Tensor | None = None) -> None:
         choices = ", ".join(map(repr, get_args(Consistency)))
         raise ValueError(f"consistency must be one of {choices}, got {consistency!r}")
     if consistency == "exact" and lr is not None:
+        from sr_models.flow.exact import levels_of
+
         levels_of(lr)
 
 
@@ -69,6 +68,10 @@ def make_consistent(samples: Tensor, lr: Tensor, consistency: Consistency) -> Te
     check_consistency(consistency, lr)
     if consistency == "none" or not samples.numel():
         return samples
+    # SciPy comes with them: only what needs it loads it
+    from sr_models.flow.exact import exact
+    from sr_models.flow.projection import approach
+
     differing = torch.zeros(samples.shape[:2], dtype=torch.int64)
     # one by one: what a projection computes then fits into a cache, and takes the memory of one sample
     for image, low in enumerate(lr):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 
 from sr_models.io.resize import axis_weights
+from sr_models.randomness import random_stream
 
 __all__ = ["repair"]
 
@@ -45,7 +47,7 @@ def repair(pixels: np.ndarray, lr: np.ndarray, scale: int) -> np.ndarray:
         Pixels like those given: the best that were seen. The same arguments give the same pixels.
     """
     state = _State(pixels, lr, scale)
-    random = np.random.default_rng(0)
+    random = random_stream(0, "pixels")
     best, fewest, since = pixels, None, 0
     effort = max(500, int(_EFFORT * lr.size))
     while since < _PATIENCE and effort > 0:
@@ -55,8 +57,8 @@ def repair(pixels: np.ndarray, lr: np.ndarray, scale: int) -> np.ndarray:
         if not len(wrong):
             break
         since += 1
-        random.shuffle(wrong)
-        chosen = _apart(wrong, state.wanted.shape)
+        order = torch.randperm(len(wrong), generator=random, device="cpu").numpy()
+        chosen = _apart(wrong[order], state.wanted.shape)
         effort -= len(chosen)
         for start in range(0, len(chosen), _TOGETHER):
             state.step(chosen[start : start + _TOGETHER], random)
@@ -94,7 +96,7 @@ class _State:
         self.rounded = _to_levels(self.sums)
         self.reduced = np.stack([(matrices[1] @ plane.T).T for plane in self.rounded])
 
-    def step(self, places: np.ndarray, random: np.random.Generator) -> None:
+    def step(self, places: np.ndarray, random: torch.Generator) -> None:
         """Make the best step for each of some values (N, 3) that are far enough apart, if it improves something."""
         plane, row, column = (values[:, None, None] for values in places.T)
         near, inner = np.arange(-_REACH, _REACH + 1), np.arange(-self.scale // 2, self.scale + self.scale // 2)
@@ -124,9 +126,8 @@ class _State:
         after = reduced[..., None, None] + changed[:, :, None] * across[:, None, :, None]  # (N, 9, 9, M, M)
         cost = (_excess(after, wanted[..., None, None]) * within[..., None, None]).sum((1, 2))
         before = (_excess(reduced, wanted) * within).sum((1, 2))
-        cost = np.where(allowed, cost + _HANDICAP * random.standard_exponential(cost.shape), np.inf).reshape(
-            len(cost), -1
-        )
+        handicap = torch.empty(cost.shape, dtype=torch.float64).exponential_(1 / _HANDICAP, generator=random).numpy()
+        cost = np.where(allowed, cost + handicap, np.inf).reshape(len(cost), -1)
         best = cost.argmin(1)
         for number in np.flatnonzero(cost.min(1) < before + 3 * _HANDICAP):
             m, k = np.unravel_index(best[number], steps.shape[1:])
