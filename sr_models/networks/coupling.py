@@ -126,9 +126,9 @@ class ShallowNet(CouplingNet):
         super().__init__()
         self.layers = nn.Sequential(
             ConvActNorm(in_channels, hidden_channels, 3),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ConvActNorm(hidden_channels, hidden_channels, 1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             ZeroConv2d(hidden_channels, out_channels),
         )
 
@@ -217,7 +217,7 @@ def _convs_and_relus(inputs: int, outputs: int, repeats: int = 1) -> list[nn.Mod
         assert conv.bias is not None
         nn.init.normal_(conv.weight, std=0.05)
         nn.init.zeros_(conv.bias)
-        layers += [conv, nn.ReLU(inplace=True)]
+        layers += [conv, nn.ReLU()]
     return layers
 
 
