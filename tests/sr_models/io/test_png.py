@@ -9,7 +9,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from odd_images import chunk
+from odd_images import chunk, icc_profile
 from PIL import Image, ImageCms, ImageFile
 
 from sr_models.io.reading import read_image
@@ -96,6 +96,15 @@ def test_what_it_refuses_is_left_to_pillow(
     (tmp_path / "a.png").write_bytes(content)
     monkeypatch.setattr(imagecodecs, "spng_decode", refuse)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), PIXELS)
+
+
+def test_colours_of_a_profile_become_srgb(tmp_path: Path, decoders: list[str]) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=icc_profile("RGB "))
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", icc_profile=icc_profile("RGB "))
+    found = read_image(tmp_path / "a.png")
+    assert np.array_equal(found, read_image(tmp_path / "a.tif"))
+    assert not np.array_equal(found, PIXELS)
+    assert decoders[0] == "quick"
 
 
 def test_profiles_and_orientation(tmp_path: Path, decoders: list[str]) -> None:
