@@ -41,7 +41,7 @@ def finetuning_config(name: str, train: Path, test: Path, *, steps: int, seed: i
         crop=64,
         batch_size=8,
         steps=steps,
-        lr=2e-5,
+        lr=1e-4,
         warmup=10,
         noise_std=1 / 255,
         encoder_frozen=0.0,
