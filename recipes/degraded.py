@@ -16,31 +16,23 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from sr_models.io.resize import imresize
+from sr_models.flow.projection import project
 
-__all__ = ["Degrading", "reduction_of"]
+__all__ = ["Degrading"]
 
 #: Standard deviation of the noise, in grey levels. Less cannot be told from texture, and would blur clean images.
 _NOISE = (5.0, 30.0)
 
 
-def reduction_of(length: int, scale: int) -> Tensor:
-    """Return the matrix (length / scale, length) that reduces one axis as MATLAB does, in float64."""
-    return torch.from_numpy(imresize(np.eye(length), size=(length // scale, length)))
-
-
 class Degrading:
-    """Change a share of the crops of a batch, all of one size, on the CPU.
+    """Change a share of the crops of a batch on the CPU.
 
     Args:
-        crop: side of the high-resolution crops.
         scale: enlargement.
         share: share of the crops that is changed.
     """
 
-    def __init__(self, *, crop: int, scale: int, share: float) -> None:
-        self._reduction = reduction_of(crop, scale).float()
-        self._lift = torch.linalg.pinv(reduction_of(crop, scale)).float()
+    def __init__(self, *, scale: int, share: float) -> None:
         self._scale, self._share = scale, share
         self._kinds: tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], ...] = (
             _noisy,
@@ -64,8 +56,7 @@ class Degrading:
         if _random() < 0.25:
             hr, changed = _noisy(hr, changed)
         changed = (255 * changed).round().clamp(0, 255) / 255
-        missing = changed - self._reduction @ hr @ self._reduction.T
-        return hr + self._lift @ missing @ self._lift.T, changed
+        return project(hr, changed), changed
 
     def _aliased(self, hr: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
         """One pixel of every square, as sharp as a photograph straight from a camera, or a mixture with the mean."""

@@ -55,7 +55,7 @@ def finetune(
     device = torch.device("cpu")
     torch.manual_seed(0)
     crops = DeviceCrops(read_photographs(photographs, reduced_above=crop + 32), crop=crop, scale=4, device=device)
-    degrading = Degrading(crop=crop, scale=4, share=share)
+    degrading = Degrading(scale=4, share=share)
     model = sr_models.create("srflow-da", preset="tiny")
     model.load_state_dict({name: tensor.float() for name, tensor in read_weights(start).tensors.items()})
     model = model.train().to(memory_format=torch.channels_last)

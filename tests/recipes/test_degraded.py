@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.degraded import Degrading, reduction_of
+from recipes.degraded import Degrading
 from sr_models.io.resize import imresize
 
 
@@ -17,16 +17,10 @@ def _batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 for images in (hr, lr))  # type: ignore[return-value]
 
 
-def test_the_matrix_reduces_as_images_are_reduced() -> None:
-    image = np.random.default_rng(0).random((32, 24))
-    rows, columns = (reduction_of(length, 4).numpy() for length in image.shape)
-    np.testing.assert_allclose(rows @ image @ columns.T, imresize(image, 1 / 4), atol=1e-12)
-
-
 def test_every_kind_agrees_with_its_low_resolution() -> None:
     hr, lr = _batch(60)
     torch.manual_seed(0)
-    degrading = Degrading(crop=32, scale=4, share=1.0)
+    degrading = Degrading(scale=4, share=1.0)
     seen = set()
     degrading._kinds = tuple(
         lambda *pair, kind=kind: (seen.add(kind.__name__), kind(*pair))[1] for kind in degrading._kinds
@@ -46,6 +40,6 @@ def test_every_kind_agrees_with_its_low_resolution() -> None:
 def test_the_others_stay_as_they_are(share: float) -> None:
     hr, lr = _batch(200)
     torch.manual_seed(0)
-    high, low = Degrading(crop=32, scale=4, share=share)(hr, lr)
+    high, low = Degrading(scale=4, share=share)(hr, lr)
     same = [torch.equal(a, b) and torch.equal(c, d) for a, b, c, d in zip(hr, high, lr, low, strict=True)]
     assert np.mean(same) == pytest.approx(1 - share, abs=0.1)
