@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Where only tests of kernels run, leave out the files without any: to import them takes ten seconds."""
+    """Leave out files without tests of kernels where only those run: to import them takes ten seconds."""
     if SLOW and collection_path.is_file() and "each_kernels" not in collection_path.read_text(errors="ignore"):
         return True
     return None

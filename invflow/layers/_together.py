@@ -6,7 +6,7 @@ those of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from copy import copy
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from invflow._numerics import reads_freely
 from invflow.layers._derived import ChannelMap, FactorCache
 from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, is_captured
-from invflow.ops._transforms import is_watched, reference_backward
+from invflow.ops._transforms import is_watched, reference_backward, saving_is_watched
 
 __all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps"]
 
@@ -142,10 +142,6 @@ class Maps:
                 yield from self._steps(layer, name)
 
 
-# not in every version of torch
-_saving_hooks: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignored: None
-)
 _PRESENT: ContextVar[Maps | None] = ContextVar("invflow_maps", default=None)
 
 
@@ -176,7 +172,7 @@ class Together:
             return
         # Activation checkpointing counts what a first pass and a second one save. They must not differ, though in the
         # first one actnorms may initialise, whose maps cannot be derived before.
-        whole = whole and _saving_hooks(False) is None
+        whole = whole and not saving_is_watched()
         present = _PRESENT.get()
         if present is not None and present.covers(flow):
             if not whole:

@@ -13,6 +13,10 @@ from torch.autograd import forward_ad
 _functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _tracing: Callable[[], Any] = torch._C._get_tracing_state
+# not in every version of torch
+_saving_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignored: None
+)
 
 
 def needs_reference() -> bool:
@@ -28,6 +32,11 @@ def is_watched() -> bool:
 def is_intercepted() -> bool:
     """Return whether a compiler, tracer, functorch transform or dispatch mode would see a call of an operator."""
     return bool(torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing())
+
+
+def saving_is_watched() -> bool:
+    """Return whether somebody's hooks see what is saved for backward passes, as activation checkpointing does."""
+    return _saving_hooks(False) is not None
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils import _pytree
 from invflow._numerics import state_format
 from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
+from invflow.layers.zero_conv import is_3x3
 from invflow.ops import conv3x3
 from invflow.ops._transforms import needs_reference
 from sr_models.flow.merged_convs import MergedConvs, networks_of
@@ -218,8 +219,7 @@ def _may_split(net: SplitNet) -> bool:
     method = "merged" if isinstance(conv, ConvActNorm) else "_conv_forward"
     if not supports(conv, method, ("forward",)) or (isinstance(conv, ConvActNorm) and not conv.merges()):
         return False
-    settings = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode
-    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+    return is_3x3(conv)
 
 
 def _waits(net: nn.Module) -> bool:

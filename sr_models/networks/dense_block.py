@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from invflow._numerics import state_format
 from invflow.ops import conv3x3, conv3x3_gradients
-from invflow.ops._transforms import reference_backward
+from invflow.ops._transforms import reference_backward, saving_is_watched
 from sr_models.networks.convolution import SLOPE, conv3x3_layer, is_looked_at, is_plain_conv, leaky
 from sr_models.networks.precision import half_precision
 
@@ -100,7 +101,7 @@ def _evaluate(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         (batch, last_weight.shape[1], height, width),
         dtype=last_weight.dtype,
         device=x.device,
-        memory_format=_layout_of(x),
+        memory_format=state_format(x),
     )
     buffer[:, : x.shape[1]].copy_(x)
     for weight, bias in growing:
@@ -159,7 +160,7 @@ def _composition(x: Tensor, *parameters: Tensor) -> Tensor:
 def _keep_once(y: Tensor) -> None:
     """Let the graph keep the buffer only, of which the input is a part, unless other hooks see what it keeps."""
     node: Any = y.grad_fn
-    if type(node).__name__ != "_DenseBlockBackward" or _saved_is_watched():
+    if type(node).__name__ != "_DenseBlockBackward" or saving_is_watched():
         return
     x, buffer, *_ = node.saved_tensors
     if x.dtype is buffer.dtype:
@@ -167,17 +168,8 @@ def _keep_once(y: Tensor) -> None:
         node._raw_saved_tensors[0].register_hooks(lambda _: part, lambda packed: packed)
 
 
-def _saved_is_watched() -> bool:
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
-
-
 def _pairs(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(parameters[::2], parameters[1::2], strict=True)
-
-
-def _layout_of(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _small_conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -25,7 +25,7 @@ def test_the_settings_fit_the_shipped_model() -> None:
 
 @pytest.mark.parametrize(("step", "expected"), [(0.5, 180), (0.51, 170), (100.0, 20), (1e-9, 5000)])
 def test_steps_fill_the_time(tiny_demo: Path, monkeypatch: pytest.MonkeyPatch, step: float, expected: int) -> None:
-    """Of two minutes a quarter is left to validations."""
+    """Leave a quarter of two minutes to validations."""
     times = iter([0.0, 99.0, 200.0, 200.0 + step])  # the first step takes longer and does not count
     monkeypatch.setattr(finetuning, "monotonic", lambda: next(times))
     config = finetuning_config(run.MODEL, Path("train"), Path("test"), steps=20, seed=3)
