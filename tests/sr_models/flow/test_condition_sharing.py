@@ -136,6 +136,15 @@ def test_an_actnorm_that_waits_for_its_first_batch_gets_it() -> None:
     torch.testing.assert_close(actual, step.inverse(z, features.joined())[0])
 
 
+def test_networks_of_the_models_are_split() -> None:
+    model = randomised("srflow")
+    context = LevelContext(Features(torch.rand(1, model.encoder.context_channels, 4, 4, dtype=torch.float64)))
+    nets = [module for module in model.modules() if isinstance(module, CouplingNet)]
+    assert nets
+    for net in nets:
+        assert isinstance(context.network(net), condition_sharing.ConditionedNet)
+
+
 def test_networks_that_cannot_be_split_get_the_joined_context() -> None:
     torch.manual_seed(0)
 
