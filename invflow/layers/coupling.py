@@ -57,7 +57,8 @@ class AffineCoupling(nn.Module):
     Args:
         channels: C, at least 2.
         net: maps x_1 (B, C - C', H, W) to h (B, 2C', H, W), where C' = ``stop - start``. It is called
-            ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``.
+            ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``. With the scale ``"none"``, h is
+            (B, C', H, W).
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         start: the first channel that is transformed; default C // 2, or 0 if ``stop`` is given.
@@ -166,7 +167,7 @@ class AffineCoupling(nn.Module):
         return affine_coupling(x, h, form, start=start, inverse=inverse)
 
     def _checked(self, h: Tensor) -> Tensor:
-        expected = 2 * self.halves.size
+        expected = self.form.outputs * self.halves.size
         if h.shape[1] != expected:
             raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h

@@ -30,7 +30,7 @@ class AffineInjector(nn.Module):
 
     Args:
         channels: number C of channels.
-        net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
+        net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W); (B, C, H, W) with the scale ``"none"``.
         context_channels: channels of the context, at least 1.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
@@ -64,10 +64,9 @@ class AffineInjector(nn.Module):
         return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:
-        if h.shape[1] != 2 * self.channels:
-            raise ValueError(
-                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
-            )
+        expected = self.form.outputs * self.channels
+        if h.shape[1] != expected:
+            raise ValueError(f"AffineInjector: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,10 @@ def check_state(x: object, name: str = "x") -> None:
         raise TypeError(f"{name} must have a floating-point dtype, got {x.dtype}")
 
 
-def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
+def check_raw_output(x: Tensor, h: Tensor, name: str = "h", outputs: int = 2) -> int:
     """Return C' if ``h`` (B', 2C', H, W) can be a network's output for C' channels of ``x`` (B, C, H, W).
 
-    B' must divide B.
+    B' must divide B. Of a form without a scale, h has C' channels: ``outputs`` is 1.
 
     Raises:
         TypeError: no tensor, or none of a dtype that kernels read.
@@ -31,25 +31,25 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
     batch, channels, height, width = x.shape
     samples, maps, rows, columns = h.shape
-    count = maps // 2
+    count = maps // outputs
     shared = samples == batch or (samples > 0 and batch % samples == 0)
-    if maps % 2 or rows != height or columns != width or not shared:
+    if maps % outputs or rows != height or columns != width or not shared:
         raise ValueError(
-            f"{name} must have shape ({batch} or a divisor, an even number, {height}, {width}) for x of shape "
-            f"{tuple(x.shape)}, got {tuple(h.shape)}"
+            f"{name} must have shape ({batch} or a divisor, {'any' if outputs == 1 else 'an even'} number, {height}, "
+            f"{width}) for x of shape {tuple(x.shape)}, got {tuple(h.shape)}"
         )
     if count > channels:
         raise ValueError(
-            f"{name} must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}"
+            f"{name} must have at most {outputs * channels} channels for x with {channels} channels, got {maps}"
         )
     return count
 
 
-def check_start(x: Tensor, start: int, count: int) -> None:
+def check_start(x: Tensor, start: int, count: int, outputs: int = 2) -> None:
     """Raise ``ValueError`` unless ``x`` has channels ``start`` to ``start + count``."""
     if not 0 <= start <= x.shape[1] - count:
         raise ValueError(
-            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {2 * count}, "
+            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {outputs * count}, "
             f"got {start}"
         )
 
