@@ -1,6 +1,9 @@
 """invflow: invertible (normalizing-flow) layers for PyTorch with fused kernels and exact inverses."""
 
 from invflow.backends import BACKENDS, can_run, current_backend, use_backend
+from invflow.bases import Base, ClassNormal, DiagonalNormal, StandardNormal
+from invflow.flow import Flow
+from invflow.glow import glow
 from invflow.layers import (
     ActNorm,
     AffineCoupling,
@@ -10,8 +13,11 @@ from invflow.layers import (
     InvertibleConv1x1,
     InvertibleConv1x1LU,
     InvertibleLayer,
+    Logit,
     Split,
     Squeeze,
+    UniformDequantization,
+    VariationalDequantization,
     ZeroConv2d,
 )
 from invflow.likelihood import bits_per_dim, standard_normal_log_prob
@@ -25,13 +31,21 @@ __all__ = [
     "AffineCoupling",
     "AffineForm",
     "AffineInjector",
+    "Base",
+    "ClassNormal",
+    "DiagonalNormal",
+    "Flow",
     "FlowSequential",
     "FlowStep",
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",
+    "Logit",
     "Split",
     "Squeeze",
+    "StandardNormal",
+    "UniformDequantization",
+    "VariationalDequantization",
     "ZeroConv2d",
     "affine_coupling",
     "bits_per_dim",
@@ -40,6 +54,7 @@ __all__ = [
     "current_backend",
     "flow_step",
     "gaussian_split",
+    "glow",
     "standard_normal_log_prob",
     "use_backend",
 ]

@@ -13,10 +13,13 @@ from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.dequantization import UniformDequantization, VariationalDequantization
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
 from invflow.layers.injector import AffineInjector
 from invflow.layers.inverse import Inverse
+from invflow.layers.logit import Logit
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import (
     Conditionable,
     Foldable,
@@ -48,6 +51,8 @@ __all__ = [
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",
+    "Logit",
+    "NetFactory",
     "PendingCoupling",
     "Rerun",
     "Reversible",
@@ -55,8 +60,11 @@ __all__ = [
     "Split",
     "Squeeze",
     "Stage",
+    "UniformDequantization",
+    "VariationalDequantization",
     "ZeroConv2d",
     "check_weights",
     "condition",
     "fold",
+    "network_of",
 ]

@@ -11,6 +11,7 @@ from invflow.layers._checks import check_channels, check_context, check_input, c
 from invflow.layers.conditioning import context_for, repeat_context
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import (
     ConditionedInverse,
     Context,
@@ -37,7 +38,8 @@ class AffineCoupling(nn.Module):
     Args:
         channels: C, at least 2.
         net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W). It is called ``net(x_1, context)`` if
-            ``context_channels`` is not 0, else ``net(x_1)``.
+            ``context_channels`` is not 0, else ``net(x_1)``. Or a factory ``net(in_channels, out_channels)``; its
+            network is given x_1 and context joined along the channels.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
@@ -50,7 +52,12 @@ class AffineCoupling(nn.Module):
     takes_shared_context = True
 
     def __init__(
-        self, channels: int, net: nn.Module, *, context_channels: int = 0, form: AffineForm | None = None
+        self,
+        channels: int,
+        net: nn.Module | NetFactory,
+        *,
+        context_channels: int = 0,
+        form: AffineForm | None = None,
     ) -> None:
         super().__init__()
         if check_channels(self, channels) < 2:
@@ -58,7 +65,8 @@ class AffineCoupling(nn.Module):
         self.channels = channels
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        self.net = net
+        outputs = 2 * (channels - self.start)
+        self.net = network_of(self, net, self.start, outputs, context_channels=context_channels)
 
     @property
     def start(self) -> int:
