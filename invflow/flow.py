@@ -84,7 +84,8 @@ class Flow(nn.Module):
         bound on the log-probability of discrete data, with new noise in every call.
 
         Args:
-            x: (N, *event), or (n, B, *event) if the flow has an ``event_shape``.
+            x: (N, *event), or (n, B, *event) if the flow has an ``event_shape``. Integers are taken in the dtype of the
+                parameters.
             context: condition of the layers, as they take it: B rows. Of N samples, N / B successive ones have the same
                 row.
             y: condition of the base, such as the labels of :class:`ClassNormal`: B rows, or one integer for all.
@@ -180,16 +181,22 @@ class Flow(nn.Module):
         return "" if self.event_shape is None else f"event_shape={self.event_shape}"
 
     def _log_prob(self, x: Tensor, context: Context, y: Tensor | int | None) -> Tensor:
+        # whole numbers, for a dequantisation
+        x = x if x.is_floating_point() else x.to(self._like().dtype)
         z, log_det = self.transform(x, context)
         *leaving, last = checked_latents(z, self.transform, "transform")
         log_prob = log_det + cast(Base, self.base).log_prob(last, _labels(y, last))
         return log_prob + standard_normal_log_prob(leaving) if leaving else log_prob
 
+    def _like(self) -> Tensor:
+        """Return a tensor on the device and in the dtype of the flow."""
+        tensors = (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
+        return next(tensors, torch.empty(0))
+
     def _noise(
         self, count: int, shapes: Sequence[Sequence[int]], temperature: float, generator: torch.Generator | None
     ) -> list[Tensor]:
-        tensors = (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
-        like = next(tensors, torch.empty(0))
+        like = self._like()
         device = like.device if generator is None else generator.device
         draw = [torch.randn(count, *shape, generator=generator, dtype=like.dtype, device=device) for shape in shapes]
         return [temperature * latent.to(like.device) for latent in draw]

@@ -81,8 +81,8 @@ def glow(
             layers.append(split)
             channels = split.kept
     transform = FlowSequential(layers, memory=memory)
-    last = transform.output_shapes(shape)[-1]
-    return Flow(transform, base(tuple(last)), event_shape=shape)
+    last = Flow(transform, event_shape=shape).latent_shapes()[-1]
+    return Flow(transform, base(last), event_shape=shape)
 
 
 def _levels(shape: tuple[int, ...], levels: int | None) -> int:
@@ -93,10 +93,12 @@ def _levels(shape: tuple[int, ...], levels: int | None) -> int:
     if levels is None:
         levels = 1 if len(shape) == 1 else min(halvings, 3)
     largest = halvings if size else 1
+    if not largest:
+        raise ValueError(f"event_shape must have even sizes after the channels, which are halved, got {shape}")
     if not 1 <= levels <= largest:
         raise ValueError(f"levels must be between 1 and {largest} for samples of shape {shape}, got {levels}")
-    if shape[0] * 2 ** len(size) < 2:
-        raise ValueError(f"a sample must have at least 2 elements to couple, got shape {shape}")
+    if shape == (1,):
+        raise ValueError("event_shape must have at least 2 elements to couple, got (1,)")
     return levels
 
 

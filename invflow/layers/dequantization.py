@@ -98,11 +98,11 @@ class UniformDequantization(nn.Module):
 
 
 class VariationalDequantization(UniformDequantization):
-    r"""Variational dequantisation: :math:`z = (x + u) / K` with :math:`u = \operatorname{sigmoid}(f(\epsilon, x))`, noise
-    that a flow f makes of :math:`\epsilon` from N(0, I) (Ho et al., Flow++, 2019, section 3.1).
+    r"""Variational dequantisation: :math:`z = (x + u) / K` with noise :math:`u = \operatorname{sigmoid}(v)`, where a
+    flow makes v of x and of :math:`\epsilon` from N(0, I) (Ho et al., Flow++, 2019, section 3.1).
 
-    :math:`\log\det = -D \log K - \log q(u | x)`, with the density q of the noise. Trained with the rest, f makes the
-    bound of :class:`UniformDequantization` tighter.
+    :math:`\log\det = -D \log K - \log q(u | x)`, with the density q of the noise. Trained with the rest, the
+    flow makes the bound of :class:`UniformDequantization` tighter.
 
     The inverse rounds down, and is exact. Its log-determinant is minus that of ``forward`` for the same noise.
     ``memory="invert"`` stores what this layer needs, with a warning: it draws random numbers.
