@@ -117,6 +117,8 @@ class VariationalDequantization(UniformDequantization):
         As :class:`UniformDequantization`.
     """
 
+    takes_shared_context = True
+
     def __init__(self, values: int, flow: nn.Module) -> None:
         super().__init__(values)
         if not callable(getattr(flow, "inverse", None)):
@@ -141,6 +143,9 @@ class VariationalDequantization(UniformDequantization):
         v = torch.logit((z * self.values - x).clamp(margin, 1 - margin))
         epsilon, log_det = self.flow.inverse(v, self._context(x))  # type: ignore[operator]
         return x, _log_density(epsilon, v, -log_det) - self._log_det(x)
+
+    def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
+        return lambda z, part: self._rounded(z)
 
     def _context(self, x: Tensor) -> Tensor:
         return (2 * x + 1) / self.values - 1

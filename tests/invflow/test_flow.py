@@ -252,7 +252,9 @@ class TestErrors:
             Flow([Squeeze()], event_shape=(1, 3, 4))
 
     def test_no_shape(self) -> None:
-        with raises(ValueError, "the flow has no event_shape: give one to Flow(..., event_shape=), or shape= to sample"):
+        with raises(
+            ValueError, "the flow has no event_shape: give one to Flow(..., event_shape=), or shape= to sample"
+        ):
             Flow([Squeeze()]).sample(3)
 
     @pytest.mark.parametrize("n", [-1, 2.0, True, (3,)], ids=str)
