@@ -14,11 +14,14 @@ from invflow.layers.checkerboard import CheckerboardCoupling
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.dequantization import UniformDequantization, VariationalDequantization
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
 from invflow.layers.haar import HaarSqueeze
 from invflow.layers.injector import AffineInjector
 from invflow.layers.inverse import Inverse
+from invflow.layers.logit import Logit
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.permutation import Permutation
 from invflow.layers.protocol import (
     Conditionable,
@@ -54,6 +57,8 @@ __all__ = [
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",
+    "Logit",
+    "NetFactory",
     "PendingCoupling",
     "Permutation",
     "Rerun",
@@ -63,8 +68,11 @@ __all__ = [
     "Split",
     "Squeeze",
     "Stage",
+    "UniformDequantization",
+    "VariationalDequantization",
     "ZeroConv2d",
     "check_weights",
     "condition",
     "fold",
+    "network_of",
 ]

@@ -12,6 +12,7 @@ from invflow.layers._halves import call_network, halves_of, shared_network
 from invflow.layers.conditioning import context_for
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import (
     ConditionedInverse,
     Context,
@@ -58,7 +59,8 @@ class AffineCoupling(nn.Module):
         channels: C, at least 2.
         net: maps x_1 (B, C - C', H, W) to h (B, 2C', H, W), where C' = ``stop - start``. It is called
             ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``. With the scale ``"none"``, h is
-            (B, C', H, W).
+            (B, C', H, W). Or a factory ``net(in_channels, out_channels)``; its network is given x_1 and context joined
+            along the channels.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         start: the first channel that is transformed; default C // 2, or 0 if ``stop`` is given.
@@ -78,7 +80,7 @@ class AffineCoupling(nn.Module):
     def __init__(
         self,
         channels: int,
-        net: nn.Module,
+        net: nn.Module | NetFactory,
         *,
         context_channels: int = 0,
         form: AffineForm | None = None,
@@ -90,7 +92,8 @@ class AffineCoupling(nn.Module):
         self.halves = halves_of(self, channels, start, stop)
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        self.net = net
+        passing, outputs = channels - self.halves.size, self.form.outputs * self.halves.size
+        self.net = network_of(self, net, passing, outputs, context_channels=context_channels)
 
     @property
     def start(self) -> int:
