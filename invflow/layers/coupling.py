@@ -91,8 +91,8 @@ class AffineCoupling(nn.Module):
         self.halves = halves_of(self, channels, start, stop)
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        count = self.halves.size
-        self.net = network_of(self, net, channels - count, 2 * count, context_channels=context_channels)
+        changed = self.halves.size
+        self.net = network_of(self, net, channels - changed, 2 * changed, context_channels=context_channels)
 
     @property
     def start(self) -> int:
