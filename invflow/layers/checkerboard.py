@@ -12,6 +12,7 @@ from invflow.layers._checks import check_channels, check_context, check_input, c
 from invflow.layers._halves import call_network, shared_network
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import ConditionedInverse, Context, Shape, SharedContext
 from invflow.ops import AffineForm
 
@@ -36,7 +37,8 @@ class CheckerboardCoupling(nn.Module):
     Args:
         channels: number C of channels.
         net: maps the masked state (B, C, *) to h (B, 2C, *), or (B, C, *) with the scale ``"none"``. It is called
-            ``net(masked, context)`` if ``context_channels`` is not 0, else ``net(masked)``.
+            ``net(masked, context)`` if ``context_channels`` is not 0, else ``net(masked)``. Or a factory, as of
+            :class:`AffineCoupling`.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         passes: which pixels are unchanged, ``"even"`` or ``"odd"`` ones.
@@ -55,7 +57,7 @@ class CheckerboardCoupling(nn.Module):
     def __init__(
         self,
         channels: int,
-        net: nn.Module,
+        net: nn.Module | NetFactory,
         *,
         context_channels: int = 0,
         form: AffineForm | None = None,
@@ -68,7 +70,7 @@ class CheckerboardCoupling(nn.Module):
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
         self.passes = passes
-        self.net = net
+        self.net = network_of(self, net, channels, self.form.outputs * channels, context_channels=context_channels)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)

@@ -11,6 +11,7 @@ from invflow.layers._halves import call_network, halves_of, shared_network
 from invflow.layers._spline_map import SplineForm
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import ConditionedInverse, Context, Rerun, Shape, SharedContext, Stage
 
 __all__ = ["SplineCoupling"]
@@ -35,7 +36,8 @@ class SplineCoupling(nn.Module):
         channels: C, at least 2.
         net: maps x_1 (B, C - C', *) to h (B, C' (3 bins - 1), *), where C' channels are transformed. It is called
             ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``. Channels of h of the transformed
-            channel c begin at c (3 bins - 1): ``bins`` widths, ``bins`` heights, ``bins - 1`` slopes, all raw.
+            channel c begin at c (3 bins - 1): ``bins`` widths, ``bins`` heights, ``bins - 1`` slopes, all raw. Or a
+            factory, as of :class:`AffineCoupling`.
         bins: number of pieces of a spline, at least 2.
         limit: half of the length of the interval, in units of the state.
         least: the least width and height of a piece, as a fraction of the interval, and the least slope at a knot.
@@ -58,7 +60,7 @@ class SplineCoupling(nn.Module):
     def __init__(
         self,
         channels: int,
-        net: nn.Module,
+        net: nn.Module | NetFactory,
         *,
         bins: int = 8,
         limit: float = 3.0,
@@ -78,7 +80,9 @@ class SplineCoupling(nn.Module):
         if not 0 < least < 1 / bins:
             raise ValueError(f"SplineCoupling: least must be between 0 and 1 / bins = {1 / bins:.3g}, got {least}")
         self.form = SplineForm(bins, float(limit), float(least))
-        self.net = net
+        count = self.halves.size
+        outputs = count * self.form.parameters
+        self.net = network_of(self, net, channels - count, outputs, context_channels=context_channels)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)

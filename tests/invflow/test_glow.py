@@ -13,8 +13,10 @@ from invflow import (
     AffineCoupling,
     AffineForm,
     AffineInjector,
+    CheckerboardCoupling,
     ClassNormal,
     DiagonalNormal,
+    SplineCoupling,
     Split,
     Squeeze,
     UniformDequantization,
@@ -128,7 +130,10 @@ class TestFactories:
         AffineCoupling(4, net, context_channels=3)
         AffineInjector(4, net, context_channels=3)
         Split(5, net)
-        assert made == [(2, 6), (5, 4), (3, 8), (3, 4)]
+        AffineCoupling(5, net, stop=2)
+        CheckerboardCoupling(3, net, context_channels=2)
+        SplineCoupling(5, net, bins=4)
+        assert made == [(2, 6), (5, 4), (3, 8), (3, 4), (3, 4), (5, 6), (2, 33)]
 
     def test_context_is_joined(self) -> None:
         class Sum(nn.Module):
