@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers.conditioning import context_for, repeat_context
+from invflow.layers.conditioning import context_for, over_pixels, repeat_context
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
 from invflow.layers.protocol import (
@@ -36,14 +36,14 @@ class AffineCoupling(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps x_1 (B, C // 2, H, W) to h (B, 2 (C - C // 2), H, W). It is called ``net(x_1, context)`` if
-            ``context_channels`` is not 0, else ``net(x_1)``.
+        net: maps x_1 (B, C // 2, *) to h (B, 2 (C - C // 2), *). It is called ``net(x_1, context)`` if
+            ``context_channels`` is not 0, else ``net(x_1)``. Its context has the pixels of x_1.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
-        context serves B / B' successive states.
+        x (B, C, *), context (B', context_channels, *) -> y (B, C, *), log_det (B,). B' divides B: each context serves
+        B / B' successive states. A context (B', context_channels) is the same at every pixel.
     """
 
     num_latents = 1
@@ -66,21 +66,21 @@ class AffineCoupling(nn.Module):
         return self.channels // 2
 
     def raw_output(self, passed: Tensor, context: Context = None) -> Tensor:
-        """Return the network's output h (B, 2 (C - C // 2), H, W).
+        """Return the network's output h (B, 2 (C - C // 2), *).
 
         Args:
-            passed: (B, C // 2, H, W), the half that is the same before and after the coupling.
-            context: (B', context_channels, H, W), in one tensor or shared.
+            passed: (B, C // 2, *), the half that is the same before and after the coupling.
+            context: (B', context_channels, *) or (B', context_channels) in one tensor, or shared.
         """
         if self.context_channels and is_shared(context):
             return self._checked(context.network(self.net)(passed, slice(None)))
         if self.context_channels:
             assert isinstance(context, Tensor)
-            return self._checked(self.net(passed, repeat_context(context, passed.shape[0])))
+            return self._checked(self.net(passed, over_pixels(repeat_context(context, passed.shape[0]), passed)))
         return self._checked(self.net(passed))
 
     def pending(self, x: Tensor, context: Context) -> PendingCoupling:
-        """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
+        """Evaluate the network for a state ``x`` (B, C, *), before or after the coupling, and apply nothing yet."""
         check_context(self, x, context, self.context_channels)
         start = self.start
         return PendingCoupling(self.raw_output(x[:, :start], context), self.form, start)

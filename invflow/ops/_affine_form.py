@@ -86,7 +86,7 @@ class AffineForm:
         return form
 
     def unpack(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return shift and raw scale, each (B, C, H, W), from ``h`` (B, 2C, H, W)."""
+        """Return shift and raw scale, each (B, C, *), from ``h`` (B, 2C, *)."""
         if self.packing == "cross":
             return h[:, 0::2], h[:, 1::2]
         half = h.shape[1] // 2
@@ -105,12 +105,12 @@ class AffineForm:
         """Apply the map that ``h`` makes, in plain PyTorch.
 
         Args:
-            x: (B, C, H, W).
-            h: (B, 2C, H, W).
+            x: (B, C, *).
+            h: (B, 2C, *).
             inverse: apply the inverse map.
 
         Returns:
-            y (B, C, H, W) and log_det (B,).
+            y (B, C, *) and log_det (B,).
         """
         shift, raw = self.unpack(h)
         scale, log_scale = self.log_scale(raw)
@@ -118,7 +118,7 @@ class AffineForm:
             y = x / scale - shift if inverse else (x + shift) * scale
         else:
             y = (x - shift) / scale if inverse else x * scale + shift
-        log_det = log_scale.sum((1, 2, 3))
+        log_det = log_scale.sum(tuple(range(1, log_scale.dim())))
         return y, -log_det if inverse else log_det
 
 
