@@ -20,6 +20,7 @@ from invflow.ops._gaussian_split import PRIOR_FORM
 from invflow.ops._reference import channel_affine_reference
 
 if TYPE_CHECKING:
+    from invflow.layers._halves import Halves
     from invflow.layers.actnorm import ActNorm
     from invflow.layers.conv1x1 import InvertibleConv1x1
     from invflow.layers.coupling import AffineCoupling
@@ -150,8 +151,8 @@ class FoldedAffine(nn.Module):
         super().__init__()
         self.channels, self.context_channels = layer.channels, layer.context_channels
         self.form = layer.form
-        #: Number of channels that pass unchanged and that the network sees; an injector has none.
-        self.passed: int = getattr(layer, "start", 0)
+        #: Which channels are transformed; the network sees the others. ``None`` for an injector, which transforms all.
+        self.halves: Halves | None = getattr(layer, "halves", None)
         self.net = fold(layer.net)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -168,17 +169,19 @@ class FoldedAffine(nn.Module):
         if not tracing:
             check_input(self, x, self.channels, name)
             check_context(self, x, context, self.context_channels)
-        passed, changed = x[:, : self.passed], x[:, self.passed :]
+        if self.halves is None:
+            return self._changed(x, self.net(over_pixels(context, x)), inverse)
+        passed = self.halves.passed(x)
         if not self.context_channels:
             h = self.net(passed)
-        elif not self.passed:
-            h = self.net(over_pixels(context, x))
         else:
             assert context is not None
             h = self.net(passed, over_pixels(context if tracing else repeat_context(context, x.shape[0]), x))
-        h = h if tracing else repeat_context(h, x.shape[0])
-        changed, log_det = _elementwise(changed, h, self.form, inverse)
-        return (torch.cat([passed, changed], 1) if self.passed else changed), log_det
+        changed, log_det = self._changed(self.halves.changed(x), h, inverse)
+        return torch.cat(self.halves.in_order(passed, changed), 1), log_det
+
+    def _changed(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return _elementwise(x, h if torch.jit.is_tracing() else repeat_context(h, x.shape[0]), self.form, inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

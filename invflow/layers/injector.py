@@ -9,6 +9,7 @@ from invflow.layers._checks import check_channels, check_context, check_input, c
 from invflow.layers.conditioning import context_for, over_pixels
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import (
     ConditionedInverse,
     Context,
@@ -30,7 +31,8 @@ class AffineInjector(nn.Module):
 
     Args:
         channels: number C of channels.
-        net: maps the context (B', context_channels, *), which has the pixels of x, to h (B', 2C, *).
+        net: maps the context (B', context_channels, *), which has the pixels of x, to h (B', 2C, *), or a factory
+            ``net(in_channels, out_channels)`` of such a network.
         context_channels: channels of the context, at least 1.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
@@ -42,14 +44,16 @@ class AffineInjector(nn.Module):
     num_latents = 1
     takes_shared_context = True
 
-    def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
+    def __init__(
+        self, channels: int, net: nn.Module | NetFactory, *, context_channels: int, form: AffineForm | None = None
+    ) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         if context_channels < 1:
             raise ValueError(f"AffineInjector: context_channels must be at least 1, got {context_channels}")
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        self.net = net
+        self.net = network_of(self, net, context_channels, 2 * channels)
 
     def raw_output(self, context: Context) -> Tensor:
         """Return the network's output h (B', 2C, *) for a context (B', context_channels, *)."""

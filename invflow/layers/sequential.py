@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,7 @@ class FlowSequential(nn.Module):
         if memory not in ("store", "invert"):
             raise ValueError(f"FlowSequential: memory must be 'store' or 'invert', got {memory!r}")
         for position, layer in enumerate(self.layers):
-            if not callable(getattr(layer, "inverse", None)):
-                raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
+            _check_invertible(position, layer)
         self.memory = memory
         self.store_distance = StoreDistance()
         self._derivation = Derivation()
@@ -289,11 +288,39 @@ class FlowSequential(nn.Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, position: int) -> nn.Module:
+    @overload
+    def __getitem__(self, position: int) -> nn.Module: ...
+    @overload
+    def __getitem__(self, position: slice) -> FlowSequential: ...
+    def __getitem__(self, position: int | slice) -> nn.Module:
+        """Return a layer; for a slice, a FlowSequential of these same layers with the same ``memory``.
+
+        Raises:
+            IndexError: no layer there.
+            ValueError: a slice of no layers.
+        """
+        if isinstance(position, slice):
+            return FlowSequential(self.layers[position], memory=self.memory)
         return self.layers[position]
+
+    def append(self, layer: nn.Module) -> FlowSequential:
+        """Add a layer at the end, and return the flow itself.
+
+        Raises:
+            TypeError: not a module, or one without an ``inverse`` method.
+        """
+        _check_invertible(len(self), layer)
+        self.layers.append(layer)
+        return self
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
+
+
+def _check_invertible(position: int, layer: object) -> None:
+    """Raise ``TypeError`` unless a layer has an inverse."""
+    if not callable(getattr(layer, "inverse", None)):
+        raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
 
 
 class _Given:

@@ -11,6 +11,7 @@ from invflow.layers._checks import check_channels, check_input, check_shape, che
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedSplit
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
@@ -28,8 +29,8 @@ class Split(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps z (B, C - round(C / 2), *) to (B, 2 round(C / 2), *); default :class:`ZeroConv2d`, which takes images
-            only.
+        net: maps z (B, C - round(C / 2), *) to (B, 2 round(C / 2), *), or a factory ``net(in_channels, out_channels)``
+            of such a network; default :class:`ZeroConv2d`, which takes images only.
 
     Shape:
         x (B, C, *) -> [epsilon (B, round(C / 2), *), z (B, C - round(C / 2), *)], log_det (B,). The list is in encode
@@ -39,14 +40,14 @@ class Split(nn.Module):
     num_latents = 2
     takes_shared_context = True
 
-    def __init__(self, channels: int, net: nn.Module | None = None) -> None:
+    def __init__(self, channels: int, net: nn.Module | NetFactory = ZeroConv2d) -> None:
         super().__init__()
         if check_channels(self, channels) < 2:
             raise ValueError(f"Split: channels must be at least 2, got {channels}")
         self.channels = channels
         self.factored = round(channels / 2)
         self.kept = channels - self.factored
-        self.net = ZeroConv2d(self.kept, 2 * self.factored) if net is None else net
+        self.net = network_of(self, net, self.kept, 2 * self.factored)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         check_input(self, x, self.channels)

@@ -101,7 +101,7 @@ class AffineForm:
         log_scale = raw if self.scale == "exp" else self.bound * torch.tanh(raw / self.bound)
         return log_scale.exp(), log_scale
 
-    def transform(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    def elementwise(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         """Apply the map that ``h`` makes, in plain PyTorch.
 
         Args:
@@ -110,7 +110,7 @@ class AffineForm:
             inverse: apply the inverse map.
 
         Returns:
-            y (B, C, *) and log_det (B,).
+            y and the logarithm of its derivative by ``x``, (B, C, *) each.
         """
         shift, raw = self.unpack(h)
         scale, log_scale = self.log_scale(raw)
@@ -118,8 +118,16 @@ class AffineForm:
             y = x / scale - shift if inverse else (x + shift) * scale
         else:
             y = (x - shift) / scale if inverse else x * scale + shift
-        log_det = log_scale.sum(tuple(range(1, log_scale.dim())))
-        return y, -log_det if inverse else log_det
+        return y, -log_scale if inverse else log_scale
+
+    def transform(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Apply the map that ``h`` makes, in plain PyTorch; arguments as for :meth:`elementwise`.
+
+        Returns:
+            y (B, C, *) and log_det (B,).
+        """
+        y, log_slope = self.elementwise(x, h, inverse)
+        return y, log_slope.sum(tuple(range(1, x.dim())))
 
 
 def _as_float(name: str, value: object) -> float:

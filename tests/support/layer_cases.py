@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,14 @@ from invflow import (
     AffineCoupling,
     AffineForm,
     AffineInjector,
+    CheckerboardCoupling,
     FlowSequential,
     FlowStep,
+    HaarSqueeze,
     InvertibleConv1x1,
     InvertibleConv1x1LU,
+    Permutation,
+    SplineCoupling,
     Split,
     Squeeze,
     ZeroConv2d,
@@ -55,10 +59,23 @@ class Net(nn.Module):
         return self.last(self.hidden(torch.cat(inputs, 1)).tanh())
 
 
-def coupling(channels: int, form: AffineForm | None = None, context_channels: int = 0) -> AffineCoupling:
-    passed = channels // 2
-    net = Net(passed + context_channels, 2 * (channels - passed))
-    return AffineCoupling(channels, net, context_channels=context_channels, form=form)
+def coupling(
+    channels: int, form: AffineForm | None = None, context_channels: int = 0, stop: int | None = None
+) -> AffineCoupling:
+    changed = channels - channels // 2 if stop is None else stop
+    net = Net(channels - changed + context_channels, 2 * changed)
+    return AffineCoupling(channels, net, context_channels=context_channels, form=form, stop=stop)
+
+
+def checkerboard(channels: int, passes: Literal["even", "odd"], context_channels: int = 0) -> CheckerboardCoupling:
+    net = Net(channels + context_channels, 2 * channels)
+    return CheckerboardCoupling(channels, net, context_channels=context_channels, passes=passes)
+
+
+def spline(channels: int, context_channels: int = 0, bins: int = 5, stop: int | None = None) -> SplineCoupling:
+    changed = channels - channels // 2 if stop is None else stop
+    net = Net(channels - changed + context_channels, changed * (3 * bins - 1))
+    return SplineCoupling(channels, net, bins=bins, context_channels=context_channels, stop=stop)
 
 
 def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
@@ -120,7 +137,8 @@ def latents_of(z: Tensor | list[Tensor]) -> list[Tensor]:
 
 def reads_the_state(layer: nn.Module) -> int:
     """Number of networks that look at the state."""
-    return sum(isinstance(part, AffineCoupling | Split) for part in layer.modules())
+    kinds = AffineCoupling | CheckerboardCoupling | SplineCoupling | Split
+    return sum(isinstance(part, kinds) for part in layer.modules())
 
 
 LAYERS = [
@@ -146,8 +164,16 @@ LAYERS = [
     LayerCase(
         "coupling-conditional", lambda: coupling(4, context_channels=CONTEXT_CHANNELS), (4, 3, 2), CONTEXT_CHANNELS
     ),
+    LayerCase(
+        "coupling-of-the-first", lambda: coupling(5, None, CONTEXT_CHANNELS, stop=3), (5, 2, 3), CONTEXT_CHANNELS
+    ),
     LayerCase("coupling-no-eps", lambda: coupling(4, AffineForm(eps=0.0)), (4, 3, 2)),
     LayerCase("coupling-tight-bound", lambda: coupling(4, AffineForm("bounded_exp", bound=0.1)), (4, 3, 2)),
+    LayerCase("checkerboard", lambda: checkerboard(2, "odd", CONTEXT_CHANNELS), (2, 3, 2), CONTEXT_CHANNELS),
+    LayerCase("spline", lambda: spline(3, CONTEXT_CHANNELS, bins=3, stop=1), (3, 2, 3), CONTEXT_CHANNELS),
+    LayerCase("permutation", lambda: Permutation(5), (5, 2, 3)),
+    LayerCase("haar", HaarSqueeze, (3, 4, 2)),
+    LayerCase("haar-bands-first", lambda: HaarSqueeze(bands_first=True), (2, 2, 6)),
     LayerCase("step-transition", lambda: FlowStep(3), (3, 3, 2)),
     LayerCase("step-injector", lambda: FlowStep(3, injector=injector(3)), (3, 3, 2), CONTEXT_CHANNELS),
     LayerCase("step-coupling", lambda: FlowStep(4, coupling=coupling(4)), (4, 2, 3)),
@@ -162,6 +188,7 @@ LAYERS = [
         (4, 3, 2),
         CONTEXT_CHANNELS,
     ),
+    LayerCase("step-of-the-first", lambda: FlowStep(5, coupling=coupling(5, stop=2)), (5, 2, 3)),
     LayerCase(
         "sequential",
         lambda: FlowSequential(FlowStep(4, injector=injector(4), coupling=coupling(4)) for _ in range(2)),
