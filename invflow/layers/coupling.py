@@ -57,8 +57,8 @@ class AffineCoupling(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps x_1 (B, C - C', H, W) to h (B, 2C', H, W), where C' = ``stop - start``. It is called
-            ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``. Or a factory
+        net: maps x_1 (B, C - C', *) to h (B, 2C', *), where C' = ``stop - start``. It is called ``net(x_1, context)``
+            if ``context_channels`` is not 0, else ``net(x_1)``. Its context has the pixels of x_1. Or a factory
             ``net(in_channels, out_channels)``; its network is given x_1 and context joined along the channels.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
@@ -69,8 +69,8 @@ class AffineCoupling(nn.Module):
         ValueError: channels that are neither the first nor the last ones.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
-        context serves B / B' successive states.
+        x (B, C, *), context (B', context_channels, *) -> y (B, C, *), log_det (B,). B' divides B: each context serves
+        B / B' successive states. A context (B', context_channels) is the same at every pixel.
     """
 
     num_latents = 1
@@ -100,16 +100,16 @@ class AffineCoupling(nn.Module):
         return self.halves.start
 
     def raw_output(self, passed: Tensor, context: Context = None) -> Tensor:
-        """Return the network's output h (B, 2C', H, W).
+        """Return the network's output h (B, 2C', *).
 
         Args:
-            passed: (B, C - C', H, W), the channels that are the same before and after the coupling.
-            context: (B', context_channels, H, W), in one tensor or shared.
+            passed: (B, C - C', *), the channels that are the same before and after the coupling.
+            context: (B', context_channels, *) or (B', context_channels) in one tensor, or shared.
         """
         return self._checked(call_network(self, passed, context))
 
     def pending(self, x: Tensor, context: Context) -> PendingCoupling:
-        """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
+        """Evaluate the network for a state ``x`` (B, C, *), before or after the coupling, and apply nothing yet."""
         check_context(self, x, context, self.context_channels)
         halves = self.halves
         return PendingCoupling(self.raw_output(halves.passed(x), context), self.form, halves.start)

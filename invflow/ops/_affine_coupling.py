@@ -30,8 +30,8 @@ def affine_coupling(
     (Lugmayr et al., SRFlow, 2020, eq. 6).
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides.
-        h: (B', 2C', H, W), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides.
+        h: (B', 2C', *), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
             sample of ``h`` then serves B / B' successive samples of ``x``.
         form: rule by which ``h`` becomes shift and scale; default :class:`AffineForm`.
         start: the first channel that is transformed, in 0..C - C'; default C - C', the last channels.
@@ -39,7 +39,7 @@ def affine_coupling(
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else
+        y (B, C, *) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else
         float32.
 
     Raises:

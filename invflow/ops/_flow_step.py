@@ -41,11 +41,11 @@ def flow_step(
     :func:`affine_coupling`. The caller computes the log-determinant of the channel map, as in :func:`channel_affine`.
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides.
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides.
         matrix: M (C, C), float64 if ``x`` is, else float32.
         shift: v (C,), the same dtype as ``matrix``.
-        coupling: (B, 2C', H, W), raw output of the coupling's network; ``None`` leaves the coupling out.
-        injector: (B, 2C, H, W), raw output of the injector's network; ``None`` leaves the injector out.
+        coupling: (B, 2C', *), raw output of the coupling's network; ``None`` leaves the coupling out.
+        injector: (B, 2C, *), raw output of the injector's network; ``None`` leaves the injector out.
         coupling_form: rule by which ``coupling`` becomes shift and scale; default :class:`AffineForm`.
         injector_form: likewise for ``injector``.
         start: the first channel that the coupling transforms; default C - C', the last channels.
@@ -56,7 +56,7 @@ def flow_step(
     successive samples of ``x``.
 
     Returns:
-        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,) of coupling and injector, float64 if
+        y (B, C, *) with dtype and memory format of ``x``, and log_det (B,) of coupling and injector, float64 if
         ``x`` is float64, else float32. Half-precision states are computed in float32 and rounded once.
 
     Raises:
