@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels
-from invflow.layers.conditioning import repeat_context
+from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.protocol import Context, SharedContext, is_shared
 
 __all__ = ["Halves", "WithNetwork", "call_network", "halves_of", "shared_network"]
@@ -83,7 +83,7 @@ def call_network(layer: WithNetwork, passed: Tensor, context: Context) -> Tensor
     if is_shared(context):
         return context.network(layer.net)(passed, slice(None))
     assert isinstance(context, Tensor)
-    return layer.net(passed, repeat_context(context, passed.shape[0]))
+    return layer.net(passed, over_pixels(repeat_context(context, passed.shape[0]), passed))
 
 
 def shared_network(layer: WithNetwork, context: SharedContext) -> Callable[[Tensor, slice], Tensor]:

@@ -57,9 +57,10 @@ class AffineCoupling(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps x_1 (B, C - C', H, W) to h (B, 2C', H, W), where C' = ``stop - start``. It is called
-            ``net(x_1, context)`` if ``context_channels`` is not 0, else ``net(x_1)``. Or a factory
-            ``net(in_channels, out_channels)``; its network is given x_1 and context joined along the channels.
+        net: maps x_1 (B, C - C', *) to h (B, 2C', *), where C' = ``stop - start``. It is called ``net(x_1, context)``
+            if ``context_channels`` is not 0, else ``net(x_1)``. Its context has the pixels of x_1. With the scale
+            ``"none"``, h is (B, C', *). Or a factory ``net(in_channels, out_channels)``; its network is given x_1 and
+            context joined along the channels.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         start: the first channel that is transformed; default C // 2, or 0 if ``stop`` is given.
@@ -69,8 +70,8 @@ class AffineCoupling(nn.Module):
         ValueError: channels that are neither the first nor the last ones.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
-        context serves B / B' successive states.
+        x (B, C, *), context (B', context_channels, *) -> y (B, C, *), log_det (B,). B' divides B: each context serves
+        B / B' successive states. A context (B', context_channels) is the same at every pixel.
     """
 
     num_latents = 1
@@ -91,8 +92,8 @@ class AffineCoupling(nn.Module):
         self.halves = halves_of(self, channels, start, stop)
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        changed = self.halves.size
-        self.net = network_of(self, net, channels - changed, 2 * changed, context_channels=context_channels)
+        passing, outputs = channels - self.halves.size, self.form.outputs * self.halves.size
+        self.net = network_of(self, net, passing, outputs, context_channels=context_channels)
 
     @property
     def start(self) -> int:
@@ -100,16 +101,16 @@ class AffineCoupling(nn.Module):
         return self.halves.start
 
     def raw_output(self, passed: Tensor, context: Context = None) -> Tensor:
-        """Return the network's output h (B, 2C', H, W).
+        """Return the network's output h (B, 2C', *).
 
         Args:
-            passed: (B, C - C', H, W), the channels that are the same before and after the coupling.
-            context: (B', context_channels, H, W), in one tensor or shared.
+            passed: (B, C - C', *), the channels that are the same before and after the coupling.
+            context: (B', context_channels, *) or (B', context_channels) in one tensor, or shared.
         """
         return self._checked(call_network(self, passed, context))
 
     def pending(self, x: Tensor, context: Context) -> PendingCoupling:
-        """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
+        """Evaluate the network for a state ``x`` (B, C, *), before or after the coupling, and apply nothing yet."""
         check_context(self, x, context, self.context_channels)
         halves = self.halves
         return PendingCoupling(self.raw_output(halves.passed(x), context), self.form, halves.start)
@@ -169,7 +170,7 @@ class AffineCoupling(nn.Module):
         return affine_coupling(x, h, form, start=start, inverse=inverse)
 
     def _checked(self, h: Tensor) -> Tensor:
-        expected = 2 * self.halves.size
+        expected = self.form.outputs * self.halves.size
         if h.shape[1] != expected:
             raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h

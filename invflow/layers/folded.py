@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_context, check_input, check_shape, check_split_latents
 from invflow.layers._derived import ChannelMap, compose
-from invflow.layers.conditioning import repeat_context
+from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.folding import check_initialized, fold
 from invflow.layers.protocol import Shape
 from invflow.ops import AffineForm
@@ -42,7 +42,7 @@ class FoldedMap(nn.Module):
         dtype: dtype of the constants, float32 or float64.
 
     Shape:
-        x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, *) -> y (B, C, *), log_det (B,).
     """
 
     num_latents = 1
@@ -120,7 +120,7 @@ class FoldedMap(nn.Module):
 
     @staticmethod
     def _log_det(x: Tensor, log_abs_det: Tensor) -> Tensor:
-        return (x.shape[2] * x.shape[3] * log_abs_det).to(compute_dtype(x.dtype)).expand(x.shape[0])
+        return (pixels_of(x) * log_abs_det).to(compute_dtype(x.dtype)).expand(x.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedMap:
         before = dict(self.named_buffers())
@@ -141,8 +141,8 @@ class FoldedAffine(nn.Module):
         layer: the layer to copy.
 
     Shape:
-        x (B, C, H, W), context as the layer needs it -> y (B, C, H, W), log_det (B,). In a traced program every state
-        needs a context of its own.
+        x (B, C, *), context as the layer needs it -> y (B, C, *), log_det (B,). In a traced program every state needs a
+        context of its own.
     """
 
     num_latents = 1
@@ -170,13 +170,13 @@ class FoldedAffine(nn.Module):
             check_input(self, x, self.channels, name)
             check_context(self, x, context, self.context_channels)
         if self.halves is None:
-            return self._changed(x, self.net(context), inverse)
+            return self._changed(x, self.net(over_pixels(context, x)), inverse)
         passed = self.halves.passed(x)
         if not self.context_channels:
             h = self.net(passed)
         else:
             assert context is not None
-            h = self.net(passed, context if tracing else repeat_context(context, x.shape[0]))
+            h = self.net(passed, over_pixels(context if tracing else repeat_context(context, x.shape[0]), x))
         changed, log_det = self._changed(self.halves.changed(x), h, inverse)
         return torch.cat(self.halves.in_order(passed, changed), 1), log_det
 
@@ -194,7 +194,7 @@ class FoldedSplit(nn.Module):
         split: the layer to copy.
 
     Shape:
-        x (B, C, H, W) -> [epsilon, z], log_det (B,), as the layer.
+        x (B, C, *) -> [epsilon, z], log_det (B,), as the layer.
     """
 
     num_latents = 2
@@ -217,8 +217,8 @@ class FoldedSplit(nn.Module):
         return torch.cat([kept, factored], 1), log_det
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
-        _, height, width = check_shape(self, shape, self.channels)
-        return [(self.factored, height, width), (self.kept, height, width)]
+        _, *spatial = check_shape(self, shape, self.channels)
+        return [(self.factored, *spatial), (self.kept, *spatial)]
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kept={self.kept}, factored={self.factored}"

@@ -56,7 +56,7 @@ class InverseStep(NamedTuple):
         """Return the argument of the layer's inverse: the state that went on, after the latents that left, if any.
 
         Args:
-            x: the state (B, C, H, W) that went on.
+            x: the state (B, C, *) that went on.
             part: the part of the latents' samples that ``x`` holds; ``None`` for all.
         """
         if not self.leaving:
@@ -96,7 +96,7 @@ class FlowSequential(nn.Module):
         memory: ``"store"`` keeps what the backward pass needs, ``"invert"`` reconstructs it.
 
     Shape:
-        x (B, C, H, W) and one context for all layers -> z, a tensor or a list of tensors, and log_det (B,).
+        x (B, C, *) and one context for all layers -> z, a tensor or a list of tensors, and log_det (B,).
     """
 
     takes_shared_context = True
@@ -201,10 +201,10 @@ class FlowSequential(nn.Module):
             yield InverseStep(position, cast(InvertibleLayer, layer), leaving)
 
     def walk_shapes(self, shape: Shape) -> Iterator[tuple[nn.Module, list[Shape]]]:
-        """Yield the layers from the first to the last, each with the shapes (C, H, W) of its outputs.
+        """Yield the layers from the first to the last, each with the shapes (C, *) of its outputs.
 
         Args:
-            shape: (C, H, W) of the input.
+            shape: (C, *) of the input.
 
         Raises:
             TypeError: a layer of several latents that has no method ``output_shapes``.
@@ -220,16 +220,17 @@ class FlowSequential(nn.Module):
             yield layer, shapes
             shape = shapes[-1]
 
-    def latent_shapes(self, *shape: int) -> list[Shape]:
-        """Return the shapes (C, H, W) of all latents, in encode order, for an input of this shape.
+    def latent_shapes(self, channels: int, *spatial: int) -> list[Shape]:
+        """Return the shapes (C, *) of all latents, in encode order, for an input of this shape.
 
         Args:
-            shape: of one sample of the input: channels, height, width.
+            channels: C of the input.
+            spatial: its other dimensions: H and W of an image, none of a vector.
 
         Raises:
             TypeError, ValueError: as :meth:`walk_shapes`.
         """
-        latents: list[Shape] = [cast(Shape, shape)]
+        latents: list[Shape] = [(channels, *spatial)]
         for _, shapes in self.walk_shapes(latents[0]):
             latents[-1:] = shapes
         return latents

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from invflow._numerics import state_format
 from invflow.backends import conv3x3 as kernels
 from invflow.backends import cpu, current_backend
-from invflow.ops._checks import check_state
+from invflow.ops._checks import check_image
 from invflow.ops._transforms import is_intercepted, needs_reference, reference_backward
 
 __all__ = ["conv3x3", "conv3x3_gradients"]
@@ -57,7 +57,7 @@ def conv3x3(
         ValueError: a wrong shape.
         RuntimeError: ``out`` together with a tensor that requires a gradient.
     """
-    check_state(x)
+    check_image(x)
     if weight.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(
             f"weight must have shape (outputs, {x.shape[1]}, 3, 3) for x with {x.shape[1]} channels, got "
