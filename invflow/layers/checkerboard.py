@@ -36,8 +36,9 @@ class CheckerboardCoupling(nn.Module):
 
     Args:
         channels: number C of channels.
-        net: maps the masked state (B, C, *) to h (B, 2C, *). It is called ``net(masked, context)`` if
-            ``context_channels`` is not 0, else ``net(masked)``. Or a factory, as of :class:`AffineCoupling`.
+        net: maps the masked state (B, C, *) to h (B, 2C, *), or (B, C, *) with the scale ``"none"``. It is called
+            ``net(masked, context)`` if ``context_channels`` is not 0, else ``net(masked)``. Or a factory, as of
+            :class:`AffineCoupling`.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         passes: which pixels are unchanged, ``"even"`` or ``"odd"`` ones.
@@ -69,7 +70,7 @@ class CheckerboardCoupling(nn.Module):
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
         self.passes = passes
-        self.net = network_of(self, net, channels, 2 * channels, context_channels=context_channels)
+        self.net = network_of(self, net, channels, self.form.outputs * channels, context_channels=context_channels)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)
@@ -118,15 +119,17 @@ class CheckerboardCoupling(nn.Module):
         return total % 2 == (0 if self.passes == "even" else 1)
 
     def _apply_form(self, x: Tensor, passes: Tensor, h: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        if h.shape[1] != 2 * self.channels:
-            raise ValueError(
-                f"CheckerboardCoupling: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
-            )
+        expected = self.form.outputs * self.channels
+        if h.shape[1] != expected:
+            raise ValueError(f"CheckerboardCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
         dtype = compute_dtype(x.dtype)
         # masked before it is used: what the network says of a pixel that passes has no effect, not even NaN
         h = h.to(dtype).masked_fill(passes, 0.0)
         y, log_slope = self.form.elementwise(x.to(dtype), h, inverse)
-        log_det = log_slope.masked_fill(passes, 0.0).sum(tuple(range(1, x.dim())))
+        if self.form.volume_preserving:
+            log_det = log_slope.new_zeros(x.shape[0])
+        else:
+            log_det = log_slope.masked_fill(passes, 0.0).sum(tuple(range(1, x.dim())))
         return torch.where(passes, x, y.to(x.dtype)), log_det
 
     def extra_repr(self) -> str:

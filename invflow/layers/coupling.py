@@ -58,8 +58,9 @@ class AffineCoupling(nn.Module):
     Args:
         channels: C, at least 2.
         net: maps x_1 (B, C - C', *) to h (B, 2C', *), where C' = ``stop - start``. It is called ``net(x_1, context)``
-            if ``context_channels`` is not 0, else ``net(x_1)``. Its context has the pixels of x_1. Or a factory
-            ``net(in_channels, out_channels)``; its network is given x_1 and context joined along the channels.
+            if ``context_channels`` is not 0, else ``net(x_1)``. Its context has the pixels of x_1. With the scale
+            ``"none"``, h is (B, C', *). Or a factory ``net(in_channels, out_channels)``; its network is given x_1 and
+            context joined along the channels.
         context_channels: channels of the context; 0 for an unconditional coupling, which ignores any context.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
         start: the first channel that is transformed; default C // 2, or 0 if ``stop`` is given.
@@ -91,8 +92,8 @@ class AffineCoupling(nn.Module):
         self.halves = halves_of(self, channels, start, stop)
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        changed = self.halves.size
-        self.net = network_of(self, net, channels - changed, 2 * changed, context_channels=context_channels)
+        passing, outputs = channels - self.halves.size, self.form.outputs * self.halves.size
+        self.net = network_of(self, net, passing, outputs, context_channels=context_channels)
 
     @property
     def start(self) -> int:
@@ -169,7 +170,7 @@ class AffineCoupling(nn.Module):
         return affine_coupling(x, h, form, start=start, inverse=inverse)
 
     def _checked(self, h: Tensor) -> Tensor:
-        expected = 2 * self.halves.size
+        expected = self.form.outputs * self.halves.size
         if h.shape[1] != expected:
             raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h

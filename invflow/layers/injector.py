@@ -31,8 +31,8 @@ class AffineInjector(nn.Module):
 
     Args:
         channels: number C of channels.
-        net: maps the context (B', context_channels, *), which has the pixels of x, to h (B', 2C, *); or a factory
-            ``net(in_channels, out_channels)`` of such a network.
+        net: maps the context (B', context_channels, *), which has the pixels of x, to h (B', 2C, *), or (B', C, *) with
+            the scale ``"none"``. Or a factory ``net(in_channels, out_channels)`` of such a network.
         context_channels: channels of the context, at least 1.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
@@ -53,7 +53,7 @@ class AffineInjector(nn.Module):
             raise ValueError(f"AffineInjector: context_channels must be at least 1, got {context_channels}")
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        self.net = network_of(self, net, context_channels, 2 * channels)
+        self.net = network_of(self, net, context_channels, self.form.outputs * channels)
 
     def raw_output(self, context: Context) -> Tensor:
         """Return the network's output h (B', 2C, *) for a context (B', context_channels, *)."""
@@ -68,10 +68,9 @@ class AffineInjector(nn.Module):
         return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:
-        if h.shape[1] != 2 * self.channels:
-            raise ValueError(
-                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
-            )
+        expected = self.form.outputs * self.channels
+        if h.shape[1] != expected:
+            raise ValueError(f"AffineInjector: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:

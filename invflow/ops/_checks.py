@@ -24,10 +24,10 @@ def check_image(x: object, name: str = "x") -> None:
     check_state(x, name)
 
 
-def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
+def check_raw_output(x: Tensor, h: Tensor, name: str = "h", outputs: int = 2) -> int:
     """Return C' if ``h`` (B', 2C', *) can be a network's output for C' channels of ``x`` (B, C, *).
 
-    B' must divide B.
+    B' must divide B. Of a form without a scale, h has C' channels: ``outputs`` is 1.
 
     Raises:
         TypeError: no tensor, or none of a dtype that kernels read.
@@ -38,23 +38,24 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
     shape, given = x.shape, h.shape
     batch, channels, samples, maps = shape[0], shape[1], given[0], given[1]
-    count = maps // 2
+    count = maps // outputs
     shared = samples == batch or (samples > 0 and batch % samples == 0)
-    if maps % 2 or given[2:] != shape[2:] or not shared:
-        expected = ", ".join(map(str, (f"{batch} or a divisor", "an even number", *shape[2:])))
+    if maps % outputs or given[2:] != shape[2:] or not shared:
+        number = f"{'any' if outputs == 1 else 'an even'} number"
+        expected = ", ".join(map(str, (f"{batch} or a divisor", number, *shape[2:])))
         raise ValueError(f"{name} must have shape ({expected}) for x of shape {tuple(shape)}, got {tuple(given)}")
     if count > channels:
         raise ValueError(
-            f"{name} must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}"
+            f"{name} must have at most {outputs * channels} channels for x with {channels} channels, got {maps}"
         )
     return count
 
 
-def check_start(x: Tensor, start: int, count: int) -> None:
+def check_start(x: Tensor, start: int, count: int, outputs: int = 2) -> None:
     """Raise ``ValueError`` unless ``x`` has channels ``start`` to ``start + count``."""
     if not 0 <= start <= x.shape[1] - count:
         raise ValueError(
-            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {2 * count}, "
+            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {outputs * count}, "
             f"got {start}"
         )
 

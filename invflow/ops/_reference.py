@@ -50,13 +50,14 @@ def affine_coupling_reference(
     x: Tensor, h: Tensor, form: AffineForm | None = None, *, start: int | None = None, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`invflow.affine_coupling` in plain PyTorch; arguments and results as there."""
-    dtype, count = compute_dtype(x.dtype), h.shape[1] // 2
+    form = form or PUBLISHED_FORM
+    dtype, count = compute_dtype(x.dtype), h.shape[1] // form.outputs
     start = x.shape[1] - count if start is None else start
     # converted before it is repeated, so that the gradient of a shared sample is rounded once
     h = h.to(dtype)
     if h.shape[0] != x.shape[0]:
         h = h.repeat_interleave(x.shape[0] // h.shape[0], 0)
-    part, log_det = (form or PUBLISHED_FORM).transform(x[:, start : start + count].to(dtype), h, inverse)
+    part, log_det = form.transform(x[:, start : start + count].to(dtype), h, inverse)
     return torch.cat([x[:, :start], part.to(x.dtype), x[:, start + count :]], 1), log_det
 
 

@@ -174,7 +174,12 @@ ROWS = [
     ),
     Row(lambda: invflow.use_backend("gpu"), ValueError, f"backend {NAMES}"),
     # the affine form
-    Row(lambda: AffineForm("tanh"), ValueError, "scale must be one of 'sigmoid', 'exp', 'bounded_exp', got 'tanh'"),
+    Row(
+        lambda: AffineForm("tanh"),
+        ValueError,
+        "scale must be one of 'sigmoid', 'exp', "
+        "'bounded_exp', 'tanh_exp', 'bounded_atan_exp', 'atan_exp', 'none', got 'tanh'",
+    ),
     Row(
         lambda: AffineForm(order="scale"),
         ValueError,

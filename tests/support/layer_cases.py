@@ -32,10 +32,13 @@ from invflow.ops._affine_form import OrderName, PackingName, ScaleName
 
 CONTEXT_CHANNELS = 3
 
+# The other bounded scales differ from the last of these in one function, which the operators' tests try.
+_SCALES: tuple[ScaleName, ...] = ("sigmoid", "exp", "bounded_exp")
 FORMS = [
     AffineForm(scale, order=order, packing=packing)
-    for scale, order, packing in itertools.product(*map(get_args, (ScaleName, OrderName, PackingName)))
+    for scale, order, packing in itertools.product(_SCALES, *map(get_args, (OrderName, PackingName)))
 ]
+ADDITIVE, VOLUME_PRESERVING = AffineForm("none"), AffineForm("bounded_atan_exp", volume_preserving=True)
 # The operators have tests with every form. Of layers, every form is one of the coupling or of the injector, and either
 # has every pair of a scale, an order and a packing.
 FORMS_OF_LAYERS: dict[str, list[AffineForm]] = {"coupling": [], "injector": []}
@@ -63,7 +66,8 @@ def coupling(
     channels: int, form: AffineForm | None = None, context_channels: int = 0, stop: int | None = None
 ) -> AffineCoupling:
     changed = channels - channels // 2 if stop is None else stop
-    net = Net(channels - changed + context_channels, 2 * changed)
+    outputs = 2 if form is None else form.outputs
+    net = Net(channels - changed + context_channels, outputs * changed)
     return AffineCoupling(channels, net, context_channels=context_channels, form=form, stop=stop)
 
 
@@ -79,7 +83,7 @@ def spline(channels: int, context_channels: int = 0, bins: int = 5, stop: int | 
 
 
 def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
-    net = Net(CONTEXT_CHANNELS, 2 * channels)
+    net = Net(CONTEXT_CHANNELS, (2 if form is None else form.outputs) * channels)
     return AffineInjector(channels, net, context_channels=CONTEXT_CHANNELS, form=form)
 
 
@@ -169,6 +173,7 @@ LAYERS = [
     ),
     LayerCase("coupling-no-eps", lambda: coupling(4, AffineForm(eps=0.0)), (4, 3, 2)),
     LayerCase("coupling-tight-bound", lambda: coupling(4, AffineForm("bounded_exp", bound=0.1)), (4, 3, 2)),
+    LayerCase("coupling-volume-preserving", lambda: coupling(5, VOLUME_PRESERVING), (5, 3, 2)),
     LayerCase("checkerboard", lambda: checkerboard(2, "odd", CONTEXT_CHANNELS), (2, 3, 2), CONTEXT_CHANNELS),
     LayerCase("spline", lambda: spline(3, CONTEXT_CHANNELS, bins=3, stop=1), (3, 2, 3), CONTEXT_CHANNELS),
     LayerCase("permutation", lambda: Permutation(5), (5, 2, 3)),
@@ -189,6 +194,12 @@ LAYERS = [
         CONTEXT_CHANNELS,
     ),
     LayerCase("step-of-the-first", lambda: FlowStep(5, coupling=coupling(5, stop=2)), (5, 2, 3)),
+    LayerCase(
+        "step-additive",
+        lambda: FlowStep(3, injector=injector(3, ADDITIVE), coupling=coupling(3, ADDITIVE)),
+        (3, 2, 3),
+        CONTEXT_CHANNELS,
+    ),
     LayerCase(
         "sequential",
         lambda: FlowSequential(FlowStep(4, injector=injector(4), coupling=coupling(4)) for _ in range(2)),
