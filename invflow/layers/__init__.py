@@ -13,6 +13,7 @@ from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.coupling_net import coupling_net
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
 from invflow.layers.injector import AffineInjector
@@ -58,5 +59,6 @@ __all__ = [
     "ZeroConv2d",
     "check_weights",
     "condition",
+    "coupling_net",
     "fold",
 ]

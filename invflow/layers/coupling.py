@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import context_for, repeat_context
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
@@ -76,8 +77,8 @@ class AffineCoupling(nn.Module):
             return self._checked(context.network(self.net)(passed, slice(None)))
         if self.context_channels:
             assert isinstance(context, Tensor)
-            return self._checked(self.net(passed, repeat_context(context, passed.shape[0])))
-        return self._checked(self.net(passed))
+            return self._checked(evaluate(self, passed, repeat_context(context, passed.shape[0])))
+        return self._checked(evaluate(self, passed))
 
     def pending(self, x: Tensor, context: Context) -> PendingCoupling:
         """Evaluate the network for a state ``x`` (B, C, H, W), before or after the coupling, and apply nothing yet."""
