@@ -41,7 +41,7 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h", outputs: int = 2) ->
     count = maps // outputs
     shared = samples == batch or (samples > 0 and batch % samples == 0)
     if maps % outputs or given[2:] != shape[2:] or not shared:
-        number = "any number" if outputs == 1 else "an even number"
+        number = f"{'any' if outputs == 1 else 'an even'} number"
         expected = ", ".join(map(str, (f"{batch} or a divisor", number, *shape[2:])))
         raise ValueError(f"{name} must have shape ({expected}) for x of shape {tuple(shape)}, got {tuple(given)}")
     if count > channels:
