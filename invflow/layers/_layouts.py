@@ -60,5 +60,6 @@ def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    # some channels of a channels_last tensor are as good
-    return x if state_format(x) == torch.channels_last else x.contiguous(memory_format=torch.channels_last)
+    # some channels of a channels_last tensor are as good; numbers that all pixels share are in no layout
+    is_last = state_format(x) == torch.channels_last and x.stride(3) != 0
+    return x if is_last else x.contiguous(memory_format=torch.channels_last)
