@@ -47,10 +47,11 @@ def evaluate(layer: Any, *inputs: Tensor) -> Tensor:
 
 
 def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
-    if x.dim() != 4:
+    shape = x.shape
+    if len(shape) != 4:
         return False
     # one graph of a compiler serves all sizes
-    if not torch.compiler.is_compiling() and x.shape[2] * x.shape[3] < _LEAST_PIXELS:
+    if shape[2] * shape[3] < _LEAST_PIXELS and not torch.compiler.is_compiling():
         return False
     if type(x) not in _PLAIN_TYPES or not x.is_cpu or x.dtype != torch.float32:
         return False
