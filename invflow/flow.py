@@ -29,8 +29,8 @@ class Flow(nn.Module):
     >>> flow.log_prob(torch.randn(8, 2)).shape, flow.sample(64).shape
     (torch.Size([8]), torch.Size([64, 2]))
 
-    Contexts and labels have one row for each of B conditions. :meth:`log_prob` takes x (B, \*event) or, with several
-    samples of every condition, (n, B, \*event), which is what :meth:`sample` returns.
+    Contexts and labels have one row for each of B conditions. :meth:`log_prob` takes x ``(B, *event)`` or, with several
+    samples of every condition, ``(n, B, *event)``, which is what :meth:`sample` returns.
 
     Args:
         layers: the layers in the order of data to latents, or one layer. A :class:`FlowSequential` stays as it is.
@@ -82,8 +82,8 @@ class Flow(nn.Module):
         bound on the log-probability of discrete data, with new noise in every call.
 
         Args:
-            x: (N, *event), or (n, B, *event) if the flow has an ``event_shape``. Integers are taken in the dtype of the
-                parameters.
+            x: ``(N, *event)``, or ``(n, B, *event)`` if the flow has an ``event_shape``. Integers are taken in the
+                dtype of the parameters.
             context: condition of the layers, as they take it: B rows. Of N samples, N / B successive ones have the same
                 row.
             y: condition of the base, such as the labels of :class:`ClassNormal`: B rows, or one integer for all.
@@ -145,7 +145,7 @@ class Flow(nn.Module):
             generator: source of the random numbers of the latents; default torch's own. They are drawn on its device.
 
         Returns:
-            (n, *event); with rows (n, B, *event).
+            ``(n, *event)``; with rows ``(n, B, *event)``.
 
         Raises:
             ValueError: no shape, numbers out of range, or context and ``y`` with different rows.

@@ -133,8 +133,8 @@ def test_dequantisation_bounds_the_probability() -> None:
     torch.manual_seed(0)
     x = torch.multinomial(chances, 256, replacement=True).float().view(-1, 1, 1, 1)
     entropy = -(chances * chances.log2()).sum().item()
-    optimizer, found = torch.optim.Adam(flow.parameters(), lr=0.05), []
-    for _ in range(60):
+    optimizer, found = torch.optim.Adam(flow.parameters(), lr=0.1), []
+    for _ in range(30):
         loss = flow.bits_per_dim(x).mean()
         optimizer.zero_grad()
         loss.backward()

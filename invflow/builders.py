@@ -1,4 +1,4 @@
-"""Builder of multi-scale flows of the kind of Glow, for samples of any rank."""
+"""Builders of whole flows."""
 
 from __future__ import annotations
 
