@@ -144,6 +144,21 @@ def test_dequantisation_bounds_the_probability() -> None:
     assert sum(found[-5:]) < sum(found[:5]) - 0.5
 
 
+def test_memory_invert_stores_the_variational_layer() -> None:
+    found = []
+    for memory in ("store", "invert"):
+        torch.manual_seed(1)
+        flow = FlowSequential([variational(4), Squeeze(), FlowStep(4), FlowStep(4)], memory=memory).double().eval()
+        x = values(4, 2, 1, 4, 4)
+        if memory == "store":
+            z, log_det = flow(x)
+        else:
+            with pytest.warns(UserWarning, match=r"layer 0: it draws random numbers"):
+                z, log_det = flow(x)
+        found.append(torch.autograd.grad(z.square().sum() + log_det.sum(), list(flow.parameters())))
+    torch.testing.assert_close(*found)
+
+
 def test_variational_networks_are_trained() -> None:
     layer = variational(4)
     z, log_det = layer(values(4, 2, 1, 2, 2))
