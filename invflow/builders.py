@@ -67,7 +67,7 @@ def glow(
     """
     shape = tuple(event_shape)
     spatial = len(shape) - 1
-    if not 0 <= spatial <= 3 or min(shape) < 1:
+    if not 0 <= spatial <= 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"event_shape must be (D,), (C, N), (C, H, W) or (C, D, H, W), got {shape}")
     for name, number in (("steps", steps), ("hidden", hidden)):
         if number < 1:
