@@ -23,6 +23,7 @@ from invflow.layers import (
     UniformDequantization,
     VariationalDequantization,
     ZeroConv2d,
+    coupling_net,
 )
 from invflow.likelihood import bits_per_dim, standard_normal_log_prob
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step, gaussian_split
@@ -59,6 +60,7 @@ __all__ = [
     "bits_per_dim",
     "can_run",
     "channel_affine",
+    "coupling_net",
     "current_backend",
     "flow_step",
     "gaussian_split",
