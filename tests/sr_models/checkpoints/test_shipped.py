@@ -117,7 +117,8 @@ def test_the_models_of_the_package() -> None:
     assert shipped_models() == NAMES
     for name in NAMES:
         file = shipped_file(name)
-        assert file is not None and file.stat().st_size < 6_000_000
+        assert file is not None
+        assert file.stat().st_size < 6_000_000
         model = sr_models.load(name)
         assert f"{model.name}-tiny" == name
         assert model.config == sr_models.create(model.name, preset="tiny").config
