@@ -58,13 +58,11 @@ class Flow(nn.Module):
         memory: Literal["store", "invert"] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(layers, FlowSequential):
+        if isinstance(layers, FlowSequential) and memory in (None, layers.memory):
             self.transform = layers
         else:
-            several = [layers] if isinstance(layers, nn.Module) and hasattr(layers, "inverse") else layers
-            self.transform = FlowSequential(cast(Iterable[nn.Module], several))
-        if memory is not None:
-            self.transform = FlowSequential(self.transform.layers, memory=memory)
+            several = layers if isinstance(layers, Iterable) else [layers]
+            self.transform = FlowSequential(several, memory=memory or "store")
         self.base = StandardNormal() if base is None else base
         for method in ("log_prob", "sample"):
             if not callable(getattr(self.base, method, None)):

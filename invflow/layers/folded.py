@@ -170,6 +170,7 @@ class FoldedAffine(nn.Module):
             check_input(self, x, self.channels, name)
             check_context(self, x, context, self.context_channels)
         if self.halves is None:
+            assert context is not None
             return self._changed(x, self.net(over_pixels(context, x)), inverse)
         passed = self.halves.passed(x)
         if not self.context_channels:

@@ -108,7 +108,7 @@ def conv3x3_gradients(
     Returns:
         These gradients, and ``None`` in place of others. They cannot be differentiated again.
     """
-    if not _runs_kernel((x, grad_y, weight), repeat):
+    if not _runs_kernel((x, weight, grad_y), repeat):
         if repeat == 1:
             sizes = [1, 1]
             return torch.ops.aten.convolution_backward(
@@ -124,7 +124,7 @@ def conv3x3_gradients(
 
 
 def _runs_kernel(tensors: tuple[Tensor, ...], repeat: int) -> bool:
-    """Return whether the kernel can run and is faster than PyTorch. ``x`` comes first, and the weight before a bias."""
+    """Return whether the kernel can run and is faster than PyTorch. ``x`` and the weight come first."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu or tensor.dtype != torch.float32:
             return False
@@ -134,8 +134,7 @@ def _runs_kernel(tensors: tuple[Tensor, ...], repeat: int) -> bool:
         return False
     if current_backend() not in ("auto", "cpu") or cpu.unavailable():
         return False
-    weight = tensors[-1] if tensors[-1].dim() == 4 else tensors[-2]
-    return repeat in _REPEATS and _pays(tensors[0], weight)
+    return repeat in _REPEATS and _pays(*tensors[:2])
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int) -> Tensor:

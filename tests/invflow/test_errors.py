@@ -156,6 +156,7 @@ ROWS = [
     ),
     Row(lambda: step(coupling=state(2, 4, 3, 3), start=3), ValueError, "start must be in 0..2 for x with 4 channels"),
     Row(lambda: step(injector=state(2, 6, 3, 3)), ValueError, "injector must have 8 channels, got 6"),
+    Row(lambda: step(injector=state(2, 8, 3, 1)), ValueError, "injector must have shape (2 or a divisor, an even numb"),
     Row(
         lambda: step(injector=state(2, 8, 3, 3, device="meta")), ValueError, "injector must be on the device of x, cpu"
     ),

@@ -205,6 +205,18 @@ def test_gradients_of_memory_invert_are_those_of_store() -> None:
     torch.testing.assert_close(*found)
 
 
+def test_layers_are_several_or_one_or_a_sequence() -> None:
+    step, doubling = FlowStep(2), Doubling()
+    sequence = FlowSequential([step, doubling], memory="invert")
+    assert Flow(sequence).transform is Flow(sequence, memory="invert").transform is sequence
+    stored = Flow(sequence, memory="store").transform
+    assert [*stored] == [step, doubling]
+    assert stored.memory == "store"
+    assert [*Flow(nn.ModuleList([step, doubling])).transform] == [step, doubling]
+    assert [*Flow(layer for layer in (step, doubling)).transform] == [step, doubling]
+    assert [*Flow(step).transform] == [step]
+
+
 class TestSlices:
     def test_a_slice_is_a_flow_of_the_same_layers(self) -> None:
         layers = [FlowStep(2), Doubling(), FlowStep(2)]

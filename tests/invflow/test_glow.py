@@ -55,12 +55,39 @@ def test_the_default_number_of_levels(size, levels: int) -> None:
     assert sum(isinstance(layer, Squeeze) for layer in flow.transform) == levels
 
 
-def test_it_is_a_density() -> None:
-    flow = randomized(invflow.glow((1, 4, 4), steps=2, hidden=4))
-    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    assert_invertible(flow.transform, x)
-    assert_log_det(flow.transform, x)
-    assert flow.sample(3).shape == (3, 1, 4, 4)
+@pytest.mark.parametrize("shape", [(2,), (5,), (1, 8), (3, 4), (1, 4, 4), (1, 4, 2, 4)], ids=str)
+@pytest.mark.parametrize("context_channels", [0, 3])
+def test_it_is_a_density(shape, context_channels: int) -> None:
+    flow = randomized(invflow.glow(shape, steps=2, hidden=4, context_channels=context_channels))
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    context = torch.randn(2, 3, dtype=torch.float64) if context_channels else None
+    assert_invertible(flow.transform, x, context)
+    assert_log_det(flow.transform, x, context)
+    samples = flow.sample(3, context)
+    assert samples.shape == ((3, *shape) if context is None else (3, 2, *shape))
+    assert flow.log_prob(samples, context).shape == samples.shape[: samples.dim() - len(shape)]
+    if context is not None:
+        torch.testing.assert_close(flow.log_prob(samples, context)[1], flow.log_prob(samples[1], context))
+
+
+def test_a_vector_is_a_context_of_every_level() -> None:
+    flow = randomized(invflow.glow((1, 8, 8), levels=2, steps=1, hidden=4, context_channels=3))
+    context = torch.randn(4, 3, dtype=torch.float64)
+    samples = flow.sample(2, context, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    latents = [torch.randn(8, *shape, generator=generator, dtype=torch.float64) for shape in flow.latent_shapes()]
+    latents[-1] = flow.base.sample(latents[-1])
+    expected, _ = flow.transform.inverse(latents, context.repeat_interleave(2, 0))
+    torch.testing.assert_close(samples, expected.unflatten(0, (4, 2)).transpose(0, 1))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 4)], ids=str)
+def test_a_folded_flow_samples_alike(shape) -> None:
+    flow = invflow.glow(shape, steps=2, hidden=4, values=8)
+    flow(torch.randint(8, (16, *shape)))  # initialises the actnorms
+    folded = invflow.Flow(randomized(flow).transform.folded(), flow.base, event_shape=shape)
+    found = [each.sample(20, generator=torch.Generator().manual_seed(1)) for each in (flow, folded)]
+    torch.testing.assert_close(*found)
 
 
 def test_it_starts_near_the_identity_of_normalised_data() -> None:
