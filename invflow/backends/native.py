@@ -140,7 +140,6 @@ class Native:
         )
         return grad_x, grad_matrix, grad_shift, grad_coupling, grad_injector
 
-
     def _in_rows(self, kernel: str, step: Step, *results: Any) -> None:
         self._launch(self.extension, kernel, _CPU, step, *results)
 

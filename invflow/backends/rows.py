@@ -25,8 +25,10 @@ Words = Callable[[Form], tuple[int, float, int, int]]
 _View = tuple[int, int, int, int, int]
 
 _NO_VIEW: _View = (0, 0, 0, 0, 0)
-_MOST_PIXELS = 7
-_LEAST_CHANNELS = 16
+#: With as many pixels, kernels of pixels are faster at any size.
+_TOO_MANY_PIXELS = 8
+#: Least work for rows, which are set up at a fixed cost: B C^2 with a matrix, B C without; of one pixel, and of more.
+_LEAST_WORK = {(True, True): 8192, (True, False): 65536, (False, True): 1024, (False, False): 2048}
 
 
 def suits_rows(call: Call) -> bool:
@@ -34,7 +36,10 @@ def suits_rows(call: Call) -> bool:
     x, matrix, _, coupling, injector, _ = call
     batch, channels, height, width = x.shape
     pixels = height * width
-    if not 0 < batch * pixels <= _MOST_PIXELS * batch or channels < _LEAST_CHANNELS:
+    if pixels >= _TOO_MANY_PIXELS or pixels == 0:
+        return False
+    has_matrix = matrix is not None
+    if batch * channels * (channels if has_matrix else 1) <= _LEAST_WORK[has_matrix, pixels == 1]:
         return False
     tensors = [tensor for tensor in (x, matrix, coupling, injector) if tensor is not None]
     # what has no memory is refused, or made, where pixels lie side by side
@@ -148,7 +153,9 @@ class _RowMap:
 
 def _maps(call: Call, words: Words) -> tuple[list[_RowMap], list[_RowMap]]:
     """Return the elementwise maps before and after the matrix."""
-    settings, before, after = call.settings, [], []
+    settings = call.settings
+    before: list[_RowMap] = []
+    after: list[_RowMap] = []
     if call.coupling is not None:
         before.append(_RowMap("coupling", call, call.coupling, settings.start, settings.coupling, words))
     if call.injector is not None:

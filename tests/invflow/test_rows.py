@@ -85,7 +85,9 @@ def assert_same(call: Call, monkeypatch: pytest.MonkeyPatch, tolerance: float = 
         if actual is not None and expected is not None:
             assert actual.stride() == expected.stride(), name
             size = max(1.0, expected.abs().max().item())
-            torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * size, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                actual, expected, rtol=0, atol=tolerance * size, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.scale}-{form.order}-{form.packing}-{form.eps}")
@@ -102,7 +104,12 @@ def test_rows_are_pixels_in_every_form(form, inverse, monkeypatch):
 def test_rows_are_pixels_in_every_layout_and_dtype(pixels, layout, dtype, monkeypatch):
     tolerance = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
     given = {"pixels": pixels, "layout": layout, "dtype": dtype, "sizes": (19, 6)}
-    for matrix, injector, inverse in [(True, True, True), (True, True, False), (True, False, False), (False, False, True)]:
+    for matrix, injector, inverse in [
+        (True, True, True),
+        (True, True, False),
+        (True, False, False),
+        (False, False, True),
+    ]:
         call = call_of(AffineForm(), **given, matrix=matrix, injector=injector, inverse=inverse)
         assert_same(call, monkeypatch, tolerance)
 
@@ -132,21 +139,42 @@ def test_arguments_are_left_as_they_are():
     assert all(map(torch.equal, given, copies))
 
 
+LARGE = {"sizes": (64, 32), "batch": 32, "samples": 32}
 CHOICES = [
-    ({"sizes": (64, 32)}, True),
-    ({"sizes": (64, 32), "samples": 2}, True),
-    ({"sizes": (64, 32), "pixels": (2, 2)}, True),
-    ({"sizes": (64, 32), "pixels": (2, 2), "samples": 2}, False),
-    ({"sizes": (64, 32), "pixels": (4, 4)}, False),
+    (LARGE, True),
+    ({**LARGE, "samples": 2}, True),
+    ({**LARGE, "pixels": (2, 2)}, True),
+    ({**LARGE, "pixels": (1, 7)}, True),
+    ({**LARGE, "pixels": (2, 2), "samples": 2}, False),
+    ({**LARGE, "pixels": (2, 4)}, False),
+    ({**LARGE, "pixels": (0, 1)}, False),
+    ({**LARGE, "batch": 0, "samples": 0}, False),
+    ({**LARGE, "batch": 2, "samples": 2, "pixels": (2, 2)}, False),
     ({"sizes": (2, 1)}, False),
-    ({"sizes": (64, 32), "batch": 0, "samples": 0}, False),
-    ({"sizes": (64, 32), "pixels": (0, 1)}, False),
+    ({**LARGE, "matrix": False, "injector": False}, True),
+    ({"sizes": (64, 32), "matrix": False, "injector": False}, False),
 ]
 
 
 @pytest.mark.parametrize(("given", "expected"), CHOICES, ids=lambda value: str(value))
 def test_rows_are_chosen_where_they_are_faster(given, expected):
     assert suits_rows(call_of(AffineForm(), **given)) == expected
+
+
+def test_vectors_go_through_rows_with_the_gradients_of_plain_pytorch(monkeypatch):
+    count = []
+    monkeypatch.setattr(native, "rows_backward", lambda *args: count.append(1) or rows_backward(*args))
+    found = []
+    for backend in ("cpu", "reference"):
+        torch.manual_seed(1)
+        tensors = [torch.randn(size, dtype=torch.float64) for size in ((40, 64), (64, 64), (64,), (40, 64), (8, 128))]
+        tensors = [tensor.requires_grad_() for tensor in tensors]
+        y, log_det = flow_step(*tensors, backend=backend)
+        (y.square().mean() + log_det.square().mean()).backward()
+        found.append([y, log_det, *(tensor.grad for tensor in tensors)])
+    assert count == [1]
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_state_whose_memory_was_freed_is_refused():
