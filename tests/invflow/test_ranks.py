@@ -18,10 +18,14 @@ from invflow import (
     AffineCoupling,
     AffineForm,
     AffineInjector,
+    CheckerboardCoupling,
     FlowSequential,
     FlowStep,
+    HaarSqueeze,
     InvertibleConv1x1,
     InvertibleConv1x1LU,
+    Permutation,
+    SplineCoupling,
     Split,
     Squeeze,
     ZeroConv2d,
@@ -88,11 +92,24 @@ LAYERS: dict[str, tuple[Callable[[int], nn.Module], bool, int]] = {
     "split": (lambda rank: Split(C, Net(rank, C // 2, C)), False, C),
     "step": (lambda rank: FlowStep(C), False, C),
     "step-full": (full_step, True, C),
+    "permutation": (lambda rank: Permutation(C), False, C),
+    "spline": (
+        lambda rank: SplineCoupling(C, lambda i, o: Net(rank, i, o), context_channels=K, bins=3),
+        True,
+        C,
+    ),
+    "checkerboard": (
+        lambda rank: CheckerboardCoupling(C, lambda i, o: Net(rank, i, o), context_channels=K),
+        True,
+        C,
+    ),
+    "haar": (lambda rank: HaarSqueeze(), False, 1),
     "squeeze": (lambda rank: Squeeze(), False, 1),
     "sequential": (flow, True, C),
     "multi-scale": (multi_scale, False, 1),
 }
-CASES = [(name, rank) for name, rank in itertools.product(LAYERS, SPATIAL) if rank > 2 or LAYERS[name][2] == C]
+NOT_OF_VECTORS = ("checkerboard", "haar", "squeeze", "multi-scale")
+CASES = [(name, rank) for name, rank in itertools.product(LAYERS, SPATIAL) if rank > 2 or name not in NOT_OF_VECTORS]
 each_case = pytest.mark.parametrize(("name", "rank"), CASES, ids=lambda value: str(value))
 each_conditional = pytest.mark.parametrize(
     ("name", "rank"), [case for case in CASES if LAYERS[case[0]][1]], ids=lambda value: str(value)
