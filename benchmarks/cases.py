@@ -30,6 +30,7 @@ IMPLEMENTATIONS = {
     "flow_step": (*invflow.BACKENDS, "composition", "compile"),
     "flow_step_with_network": (
         *invflow.BACKENDS,
+        "coupling_net",
         "ours-compile",
         "composition",
         "compile",

@@ -74,6 +74,10 @@ def step_with_network(spec: Spec, names: list[str]) -> Case:
     step = invflow.FlowStep(channels, coupling=invflow.AffineCoupling(channels, net))
     step.actnorm.initialize(x)
     step.eval()
+    with_own_net = copy.deepcopy(step)
+    assert with_own_net.coupling is not None
+    with_own_net.coupling.net = invflow.coupling_net(half, outputs, hidden=HIDDEN)
+    with_own_net.coupling.net.load_state_dict(net.state_dict())
     plain = coupling_network(half, outputs, _ScaledConv2d)
     plain.load_state_dict(net.state_dict())
     parameters = [step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight]
@@ -81,15 +85,17 @@ def step_with_network(spec: Spec, names: list[str]) -> Case:
     def leaf(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return tensor.detach().to(dtype).requires_grad_(training)
 
-    def ours(backend: str | None) -> _Step:
+    def ours(step: invflow.FlowStep, backend: str = "auto", *, compiled: bool = False) -> _Step:
         state, method = leaf(x), step.inverse if inverse else step
-        compute = _compiled(method) if backend is None else method
+        compute = _compiled(method) if compiled else method
 
         def call() -> list[Tensor]:
-            with invflow.use_backend(backend or "auto"):
+            with invflow.use_backend(backend):
                 return list(compute(state))
 
-        return call, [state, *net.parameters(), *parameters]
+        assert step.coupling is not None
+        of_step = [step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight]
+        return call, [state, *step.coupling.net.parameters(), *of_step]
 
     def composition(dtype: torch.dtype, *, compiled: bool = False) -> _Step:
         state, own = leaf(x, dtype), copy.deepcopy(plain).to(dtype)
@@ -137,8 +143,11 @@ def step_with_network(spec: Spec, names: list[str]) -> Case:
             implementations[name] = run(composition(torch.float32, compiled=name == "compile"))
         elif name == "folded-compile":
             implementations[name] = run(folded())
+        elif name in ("ours-compile", "coupling_net"):
+            used = with_own_net if name == "coupling_net" else step
+            implementations[name] = run(ours(used, compiled=name == "ours-compile"))
         else:
-            implementations[name] = run(ours(None if name == "ours-compile" else name))
+            implementations[name] = run(ours(step, name))
     return Case(
         name=spec.name,
         implementations=implementations,

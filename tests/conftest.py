@@ -15,7 +15,7 @@ from accuracy import ROUND_TRIP
 from under_test import PTX, SLOW, kernels_on_cpu
 
 from invflow import _numerics
-from invflow.backends import _cuda, cpu, native, triton
+from invflow.backends import _cuda, cpu, native, rows, triton
 
 
 def pytest_report_header() -> str:
@@ -89,7 +89,7 @@ class _PoisonedTorch:
 def poisoned_kernel_outputs() -> Any:
     """Every buffer that a kernel writes holds NaN before: an element it leaves out cannot look right by accident."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (native, _numerics, _cuda):
+        for module in (native, rows, _numerics, _cuda):
             patch.setattr(module, "torch", _PoisonedTorch())
         if PTX or not triton.unavailable():
             patch.setattr("invflow.backends.triton.operators.torch", _PoisonedTorch())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
+from invflow.backends.rows import rows_backward, rows_forward, suits_rows
 
 __all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
 
@@ -30,6 +31,8 @@ _SCALES = {
 }
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
 _PACKINGS = {"cross": 0, "split": 1}
+
+_CPU = torch.device("cpu")
 
 #: Address, dtype and strides of samples, channels and pixels.
 View = tuple[int, int, int, int, int]
@@ -104,6 +107,8 @@ class Native:
 
     def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
         """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
+        if self.device == "cpu" and suits_rows(call):
+            return rows_forward(call, self._in_rows, _words)
         kept: list[Tensor] = []
         x, step = call.x, _step(kept, call, None, None)
         y = empty_state(x)
@@ -113,6 +118,8 @@ class Native:
 
     def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
         """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
+        if self.device == "cpu" and suits_rows(call):
+            return rows_backward(grad_y, grad_log_det, call, self._in_rows, _words)
         kept: list[Tensor] = []
         x, matrix, shift, coupling, injector, _ = call
         grad_coupling, grad_injector = _empty_gradient(x, coupling), _empty_gradient(x, injector)
@@ -132,6 +139,9 @@ class Native:
             0 if grad_shift is None else grad_shift.data_ptr(),
         )
         return grad_x, grad_matrix, grad_shift, grad_coupling, grad_injector
+
+    def _in_rows(self, kernel: str, step: Step, *results: Any) -> None:
+        self._launch(self.extension, kernel, _CPU, step, *results)
 
 
 def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_injector: Tensor | None) -> Step:

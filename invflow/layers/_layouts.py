@@ -47,10 +47,11 @@ def evaluate(layer: Any, *inputs: Tensor) -> Tensor:
 
 
 def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
-    if x.dim() != 4:
+    shape = x.shape
+    if len(shape) != 4:
         return False
     # one graph of a compiler serves all sizes
-    if not torch.compiler.is_compiling() and x.shape[2] * x.shape[3] < _LEAST_PIXELS:
+    if shape[2] * shape[3] < _LEAST_PIXELS and not torch.compiler.is_compiling():
         return False
     if type(x) not in _PLAIN_TYPES or not x.is_cpu or x.dtype != torch.float32:
         return False
@@ -60,5 +61,6 @@ def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    # some channels of a channels_last tensor are as good
-    return x if state_format(x) == torch.channels_last else x.contiguous(memory_format=torch.channels_last)
+    # some channels of a channels_last tensor are as good; numbers that all pixels share are in no layout
+    is_last = state_format(x) == torch.channels_last and x.stride(3) != 0
+    return x if is_last else x.contiguous(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ VERSIONS = cpu.extension.supported_instruction_sets() if cpu.extension else []
 def test_operators_are_right_in_narrower_versions(version: str) -> None:
     files = [
         str(Path(__file__).with_name(f"test_{name}.py"))
-        for name in ("ops", "flow_step", "dtypes", "layouts", "conv3x3")
+        for name in ("ops", "flow_step", "rows", "dtypes", "layouts", "conv3x3")
     ]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     done = subprocess.run(

@@ -67,6 +67,12 @@ def test_networks_of_convolutions_are_given_channels_last_and_the_state_stays(di
     assert flow[1].net.seen == [(3, True)] * times
 
 
+def test_a_context_of_all_pixels_is_given_in_channels_last_too():
+    coupling = AffineCoupling(4, Spy(5, 4), context_channels=3)
+    coupling(torch.randn(2, 4, 8, 8), torch.randn(2, 3))
+    assert coupling.net.seen == [(2, True), (3, True)]
+
+
 @pytest.mark.parametrize(
     ("conv", "size", "dtype"),
     [(False, 8, torch.float32), (True, 7, torch.float32), (True, 8, torch.float64), (True, 8, torch.bfloat16)],
