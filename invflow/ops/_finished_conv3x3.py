@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -105,5 +103,5 @@ def _activated(y: Tensor, slope: float, out: Tensor | None) -> Tensor:
     if slope == 1:
         return y if out is None else out.copy_(y)
     if out is not None:
-        return cast(Tensor, torch._C._nn.leaky_relu(y, slope, out=out))
+        return torch._C._nn.leaky_relu(y, slope, out=out)
     return F.relu(y) if slope == 0 else F.leaky_relu(y, slope)

@@ -153,8 +153,9 @@ class ConditionedNet:
         if not torch.is_grad_enabled():
             # once for all chunks of states
             self._weight = prepared_weight(self._weight)
-            self._prepared = prepared_rest(net) if isinstance(net, CouplingNet) else None
-            self._rest = self._prepared or net.rest
+            self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
+            if isinstance(self._rest, PreparedRest):
+                self._prepared = self._rest
             if self._prepared is not None and taken is None and self._shared is None:
                 # its first layers belong to the convolution
                 self._conv = partial(self._conv, Finish(slope=self._prepared.slope), self._prepared.pointwise)

@@ -62,13 +62,13 @@ class PreparedRest:
         return self.others(h)
 
 
-def prepared_rest(net: CouplingNet) -> PreparedRest | None:
-    """Return ``net.rest`` with the present weights, without a graph; ``None`` if it is of a kind not known here.
+def prepared_rest(net: CouplingNet) -> PreparedRest | Map:
+    """Return ``net.rest`` with the present weights, without a graph.
 
-    Layers of kinds that are not known here, and layers that hooks watch, are called as they are.
+    Networks and layers of kinds that are not known here, and layers that hooks watch, are called as they are.
     """
     if not supports(net, "in_order", ("forward", "rest", "first_conv")):
-        return None
+        return net.rest
     _, *layers = net.in_order()
     return PreparedRest(layers)
 
