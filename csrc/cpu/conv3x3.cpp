@@ -16,7 +16,6 @@ namespace INVFLOW_ISA {
 #include "winograd.inc"
 #include "images.inc"
 #include "conv3x3.inc"
-#include "few_inputs.inc"
 #include "enlarged.inc"
 #include "conv3x3_weights.inc"
 

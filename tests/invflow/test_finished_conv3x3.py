@@ -14,8 +14,8 @@ from invflow.ops._finished_conv3x3 import NOTHING, Finish, Pointwise, finished_c
 
 pytestmark = pytest.mark.skipif(cpu.extension is None, reason="the extension is not built")
 
-#: Batch, inputs, outputs, outputs of the 1x1 convolution, height, width: few inputs, which are convolved directly, and
-#: many; numbers beside the vectors' width; ragged tiles; several blocks.
+#: Batch, inputs, outputs, outputs of the 1x1 convolution, height, width: numbers of channels beside the vectors' width;
+#: ragged tiles; several blocks.
 SHAPES = [
     (2, 1, 3, 5, 1, 1),
     (2, 6, 64, 64, 33, 70),
