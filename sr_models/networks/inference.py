@@ -76,11 +76,12 @@ def prepared_rest(net: CouplingNet) -> PreparedRest | Map:
 def prepared_weight(weight: Tensor) -> Tensor:
     """Return a weight in the dtype of the networks and, if it has four dimensions, in the layout of fast convolutions.
 
-    The layout is channels_last on a CPU and on a GPU's matrix units. There it decides that of the results too, whatever
-    that of the input is. Other convolutions of a GPU are slower in it.
+    The layout is channels_last in half precision on a CPU and on a GPU's matrix units. There it decides that of the
+    results too, whatever that of the input is. Other convolutions of a GPU are slower in it, and the CPU's kernel reads
+    the nine weights of a pair side by side.
     """
     dtype = half_precision(weight.device) if weight.dtype is torch.float32 else None
-    last = weight.dim() == 4 and (weight.is_cpu or uses_matrix_units(weight.device))
+    last = weight.dim() == 4 and (dtype is not None if weight.is_cpu else uses_matrix_units(weight.device))
     layout = torch.channels_last if last else torch.contiguous_format
     return weight.detach().to(dtype or weight.dtype).contiguous(memory_format=layout)
 
