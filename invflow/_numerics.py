@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "reads_freely", "state_format"]
+__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "pixels_of", "reads_freely", "state_format"]
 
 #: Dtypes of states that kernels take, with the numbers that the compiled ones know them by.
 KERNEL_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -33,6 +33,17 @@ def state_format(x: Tensor) -> torch.memory_format:
 def empty_state(x: Tensor) -> Tensor:
     """Allocate a result of the shape of ``x``."""
     return torch.empty_like(x, memory_format=state_format(x))
+
+
+def pixels_of(x: Tensor) -> int:
+    """Return the number of pixels of a state (B, C, *): 1 of a vector, H W of an image."""
+    shape = x.shape
+    if len(shape) == 4:
+        return shape[2] * shape[3]
+    count = 1
+    for size in shape[2:]:  # not numel(), which a tracer cannot follow
+        count *= size
+    return count
 
 
 def reads_freely(tensor: Tensor) -> bool:

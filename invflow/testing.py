@@ -29,7 +29,7 @@ def assert_invertible(
 
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
-        x: (B, C, H, W).
+        x: (B, C, *).
         context: the context that the layer needs, if any.
         atol: largest absolute round-trip error, and error of the log-determinant relative to max(1, its largest
             absolute value); default 1e-10 for a float64 ``x``, else 1e-4.
@@ -48,10 +48,9 @@ def assert_invertible(
     latents = _latents(z)
     if num_latents_of(layer) != len(latents):
         raise AssertionError(f"{name}: num_latents must be {len(latents)}, got {num_latents_of(layer)}")
-    _, channels, height, width = x.shape
-    shapes, stated = [tuple(latent.shape[1:]) for latent in latents], output_shapes_of(layer, (channels, height, width))
+    of, shapes = tuple(x.shape[1:]), [tuple(latent.shape[1:]) for latent in latents]
+    stated = output_shapes_of(layer, of)
     if shapes != [tuple(shape) for shape in stated]:
-        of = channels, height, width
         raise AssertionError(f"{name}: output_shapes({of}) must be {shapes}, got {stated}")
     for what, value in (("forward", log_det), ("inverse", inverse_log_det)):
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
@@ -75,12 +74,12 @@ def assert_invertible(
 def log_det_by_autograd(layer: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Compute the log-determinant of ``forward`` from the full Jacobian of every sample, by automatic differentiation.
 
-    It costs (C H W)^3 operations a sample, so states should be small. Latents that the layer factors out are
+    It costs D^3 operations for samples of D elements, so states should be small. Latents that the layer factors out are
     concatenated.
 
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
-        x: (B, C, H, W).
+        x: (B, C, *).
         context: the context that the layer needs, if any. Its batch is B or a divisor of it: each of its samples then
             serves successive states.
 
@@ -118,7 +117,7 @@ def assert_log_det(layer: nn.Module, x: Tensor, context: Tensor | None = None, *
 
     Args:
         layer: satisfies :class:`invflow.InvertibleLayer`.
-        x: (B, C, H, W).
+        x: (B, C, *).
         context: the context that the layer needs, if any, as for :func:`log_det_by_autograd`.
         atol: largest error relative to max(1, largest absolute log-determinant).
 

@@ -1,30 +1,31 @@
 """Fine-tune a model on low-resolution images as users bring them, within a given time, on a CPU or a GPU.
 
-``python -m recipes.robust MODEL PHOTOGRAPHS --output FOLDER`` goes on from MODEL, of which only the weights count: the
-architecture is the preset ``tiny``, whose limits MODEL may lack. Most of the crops stay as they are.
+``python -m recipes.robust MODEL PHOTOGRAPHS --output FOLDER`` goes on from MODEL, of which only name and weights count:
+the architecture is the preset ``tiny`` of that name, whose limits MODEL may lack. Most of the crops stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from time import monotonic
 
 import torch
+from torch import Tensor
 
 import sr_models
+from recipes.clock import Schedule, train_by_clock
 from recipes.crops import DeviceCrops, read_photographs
 from recipes.degraded import Degrading
-from recipes.train import Schedule
+from recipes.noise import likelihood, noisy
 from sr_models.checkpoints.files import load_model, read_weights, save_model
-from sr_models.registry import recipe_of
-from sr_models.training.device_step import DeviceStep, fused_adam
+from sr_models.flow.model import SuperResolutionFlow
 
 __all__ = ["finetune"]
 
 _DECAY = 0.998
-_CLIP = 2.0
 _WARMUP = 50
+#: Crops of the batch from which actnorms that have no values take them.
+_FIRST = 32
 
 
 def finetune(
@@ -37,6 +38,7 @@ def finetune(
     crop: int,
     lr: float,
     share: float,
+    frozen: bool = False,
 ) -> Path:
     """Train for some minutes and return the path of the model, whose weights are a moving average.
 
@@ -49,41 +51,35 @@ def finetune(
         crop: side of the crops.
         lr: largest learning rate.
         share: share of the crops that is changed by :class:`recipes.degraded.Degrading`.
+        frozen: the encoder stays as it is, which makes steps cheaper.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    file = output / "srflow-da-tiny.safetensors"
-    device = torch.device("cpu")
     torch.manual_seed(0)
+    device = torch.device("cpu")
     crops = DeviceCrops(read_photographs(photographs, reduced_above=crop + 32), crop=crop, scale=4, device=device)
     degrading = Degrading(scale=4, share=share)
-    model = sr_models.create("srflow-da", preset="tiny")
-    model.load_state_dict({name: tensor.float() for name, tensor in read_weights(start).tensors.items()})
-    model = model.train().to(memory_format=torch.channels_last)
-    std = recipe_of("srflow-da", preset="tiny").noise_std
+    model = _preset(start).to(memory_format=torch.channels_last)
 
-    def nll(hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return model.encode(hr + std * torch.randn_like(hr), lr).bits_per_dim.mean()
+    def batches(count: int = batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        pair = degrading(*crops(count))
+        return noisy(model, *(part.contiguous(memory_format=torch.channels_last) for part in pair))
 
-    trained = list(model.parameters())
-    optimizer = fused_adam([trained])
-    average = [parameter.detach().clone() for parameter in trained]
-    step = DeviceStep(nll, optimizer, average=average, averaged=trained, clip=_CLIP)
-    schedule = Schedule(lr, 0.01, _WARMUP, 60 * minutes)
-    begin = written = monotonic()
-    done, losses = 0, list[float]()
-    while (elapsed := monotonic() - begin) < schedule.seconds:
-        pair = [part.contiguous(memory_format=torch.channels_last) for part in degrading(*crops(batch))]
-        outcome = step([pair], [schedule(done, elapsed)], 1 - min(_DECAY, (1 + done) / (10 + done)))
-        losses.append(float(outcome.loss))
-        done += 1
-        if monotonic() - written > 60:
-            print(f"{elapsed:.0f} s: step {done}, mean loss {sum(losses) / len(losses):.4f}", flush=True)
-            losses = []
-            write_average(model, average, file)
-            written = monotonic()
-    write_average(model, average, file)
-    print(f"{done} steps in {schedule.seconds:.0f} s", flush=True)
+    with torch.no_grad():
+        model.encode(*batches(_FIRST))
+    model.encoder.requires_grad_(not frozen)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / f"{model.name}-tiny.safetensors"
+    train_by_clock(
+        model, likelihood(model), batches, trained, Schedule(lr, 0.01, _WARMUP, 60 * minutes), file, decay=_DECAY
+    )
     return file
+
+
+def _preset(start: str) -> SuperResolutionFlow:
+    """Return the preset ``tiny`` of a model's name with the model's weights, in float32."""
+    model = sr_models.create(load_model(start).name, preset="tiny")
+    model.load_state_dict({name: tensor.float() for name, tensor in read_weights(start).tensors.items()})
+    return model.train()
 
 
 def blend(start: str, file: Path, share: float) -> None:
@@ -103,17 +99,6 @@ def blend(start: str, file: Path, share: float) -> None:
     save_model(model.half(), file)
 
 
-def write_average(model: sr_models.SuperResolutionFlow, average: list[torch.Tensor], file: Path) -> None:
-    """Write the model with other values of its parameters, which it does not keep."""
-    with torch.no_grad():
-        own = [parameter.clone() for parameter in model.parameters()]
-        for values in (average, own):
-            for parameter, value in zip(model.parameters(), values, strict=True):
-                parameter.copy_(value)
-            if values is average:
-                save_model(model, file)
-
-
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,6 +110,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--lr", type=float, default=8e-5)
     parser.add_argument("--share", type=float, default=0.3)
+    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is")
     parser.add_argument("--blend", type=float, default=0.7, help="share of the result; the rest is MODEL's")
     given = vars(parser.parse_args())
     share = given.pop("blend")

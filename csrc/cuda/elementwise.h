@@ -4,6 +4,7 @@
 //   shift_then_scale: y = (x + t) s    inverse: y = x / s - t
 //   scale_then_shift: y = x s + t      inverse: y = (x - t) / s
 //   log_det = sum log s                inverse: -sum log s
+// Without a scale, s is 1 and h has no raw scales.
 //
 // The accurate functions are called, not the fast ones, and scales are divided by, not multiplied by their reciprocals:
 // results are as close to the truth as those of plain PyTorch. A scale that leaves the normal numbers is split in two
@@ -22,6 +23,8 @@ INVFLOW_DEVICE float log1p_of(float x) { return log1pf(x); }
 INVFLOW_DEVICE double log1p_of(double x) { return log1p(x); }
 INVFLOW_DEVICE float tanh_of(float x) { return tanhf(x); }
 INVFLOW_DEVICE double tanh_of(double x) { return tanh(x); }
+INVFLOW_DEVICE float atan_of(float x) { return atanf(x); }
+INVFLOW_DEVICE double atan_of(double x) { return atan(x); }
 
 // The scale is split where its logarithm is larger than this: e^-kLogLimit is a normal number.
 template <class T>
@@ -55,6 +58,20 @@ INVFLOW_DEVICE T with_excess(T x, T excess) {
   return x * factor * factor * factor * factor;
 }
 
+// The bounded scales are e^(amplitude f(raw / width)), where f is tanh or atan.
+template <class T>
+struct Bounds {
+  bool atan;
+  T amplitude, width;
+};
+
+template <class T>
+INVFLOW_DEVICE Bounds<T> bounds_of(Scale kind, T parameter) {
+  const bool atan = kind == Scale::kBoundedAtanExp || kind == Scale::kAtanExp;
+  const bool divides = kind == Scale::kBoundedExp || kind == Scale::kBoundedAtanExp;
+  return {atan, atan ? T(0.636) * parameter : parameter, divides ? parameter : T(1)};
+}
+
 template <class T>
 struct ScaleAndLog {
   T scale, log;
@@ -68,7 +85,13 @@ INVFLOW_DEVICE ScaleAndLog<T> scale_and_log_of(Scale kind, T raw, T parameter) {
     const T log = parameter > T(0) ? log_of(scale) : (x < T(0) ? x : T(0)) - log1p_of(exp_of(x < T(0) ? x : -x));
     return {scale, log};
   }
-  const T log = kind == Scale::kExp ? raw : parameter * tanh_of(raw / parameter);
+  if (kind == Scale::kNone) return {T(1), T(0)};
+  T log = raw;
+  if (kind != Scale::kExp) {
+    const Bounds<T> bounds = bounds_of(kind, parameter);
+    const T x = raw / bounds.width;
+    log = bounds.amplitude * (bounds.atan ? atan_of(x) : tanh_of(x));
+  }
   return {exp_of(clamp(log, kLogLimit<T>)), log};
 }
 
@@ -87,13 +110,17 @@ INVFLOW_DEVICE ScaleAndSlope<T> scale_and_slope_of(Scale kind, T raw, T paramete
     return {scale, parameter > T(0) ? sigmoid * rest / scale : rest};
   }
   if (kind == Scale::kExp) return {exp_of(clamp(raw, kLogLimit<T>)), T(1)};
-  const T tanh = tanh_of(raw / parameter);
-  return {exp_of(parameter * tanh), (T(1) - tanh) * (T(1) + tanh)};
+  if (kind == Scale::kNone) return {T(1), T(0)};
+  const Bounds<T> bounds = bounds_of(kind, parameter);
+  const T x = raw / bounds.width, slope = bounds.amplitude / bounds.width;
+  if (bounds.atan) return {exp_of(bounds.amplitude * atan_of(x)), slope / (T(1) + x * x)};
+  const T tanh = tanh_of(x);
+  return {exp_of(bounds.amplitude * tanh), slope * ((T(1) - tanh) * (T(1) + tanh))};
 }
 
 // The channels of h that belong to transformed channel c.
 INVFLOW_DEVICE int64_t shift_channel(const AffineMap& map, int64_t c) {
-  return map.packing == Packing::kCross ? 2 * c : c;
+  return map.packing == Packing::kCross && map.scale != Scale::kNone ? 2 * c : c;
 }
 INVFLOW_DEVICE int64_t raw_channel(const AffineMap& map, int64_t c) {
   return map.packing == Packing::kCross ? 2 * c + 1 : map.count + c;
@@ -112,6 +139,11 @@ INVFLOW_DEVICE void load_shift(const AffineMap& map, Pixels at, int64_t c,
 }
 template <class Access>
 INVFLOW_DEVICE void load_raw(const AffineMap& map, Pixels at, int64_t c, typename Access::T (&raw)[Access::kPixels]) {
+  if (map.scale == Scale::kNone) {
+#pragma unroll
+    for (int j = 0; j < Access::kPixels; ++j) raw[j] = 0;
+    return;
+  }
   Access::load(map.h, offset_of(map.h, in_h(map, at), raw_channel(map, c)), raw);
 }
 
@@ -219,16 +251,17 @@ INVFLOW_DEVICE void store_grad_h(const AffineMap& map, const View& sums, Pixels 
   const Pixels to = in_h(map, at);
   const int turn = at.sample - to.sample * static_cast<int>(map.repeat);
   const int64_t shift = shift_channel(map, c), raw = raw_channel(map, c);
+  const bool has_raw = map.scale != Scale::kNone;
   if (turn > 0) {
     add_sum(sums, offset_of(sums, to, shift), grad_shift);
-    add_sum(sums, offset_of(sums, to, raw), grad_raw);
+    if (has_raw) add_sum(sums, offset_of(sums, to, raw), grad_raw);
   }
   if (turn == map.repeat - 1) {
     Access::store(map.grad_h, offset_of(map.grad_h, to, shift), grad_shift);
-    Access::store(map.grad_h, offset_of(map.grad_h, to, raw), grad_raw);
+    if (has_raw) Access::store(map.grad_h, offset_of(map.grad_h, to, raw), grad_raw);
   } else {
     store_run<typename Access::T>(sums.data, offset_of(sums, to, shift), grad_shift);
-    store_run<typename Access::T>(sums.data, offset_of(sums, to, raw), grad_raw);
+    if (has_raw) store_run<typename Access::T>(sums.data, offset_of(sums, to, raw), grad_raw);
   }
 }
 

@@ -28,7 +28,7 @@ class Workspace {
   template <class T>
   View sums_of(const FlowStep& step, const AffineMap& map) {
     if (map.repeat <= 1 || map.grad_h.dtype == kDtypeOf<T>) return map.grad_h;
-    return tensor<T>(step.batch / map.repeat, 2 * map.count, step.pixels);
+    return tensor<T>(step.batch / map.repeat, channels_of_h(map), step.pixels);
   }
 
   int64_t size() const { return size_; }

@@ -19,7 +19,15 @@ from invflow.backends.protocol import Call, Form, Gradients
 
 __all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
 
-_SCALES = {"sigmoid": 0, "exp": 1, "bounded_exp": 2}
+_SCALES = {
+    "sigmoid": 0,
+    "exp": 1,
+    "bounded_exp": 2,
+    "tanh_exp": 3,
+    "bounded_atan_exp": 4,
+    "atan_exp": 5,
+    "none": 6,
+}
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
 _PACKINGS = {"cross": 0, "split": 1}
 
@@ -164,7 +172,7 @@ def _map(
     samples, channels = h.shape[:2]
     repeat = max(1, batch // samples) if samples else 1
     grad_view = _NO_VIEW if grad_h is None else _view(kept, grad_h)
-    return _view(kept, h), grad_view, start, channels // 2, repeat, *_words(form), inverse
+    return _view(kept, h), grad_view, start, channels // form.outputs, repeat, *_words(form), inverse
 
 
 @lru_cache(maxsize=256)

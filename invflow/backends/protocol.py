@@ -28,6 +28,11 @@ class Form(NamedTuple):
     order: str
     packing: str
 
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output for each transformed one: shift and raw scale, or the shift alone."""
+        return 1 if self.scale == "none" else 2
+
 
 class Settings(NamedTuple):
     """Everything about a call but its tensors.
@@ -52,8 +57,8 @@ class Call(NamedTuple):
         x: state (B, C, H, W).
         matrix: M (C, C) or ``None``; without it there is only a coupling.
         shift: v (C,) or ``None``, like the matrix.
-        coupling: raw output (B', 2C', H, W) of the coupling's network or ``None``.
-        injector: raw output (B', 2C, H, W) of the injector's network or ``None``.
+        coupling: raw output (B', 2C', H, W) of the coupling's network or ``None``; (B', C', H, W) without a scale.
+        injector: raw output (B', 2C, H, W) of the injector's network or ``None``, likewise.
         settings: all but the tensors.
     """
 

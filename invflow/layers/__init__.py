@@ -10,13 +10,20 @@ and :class:`~invflow.layers.Conditionable` are optional capabilities that save m
 
 from invflow.layers._factors import FactorStore
 from invflow.layers.actnorm import ActNorm
+from invflow.layers.checkerboard import CheckerboardCoupling
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.coupling_net import coupling_net
+from invflow.layers.dequantization import UniformDequantization, VariationalDequantization
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
+from invflow.layers.haar import HaarSqueeze
 from invflow.layers.injector import AffineInjector
 from invflow.layers.inverse import Inverse
+from invflow.layers.logit import Logit
+from invflow.layers.networks import NetFactory, network_of
+from invflow.layers.permutation import Permutation
 from invflow.layers.protocol import (
     Conditionable,
     Foldable,
@@ -29,6 +36,7 @@ from invflow.layers.protocol import (
     Stage,
 )
 from invflow.layers.sequential import FlowSequential, InverseStep
+from invflow.layers.spline import SplineCoupling
 from invflow.layers.split import Split
 from invflow.layers.squeeze import Squeeze
 from invflow.layers.zero_conv import ZeroConv2d
@@ -37,26 +45,36 @@ __all__ = [
     "ActNorm",
     "AffineCoupling",
     "AffineInjector",
+    "CheckerboardCoupling",
     "Conditionable",
     "FactorStore",
     "FlowSequential",
     "FlowStep",
     "Foldable",
     "Fusable",
+    "HaarSqueeze",
     "Inverse",
     "InverseStep",
     "InvertibleConv1x1",
     "InvertibleConv1x1LU",
     "InvertibleLayer",
+    "Logit",
+    "NetFactory",
     "PendingCoupling",
+    "Permutation",
     "Rerun",
     "Reversible",
     "SharedContext",
+    "SplineCoupling",
     "Split",
     "Squeeze",
     "Stage",
+    "UniformDequantization",
+    "VariationalDequantization",
     "ZeroConv2d",
     "check_weights",
     "condition",
+    "coupling_net",
     "fold",
+    "network_of",
 ]

@@ -18,7 +18,7 @@ def check_channels(layer: object, channels: int) -> int:
 
 
 def check_input(layer: object, x: Tensor, channels: int, name: str = "x") -> None:
-    """Raise unless ``x`` is a floating-point (B, channels, H, W)."""
+    """Raise unless ``x`` is a floating-point (B, channels, *)."""
     check_state(x, name)
     if x.shape[1] != channels:
         raise ValueError(f"{type(layer).__name__}: {name} must have {channels} channels, got shape {tuple(x.shape)}")
@@ -27,7 +27,8 @@ def check_input(layer: object, x: Tensor, channels: int, name: str = "x") -> Non
 def check_context(layer: object, x: Tensor, context: Context, channels: int) -> None:
     """Raise unless ``context`` fits ``x`` and has the layer's context channels; with 0 of them, anything is ignored.
 
-    The batch of the context may be a divisor of that of ``x``: each of its samples then serves successive states.
+    It has the spatial dimensions of ``x`` or, as a tensor, none: it then is the same at every pixel. Its batch may be a
+    divisor of that of ``x``: each of its samples then serves successive states.
     """
     if not channels:
         return
@@ -35,20 +36,24 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
         raise ValueError(f"{type(layer).__name__}: context with {channels} channels is required, got None")
     if isinstance(context, Tensor) or not is_shared(context):
         check_state(context, "context")
-    batch, _, height, width = x.shape
-    samples, given, rows, columns = context.shape
+    shape, given = x.shape, context.shape
+    batch, samples = shape[0], given[0]
     fits = samples == batch or (samples > 0 and batch % samples == 0)
-    if not fits or given != channels or rows != height or columns != width:
+    vector = len(given) == 2 and isinstance(context, Tensor)
+    if not fits or given[1] != channels or not (vector or given[2:] == shape[2:]):
+        allowed = [", ".join(map(str, (f"{batch} or a divisor", channels, *shape[2:])))]
+        if len(shape) > 2 and isinstance(context, Tensor):
+            allowed.append(f"{batch} or a divisor, {channels}")
         raise ValueError(
-            f"{type(layer).__name__}: context must have shape ({batch} or a divisor, {channels}, {height}, {width}) "
-            f"for x of shape {tuple(x.shape)}, got {tuple(context.shape)}"
+            f"{type(layer).__name__}: context must have shape {' or '.join(f'({each})' for each in allowed)} for x of "
+            f"shape {tuple(shape)}, got {tuple(given)}"
         )
     if isinstance(context, Tensor):
         check_same_device(x, context=context)
 
 
 def check_shape(layer: object, shape: Shape, channels: int) -> Shape:
-    """Return ``shape`` (C, H, W) itself, if C is ``channels``."""
+    """Return ``shape`` (C, *) itself, if C is ``channels``."""
     if shape[0] != channels:
         raise ValueError(f"{type(layer).__name__}: x must have {channels} channels, got shape {tuple(shape)}")
     return shape
@@ -68,3 +73,8 @@ def check_split_latents(z: Sequence[Tensor], kept: int, factored: int) -> tuple[
     if epsilon.shape != expected:
         raise ValueError(f"Split: epsilon must have shape {expected}, got {tuple(epsilon.shape)}")
     return epsilon, rest
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Return values (C,) so that they broadcast against a state (B, C, *)."""
+    return values.reshape(-1, *(1,) * (x.dim() - 2))

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import reads_freely
+from invflow._numerics import pixels_of, reads_freely
 from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, LayerError, UnusableWeightError, is_captured
 from invflow.ops._transforms import is_watched, reference_backward
@@ -120,7 +120,7 @@ class ChannelMap:
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant for one sample, in the dtype of the matrix; cached per image size."""
-        pixels, last = x.shape[2] * x.shape[3], self._last
+        pixels, last = pixels_of(x), self._last
         if last is None or last[0] != pixels:
             with torch.inference_mode(False):
                 last = self._last = pixels, (pixels * self.log_abs_det).to(self.matrix.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from invflow._numerics import compute_dtype
+from invflow.layers._checks import per_channel
 from invflow.layers._derived import LayerError
 
 __all__ = ["KnownSet", "data_parallel_group", "first_values", "is_sharded", "total_over"]
@@ -95,7 +96,7 @@ def first_values(x: Tensor, group: Any) -> tuple[Tensor, Tensor]:
     """Return bias and log_scale (C,) that give a batch zero mean and, where it is not constant, unit variance.
 
     Args:
-        x: (B, C, H, W); may be empty if another process of the group has samples.
+        x: (B, C, *); may be empty if another process of the group has samples.
         group: process group over whose batches the statistics are taken; ``None`` for this batch alone.
 
     Raises:
@@ -104,9 +105,10 @@ def first_values(x: Tensor, group: Any) -> tuple[Tensor, Tensor]:
     x = x.to(compute_dtype(x.dtype))
     channels = x.shape[1]
     pixels = x.new_full((1,), x.numel() // channels, dtype=torch.float64)
-    count, sums = total_over(group, torch.cat([pixels, x.sum((0, 2, 3)).double()])).split([1, channels])
+    others = [0, *range(2, x.dim())]
+    count, sums = total_over(group, torch.cat([pixels, x.sum(others).double()])).split([1, channels])
     mean = (sums / count).to(x.dtype)
-    squares = (x - mean[:, None, None]).square().sum((0, 2, 3)).double()
+    squares = (x - per_channel(mean, x)).square().sum(others).double()
     std = (total_over(group, squares) / count).sqrt().to(x.dtype)
     broken = ~(mean.isfinite() & std.isfinite())
     if bool(broken.any()):

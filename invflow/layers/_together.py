@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import reads_freely
+from invflow._numerics import pixels_of, reads_freely
 from invflow.layers._derived import ChannelMap, FactorCache
 from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, is_captured
@@ -292,7 +292,7 @@ class _OneOf(ChannelMap):
         self._log_dets, self._index = log_dets, index
 
     def log_det(self, x: Tensor) -> Tensor:
-        return self._log_dets(x.shape[2] * x.shape[3])[self._index]
+        return self._log_dets(pixels_of(x))[self._index]
 
 
 def _stacked(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype, reads_freely
-from invflow.layers._checks import check_channels, check_input, check_shape
+from invflow._numerics import compute_dtype, pixels_of, reads_freely
+from invflow.layers._checks import check_channels, check_input, check_shape, per_channel
 from invflow.layers._current import current
 from invflow.layers._first_batch import (
     KnownSet,
@@ -29,8 +29,8 @@ __all__ = ["ActNorm"]
 
 
 class ActNorm(nn.Module):
-    r"""Activation normalisation: :math:`y = (x + b) \, e^{s}` per channel, :math:`\log\det = HW \sum_c s_c`
-    (Kingma & Dhariwal, Glow, 2018, section 3.1).
+    r"""Activation normalisation: :math:`y = (x + b) \, e^{s}` per channel, :math:`\log\det = N \sum_c s_c` for N
+    pixels (Kingma & Dhariwal, Glow, 2018, section 3.1).
 
     The first non-empty batch that it sees in training mode sets :math:`b = -\operatorname{mean}(x)` and
     :math:`s = -\log(\operatorname{std}(x + b) + 10^{-6})`, with the biased standard deviation over batch and pixels.
@@ -54,7 +54,7 @@ class ActNorm(nn.Module):
         RuntimeError: a first batch under ``torch.func``, ``fully_shard``, or with parameters that are computed.
 
     Shape:
-        x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, *) -> y (B, C, *), log_det (B,). A vector is one pixel.
     """
 
     num_latents = 1
@@ -77,7 +77,7 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set bias and scale from ``x`` (B, C, H, W), in any mode.
+        """Set bias and scale from ``x`` (B, C, *), in any mode.
 
         Raises:
             ValueError: an empty batch, one that is not finite, or a wrong shape.
@@ -216,14 +216,14 @@ class ActNorm(nn.Module):
             self.initialize(x)
         dtype = compute_dtype(x.dtype)
         bias, log_scale = self._parameters_as(dtype)
-        y = (x.to(dtype) + bias[:, None, None]) * log_scale.exp()[:, None, None]
+        y = (x.to(dtype) + per_channel(bias, x)) * per_channel(log_scale.exp(), x)
         return y.to(x.dtype), self.log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
         dtype = compute_dtype(z.dtype)
         bias, log_scale = self._parameters_as(dtype)
-        x = z.to(dtype) * (-log_scale).exp()[:, None, None] - bias[:, None, None]
+        x = z.to(dtype) * per_channel((-log_scale).exp(), z) - per_channel(bias, z)
         return x.to(z.dtype), -self.log_det(z)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
@@ -239,8 +239,8 @@ class ActNorm(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
-        pixels = x.shape[2] * x.shape[3]
-        return (pixels * current(self, "log_scale").double().sum()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
+        log_abs_det = pixels_of(x) * current(self, "log_scale").double().sum()
+        return log_abs_det.to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
     def _parameters_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return current(self, "bias").to(dtype), current(self, "log_scale").to(dtype)

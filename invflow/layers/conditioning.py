@@ -16,7 +16,7 @@ from invflow.layers.protocol import (
     supports,
 )
 
-__all__ = ["condition", "context_for", "repeat_context", "takes_shared", "without_context"]
+__all__ = ["condition", "context_for", "over_pixels", "repeat_context", "takes_shared", "without_context"]
 
 #: Methods of layers that are handed a context. Who overrides one must say again that it takes a shared one.
 _TAKE_CONTEXT = ("forward", "inverse", "raw_output", "pending")
@@ -66,6 +66,17 @@ def without_context(layer: InvertibleLayer) -> ConditionedInverse:
 
 
 def repeat_context(context: Tensor, states: int) -> Tensor:
-    """Return the context (B', C, H, W) of every one of ``states`` states; B' divides their number."""
+    """Return the context (B', K, *) of every one of ``states`` states; B' divides their number."""
     count = context.shape[0]
     return context if count in (0, states) else context.repeat_interleave(states // count, 0)
+
+
+def over_pixels(context: Any, x: Tensor) -> Any:
+    """Return a context as the networks of a layer see it: a vector (B', K) expanded to the pixels of ``x`` (B, C, *).
+
+    Any other context is returned as it is.
+    """
+    if not isinstance(context, Tensor) or context.dim() != 2 or x.dim() == 2:
+        return context
+    # a view
+    return context.view(*context.shape, *(1,) * (x.dim() - 2)).expand(*context.shape, *x.shape[2:])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, FactorCache, Snapshot, compose, derive
@@ -35,7 +35,7 @@ def _derives_from_matrix(kind: type[InvertibleConv1x1]) -> bool:
 
 
 class InvertibleConv1x1(nn.Module):
-    r"""Invertible 1x1 convolution: :math:`y = W x` at every pixel, :math:`\log\det = HW \log|\det W|`
+    r"""Invertible 1x1 convolution: :math:`y = W x` at every of N pixels, :math:`\log\det = N \log|\det W|`
     (Kingma & Dhariwal, Glow, 2018, section 3.2). ``weight`` starts as a random rotation.
 
     The inverse and the determinant come from one LU factorisation in float64, for any dtype of the state. It costs C^3
@@ -48,7 +48,7 @@ class InvertibleConv1x1(nn.Module):
         ValueError: a weight that is singular or not finite, in ``forward`` and ``inverse``.
 
     Shape:
-        x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, *) -> y (B, C, *), log_det (B,). A vector is one pixel.
     """
 
     num_latents = 1
@@ -106,8 +106,7 @@ class InvertibleConv1x1(nn.Module):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
-        pixels = x.shape[2] * x.shape[3]
-        return (pixels * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
+        return (pixels_of(x) * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
     def sources(self) -> list[Tensor]:
         """Return the tensors whose values alone decide the map; an empty list if those are not known.
@@ -175,8 +174,7 @@ class InvertibleConv1x1(nn.Module):
     def _apply_map(self, x: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x.dtype)
         found = self.channel_map(None, None, dtype, inverse=inverse)
-        pixels = x.shape[2] * x.shape[3]
-        log_det = (pixels * found.log_abs_det).to(dtype).repeat(x.shape[0])
+        log_det = (pixels_of(x) * found.log_abs_det).to(dtype).repeat(x.shape[0])
         return channel_affine(x, found.matrix, found.shift), log_det
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -9,14 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, are_plain, is_plain
 from invflow.layers._inversion import stages_of
 from invflow.layers._together import Sources, map_of, present_maps
 from invflow.layers.actnorm import ActNorm
-from invflow.layers.conditioning import condition, context_for
+from invflow.layers.conditioning import condition, context_for, over_pixels
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU
 from invflow.layers.coupling import AffineCoupling
 from invflow.layers.folded import FoldedMap
@@ -65,7 +65,7 @@ class FlowStep(nn.Module):
         conv1x1: the convolution; default a new :class:`InvertibleConv1x1`.
 
     Shape:
-        x (B, C, H, W), context as injector and coupling need it -> y (B, C, H, W), log_det (B,).
+        x (B, C, *), context as injector and coupling need it -> y (B, C, *), log_det (B,).
     """
 
     num_latents = 1
@@ -132,7 +132,7 @@ class FlowStep(nn.Module):
         """Compute ``inverse`` for networks that have already been evaluated.
 
         Args:
-            z: (B, C, H, W).
+            z: (B, C, *).
             coupling: output of the coupling's network; ``None`` leaves the coupling out.
             injector: output of the injector's network; ``None`` leaves the injector out. The batch of both may be a
                 divisor of B.
@@ -260,7 +260,7 @@ class FlowStep(nn.Module):
             return None
         context = context_for(injector, context)
         check_context(injector, x, context, injector.context_channels)
-        return injector.raw_output(context)
+        return injector.raw_output(over_pixels(context, x))
 
     def _before_coupling(
         self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None
@@ -317,7 +317,7 @@ class FlowStep(nn.Module):
         if not sources:
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            pixels = None if like is None else like.shape[2] * like.shape[3]
+            pixels = None if like is None else pixels_of(like)
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse, pixels=pixels)
         if not is_plain(tensors):
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse)

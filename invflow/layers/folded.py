@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype
+from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_context, check_input, check_shape, check_split_latents
 from invflow.layers._derived import ChannelMap, compose
-from invflow.layers.conditioning import repeat_context
+from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.folding import check_initialized, fold
 from invflow.layers.protocol import Shape
 from invflow.ops import AffineForm
@@ -20,6 +20,7 @@ from invflow.ops._gaussian_split import PRIOR_FORM
 from invflow.ops._reference import channel_affine_reference
 
 if TYPE_CHECKING:
+    from invflow.layers._halves import Halves
     from invflow.layers.actnorm import ActNorm
     from invflow.layers.conv1x1 import InvertibleConv1x1
     from invflow.layers.coupling import AffineCoupling
@@ -41,7 +42,7 @@ class FoldedMap(nn.Module):
         dtype: dtype of the constants, float32 or float64.
 
     Shape:
-        x (B, C, H, W) -> y (B, C, H, W), log_det (B,).
+        x (B, C, *) -> y (B, C, *), log_det (B,).
     """
 
     num_latents = 1
@@ -119,7 +120,7 @@ class FoldedMap(nn.Module):
 
     @staticmethod
     def _log_det(x: Tensor, log_abs_det: Tensor) -> Tensor:
-        return (x.shape[2] * x.shape[3] * log_abs_det).to(compute_dtype(x.dtype)).expand(x.shape[0])
+        return (pixels_of(x) * log_abs_det).to(compute_dtype(x.dtype)).expand(x.shape[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedMap:
         before = dict(self.named_buffers())
@@ -140,8 +141,8 @@ class FoldedAffine(nn.Module):
         layer: the layer to copy.
 
     Shape:
-        x (B, C, H, W), context as the layer needs it -> y (B, C, H, W), log_det (B,). In a traced program every state
-        needs a context of its own.
+        x (B, C, *), context as the layer needs it -> y (B, C, *), log_det (B,). In a traced program every state needs a
+        context of its own.
     """
 
     num_latents = 1
@@ -150,8 +151,8 @@ class FoldedAffine(nn.Module):
         super().__init__()
         self.channels, self.context_channels = layer.channels, layer.context_channels
         self.form = layer.form
-        #: Number of channels that pass unchanged and that the network sees; an injector has none.
-        self.passed: int = getattr(layer, "start", 0)
+        #: Which channels are transformed; the network sees the others. ``None`` for an injector, which transforms all.
+        self.halves: Halves | None = getattr(layer, "halves", None)
         self.net = fold(layer.net)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -168,17 +169,20 @@ class FoldedAffine(nn.Module):
         if not tracing:
             check_input(self, x, self.channels, name)
             check_context(self, x, context, self.context_channels)
-        passed, changed = x[:, : self.passed], x[:, self.passed :]
+        if self.halves is None:
+            assert context is not None
+            return self._changed(x, self.net(over_pixels(context, x)), inverse)
+        passed = self.halves.passed(x)
         if not self.context_channels:
             h = self.net(passed)
-        elif not self.passed:
-            h = self.net(context)
         else:
             assert context is not None
-            h = self.net(passed, context if tracing else repeat_context(context, x.shape[0]))
-        h = h if tracing else repeat_context(h, x.shape[0])
-        changed, log_det = _elementwise(changed, h, self.form, inverse)
-        return (torch.cat([passed, changed], 1) if self.passed else changed), log_det
+            h = self.net(passed, over_pixels(context if tracing else repeat_context(context, x.shape[0]), x))
+        changed, log_det = self._changed(self.halves.changed(x), h, inverse)
+        return torch.cat(self.halves.in_order(passed, changed), 1), log_det
+
+    def _changed(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return _elementwise(x, h if torch.jit.is_tracing() else repeat_context(h, x.shape[0]), self.form, inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"
@@ -191,7 +195,7 @@ class FoldedSplit(nn.Module):
         split: the layer to copy.
 
     Shape:
-        x (B, C, H, W) -> [epsilon, z], log_det (B,), as the layer.
+        x (B, C, *) -> [epsilon, z], log_det (B,), as the layer.
     """
 
     num_latents = 2
@@ -214,8 +218,8 @@ class FoldedSplit(nn.Module):
         return torch.cat([kept, factored], 1), log_det
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
-        _, height, width = check_shape(self, shape, self.channels)
-        return [(self.factored, height, width), (self.kept, height, width)]
+        _, *spatial = check_shape(self, shape, self.channels)
+        return [(self.factored, *spatial), (self.kept, *spatial)]
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, kept={self.kept}, factored={self.factored}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers.conditioning import context_for
+from invflow.layers._layouts import evaluate
+from invflow.layers.conditioning import context_for, over_pixels
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import (
     ConditionedInverse,
     Context,
@@ -30,32 +34,35 @@ class AffineInjector(nn.Module):
 
     Args:
         channels: number C of channels.
-        net: maps the context (B, context_channels, H, W) to h (B, 2C, H, W).
+        net: maps the context (B', context_channels, *), which has the pixels of x, to h (B', 2C, *), or (B', C, *) with
+            the scale ``"none"``. Or a factory ``net(in_channels, out_channels)`` of such a network.
         context_channels: channels of the context, at least 1.
         form: rule by which h becomes shift and scale; default :class:`invflow.AffineForm`.
 
     Shape:
-        x (B, C, H, W), context (B', context_channels, H, W) -> y (B, C, H, W), log_det (B,). B' divides B: each
-        context serves B / B' successive states.
+        x (B, C, *), context (B', context_channels, *) -> y (B, C, *), log_det (B,). B' divides B: each context serves
+        B / B' successive states. A context (B', context_channels) is the same at every pixel.
     """
 
     num_latents = 1
     takes_shared_context = True
 
-    def __init__(self, channels: int, net: nn.Module, *, context_channels: int, form: AffineForm | None = None) -> None:
+    def __init__(
+        self, channels: int, net: nn.Module | NetFactory, *, context_channels: int, form: AffineForm | None = None
+    ) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         if context_channels < 1:
             raise ValueError(f"AffineInjector: context_channels must be at least 1, got {context_channels}")
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
-        self.net = net
+        self.net = network_of(self, net, context_channels, self.form.outputs * channels)
 
     def raw_output(self, context: Context) -> Tensor:
-        """Return the network's output h (B', 2C, H, W) for a context (B', context_channels, H, W)."""
+        """Return the network's output h (B', 2C, *) for a context (B', context_channels, *)."""
         if is_shared(context):
             return self._checked(context.network(self.net)(None, slice(None)))
-        return self._checked(self.net(context))
+        return self._checked(evaluate(self, cast(Tensor, context)))
 
     def shared_output(self, context: SharedContext) -> Tensor:
         """Return :meth:`raw_output` for all B' samples of a context."""
@@ -64,10 +71,9 @@ class AffineInjector(nn.Module):
         return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:
-        if h.shape[1] != 2 * self.channels:
-            raise ValueError(
-                f"AffineInjector: net must return {2 * self.channels} channels, got shape {tuple(h.shape)}"
-            )
+        expected = self.form.outputs * self.channels
+        if h.shape[1] != expected:
+            raise ValueError(f"AffineInjector: net must return {expected} channels, got shape {tuple(h.shape)}")
         return h
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
@@ -94,7 +100,7 @@ class AffineInjector(nn.Module):
     def _rerun(self, z: Tensor, context: Context) -> Rerun:
         # one evaluation of the network serves both directions
         with torch.enable_grad():
-            h = self.raw_output(context_for(self, context))
+            h = self.raw_output(over_pixels(context_for(self, context), z))
         x = affine_coupling(z, h.detach(), self.form, start=0, inverse=True)[0].requires_grad_()
         with torch.enable_grad():
             return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form, start=0))
@@ -102,7 +108,8 @@ class AffineInjector(nn.Module):
     def _transform(self, x: Tensor, context: Context, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        return affine_coupling(x, self.raw_output(context_for(self, context)), self.form, start=0, inverse=inverse)
+        h = self.raw_output(over_pixels(context_for(self, context), x))
+        return affine_coupling(x, h, self.form, start=0, inverse=inverse)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"

@@ -18,7 +18,7 @@ class Inverse(nn.Module):
         layer: satisfies :class:`invflow.InvertibleLayer`.
 
     Shape:
-        z and context as in the layer's ``inverse`` -> x (B, C, H, W), log_det (B,).
+        z and context as in the layer's ``inverse`` -> x (B, C, *), log_det (B,).
     """
 
     def __init__(self, layer: nn.Module) -> None:

@@ -33,8 +33,8 @@ __all__ = [
     "supports",
     "watches_all",
 ]
-#: (C, H, W) of one sample of a state or latent.
-Shape = tuple[int, int, int]
+#: (C, *) of one sample of a state or latent: (C,) of a vector, (C, H, W) of an image.
+Shape = tuple[int, ...]
 
 
 class InvertibleLayer(Protocol):
@@ -45,7 +45,7 @@ class InvertibleLayer(Protocol):
     A layer that factors variables out states ``num_latents`` > 1. Its ``z`` is then the list of that many latents in
     encode order, and the composition goes on with the last of them. A layer without the attribute has one.
 
-    ``output_shapes(shape)`` returns the shape (C, H, W) of every latent for an input of this shape. It raises
+    ``output_shapes(shape)`` returns the shape (C, *) of every latent for an input of this shape. It raises
     ``ValueError`` for a shape that the layer does not take. A layer of one latent without the method counts as one that
     keeps the shape. A layer of several latents needs the method.
     """
@@ -104,7 +104,7 @@ class PendingCoupling(NamedTuple):
     """An affine coupling that has evaluated its network and waits to be applied in one pass with the next layer.
 
     Attributes:
-        h: the network's raw output (B, 2C', H, W).
+        h: the network's raw output (B, 2C', *).
         form: rule by which ``h`` becomes shift and scale.
         start: the first of the C' channels that it transforms.
     """
@@ -131,7 +131,7 @@ class Fusable(Protocol):
         """Compute ``forward`` with the coupling of the layer before and without the last coupling of its own.
 
         Args:
-            x: (B, C, H, W), the state before ``pending``.
+            x: (B, C, *), the state before ``pending``.
             context: as in ``forward``.
             pending: the coupling of the layer before; ``None`` if there is none.
 
@@ -155,10 +155,10 @@ class SharedContext(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape (B, context channels, H, W) of the joined context."""
+        """Shape (B, context channels, *) of the joined context, with the spatial dimensions of the states."""
 
     def joined(self) -> Tensor:
-        """Return the context (B, context channels, H, W) in one tensor."""
+        """Return the context (B, context channels, *) in one tensor."""
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Evaluate what depends on the context only, and return the rest of the network.

@@ -54,7 +54,7 @@ def encode_reversibly(
     Args:
         layers: the layers in order, each with its name in messages.
         distance: says which states are stored.
-        x: (B, C, H, W).
+        x: (B, C, *).
         context: argument of every layer: a tensor, a shared context, or a structure that holds tensors.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class InverseStep(NamedTuple):
         """Return the argument of the layer's inverse: the state that went on, after the latents that left, if any.
 
         Args:
-            x: the state (B, C, H, W) that went on.
+            x: the state (B, C, *) that went on.
             part: the part of the latents' samples that ``x`` holds; ``None`` for all.
         """
         if not self.leaving:
@@ -96,7 +96,7 @@ class FlowSequential(nn.Module):
         memory: ``"store"`` keeps what the backward pass needs, ``"invert"`` reconstructs it.
 
     Shape:
-        x (B, C, H, W) and one context for all layers -> z, a tensor or a list of tensors, and log_det (B,).
+        x (B, C, *) and one context for all layers -> z, a tensor or a list of tensors, and log_det (B,).
     """
 
     takes_shared_context = True
@@ -109,8 +109,7 @@ class FlowSequential(nn.Module):
         if memory not in ("store", "invert"):
             raise ValueError(f"FlowSequential: memory must be 'store' or 'invert', got {memory!r}")
         for position, layer in enumerate(self.layers):
-            if not callable(getattr(layer, "inverse", None)):
-                raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
+            _check_invertible(position, layer)
         self.memory = memory
         self.store_distance = StoreDistance()
         self._derivation = Derivation()
@@ -202,10 +201,10 @@ class FlowSequential(nn.Module):
             yield InverseStep(position, cast(InvertibleLayer, layer), leaving)
 
     def walk_shapes(self, shape: Shape) -> Iterator[tuple[nn.Module, list[Shape]]]:
-        """Yield the layers from the first to the last, each with the shapes (C, H, W) of its outputs.
+        """Yield the layers from the first to the last, each with the shapes (C, *) of its outputs.
 
         Args:
-            shape: (C, H, W) of the input.
+            shape: (C, *) of the input.
 
         Raises:
             TypeError: a layer of several latents that has no method ``output_shapes``.
@@ -221,16 +220,17 @@ class FlowSequential(nn.Module):
             yield layer, shapes
             shape = shapes[-1]
 
-    def latent_shapes(self, channels: int, height: int, width: int) -> list[Shape]:
-        """Return the shapes (C, H, W) of all latents, in encode order, for an input of this shape.
+    def latent_shapes(self, channels: int, *spatial: int) -> list[Shape]:
+        """Return the shapes (C, *) of all latents, in encode order, for an input of this shape.
 
         Args:
-            channels, height, width: shape of the input.
+            channels: C of the input.
+            spatial: its other dimensions: H and W of an image, none of a vector.
 
         Raises:
             TypeError, ValueError: as :meth:`walk_shapes`.
         """
-        latents: list[Shape] = [(channels, height, width)]
+        latents: list[Shape] = [(channels, *spatial)]
         for _, shapes in self.walk_shapes(latents[0]):
             latents[-1:] = shapes
         return latents
@@ -288,11 +288,39 @@ class FlowSequential(nn.Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, position: int) -> nn.Module:
+    @overload
+    def __getitem__(self, position: int) -> nn.Module: ...
+    @overload
+    def __getitem__(self, position: slice) -> FlowSequential: ...
+    def __getitem__(self, position: int | slice) -> nn.Module:
+        """Return a layer; for a slice, a FlowSequential of these same layers with the same ``memory``.
+
+        Raises:
+            IndexError: no layer there.
+            ValueError: a slice of no layers.
+        """
+        if isinstance(position, slice):
+            return FlowSequential(self.layers[position], memory=self.memory)
         return self.layers[position]
+
+    def append(self, layer: nn.Module) -> FlowSequential:
+        """Add a layer at the end, and return the flow itself.
+
+        Raises:
+            TypeError: not a module, or one without an ``inverse`` method.
+        """
+        _check_invertible(len(self), layer)
+        self.layers.append(layer)
+        return self
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
+
+
+def _check_invertible(position: int, layer: object) -> None:
+    """Raise ``TypeError`` unless a layer has an inverse."""
+    if not callable(getattr(layer, "inverse", None)):
+        raise TypeError(f"FlowSequential: layer {position}, {type(layer).__name__}, has no inverse method")
 
 
 class _Given:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_input, check_shape, check_split_latents
+from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedSplit
 from invflow.layers.folding import folding
+from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.protocol import ConditionedInverse, Rerun, Shape, SharedContext, Stage
 from invflow.layers.zero_conv import ZeroConv2d
 from invflow.ops import gaussian_split
@@ -28,24 +30,25 @@ class Split(nn.Module):
 
     Args:
         channels: C, at least 2.
-        net: maps z (B, C - round(C / 2), H, W) to (B, 2 round(C / 2), H, W); default :class:`ZeroConv2d`.
+        net: maps z (B, C - round(C / 2), *) to (B, 2 round(C / 2), *), or a factory ``net(in_channels, out_channels)``
+            of such a network; default :class:`ZeroConv2d`, which takes images only.
 
     Shape:
-        x (B, C, H, W) -> [epsilon (B, round(C / 2), H, W), z (B, C - round(C / 2), H, W)], log_det (B,). The list is in
-        encode order, and the flow goes on with its last latent.
+        x (B, C, *) -> [epsilon (B, round(C / 2), *), z (B, C - round(C / 2), *)], log_det (B,). The list is in encode
+        order, and the flow goes on with its last latent.
     """
 
     num_latents = 2
     takes_shared_context = True
 
-    def __init__(self, channels: int, net: nn.Module | None = None) -> None:
+    def __init__(self, channels: int, net: nn.Module | NetFactory = ZeroConv2d) -> None:
         super().__init__()
         if check_channels(self, channels) < 2:
             raise ValueError(f"Split: channels must be at least 2, got {channels}")
         self.channels = channels
         self.factored = round(channels / 2)
         self.kept = channels - self.factored
-        self.net = ZeroConv2d(self.kept, 2 * self.factored) if net is None else net
+        self.net = network_of(self, net, self.kept, 2 * self.factored)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         check_input(self, x, self.channels)
@@ -59,8 +62,8 @@ class Split(nn.Module):
         return torch.cat([kept, factored], 1), log_det
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
-        _, height, width = check_shape(self, shape, self.channels)
-        return [(self.factored, height, width), (self.kept, height, width)]
+        _, *spatial = check_shape(self, shape, self.channels)
+        return [(self.factored, *spatial), (self.kept, *spatial)]
 
     def reverse_stages(self) -> list[Stage]:
         return [Stage(self._rerun, self.num_latents)]
@@ -85,7 +88,12 @@ class Split(nn.Module):
             return Rerun(torch.cat([kept, factored], 1).detach(), [kept, factored], [epsilon, kept * 1], log_det)
 
     def _prior(self, z: Tensor) -> Tensor:
-        h = self.net(z)
+        if z.dim() != 4 and isinstance(self.net, ZeroConv2d):
+            raise ValueError(
+                f"Split: its default network takes images, (batch, {self.kept}, height, width), got z of shape "
+                f"{tuple(z.shape)}: pass net= for such states"
+            )
+        h = evaluate(self, z)
         expected = (z.shape[0], 2 * self.factored, *z.shape[2:])
         if h.shape != expected:
             raise ValueError(f"Split: net must return shape {expected}, got {tuple(h.shape)}")

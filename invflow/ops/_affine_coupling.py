@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from invflow._numerics import compute_dtype
 from invflow.backends import select_backend
 from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
@@ -30,16 +32,16 @@ def affine_coupling(
     (Lugmayr et al., SRFlow, 2020, eq. 6).
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides.
-        h: (B', 2C', H, W), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
-            sample of ``h`` then serves B / B' successive samples of ``x``.
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides.
+        h: (B', 2C', *), the network's raw output, any floating dtype and strides. B' is B or a divisor of it: each
+            sample of ``h`` then serves B / B' successive samples of ``x``. With the scale ``"none"``, C' channels.
         form: rule by which ``h`` becomes shift and scale; default :class:`AffineForm`.
         start: the first channel that is transformed, in 0..C - C'; default C - C', the last channels.
         inverse: apply the inverse map, and return its log-determinant.
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else
+        y (B, C, *) with dtype and memory format of ``x``, and log_det (B,), float64 if ``x`` is float64, else
         float32.
 
     Raises:
@@ -48,9 +50,12 @@ def affine_coupling(
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
     check_state(x)
-    count = check_raw_output(x, h)
+    form = form or PUBLISHED_FORM
+    count = check_raw_output(x, h, outputs=form.outputs)
     start = x.shape[1] - count if start is None else start
-    check_start(x, start, count)
+    check_start(x, start, count, form.outputs)
     check_same_device(x, h=h)
-    settings = Settings((form or PUBLISHED_FORM).for_kernels(), NO_MAP, start, inverse)
-    return run(Call(x, None, None, h, None, settings), select_backend(backend, "affine_coupling", x))
+    h, prepared = form.prepared(h, compute_dtype(x.dtype))
+    settings = Settings(prepared.for_kernels(), NO_MAP, start, inverse)
+    y, log_det = run(Call(x, None, None, h, None, settings), select_backend(backend, "affine_coupling", x))
+    return y, torch.zeros_like(log_det) if form.volume_preserving else log_det

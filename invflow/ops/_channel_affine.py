@@ -15,20 +15,21 @@ _SETTINGS = Settings(NO_MAP, NO_MAP, 0, False)
 
 
 def channel_affine(x: Tensor, matrix: Tensor, shift: Tensor, *, backend: str | None = None) -> Tensor:
-    r"""Apply a channel map, the same at every pixel: :math:`y_{bohw} = v_o + \sum_i M_{oi} x_{bihw}`.
+    r"""Apply a channel map, the same at every pixel p: :math:`y_{bop} = v_o + \sum_i M_{oi} x_{bip}`.
 
     An actnorm followed by a 1x1 convolution is this map with :math:`M = W \operatorname{diag}(e^s)`,
-    :math:`v = M b`. Its inverse has :math:`M^{-1}` and :math:`-M^{-1} v`. The log-determinant,
-    :math:`HW \log|\det M|`, does not depend on ``x``; the caller computes it (Kingma & Dhariwal, Glow, 2018, table 1).
+    :math:`v = M b`. Its inverse has :math:`M^{-1}` and :math:`-M^{-1} v`. The log-determinant
+    of N pixels, :math:`N \log|\det M|`, does not depend on ``x``. The caller computes it (Kingma & Dhariwal, Glow,
+    2018, table 1).
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides.
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides.
         matrix: (C, C), float64 if ``x`` is, else float32.
         shift: (C,), the same dtype as ``matrix``.
         backend: overrides :func:`invflow.use_backend` for this call.
 
     Returns:
-        (B, C, H, W), dtype and memory format of ``x``. Half-precision states are computed in float32.
+        (B, C, *), dtype and memory format of ``x``. Half-precision states are computed in float32.
 
     Raises:
         TypeError: a wrong dtype.

@@ -8,48 +8,54 @@ from invflow._numerics import KERNEL_DTYPES, compute_dtype
 
 
 def check_state(x: object, name: str = "x") -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, H, W)."""
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, *)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.dim() != 4:
-        raise ValueError(f"{name} must have 4 dimensions (batch, channels, height, width), got shape {tuple(x.shape)}")
+    if x.dim() < 2:
+        raise ValueError(f"{name} must have at least 2 dimensions (batch, channels, ...), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must have a floating-point dtype, got {x.dtype}")
 
 
-def check_raw_output(x: Tensor, h: Tensor, name: str = "h") -> int:
-    """Return C' if ``h`` (B', 2C', H, W) can be a network's output for C' channels of ``x`` (B, C, H, W).
+def check_image(x: object, name: str = "x") -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a floating-point tensor (B, C, H, W)."""
+    if isinstance(x, Tensor) and x.dim() != 4:
+        raise ValueError(f"{name} must have 4 dimensions (batch, channels, height, width), got shape {tuple(x.shape)}")
+    check_state(x, name)
 
-    B' must divide B.
+
+def check_raw_output(x: Tensor, h: Tensor, name: str = "h", outputs: int = 2) -> int:
+    """Return C' if ``h`` (B', 2C', *) can be a network's output for C' channels of ``x`` (B, C, *).
+
+    B' must divide B. Of a form without a scale, h has C' channels: ``outputs`` is 1.
 
     Raises:
         TypeError: no tensor, or none of a dtype that kernels read.
         ValueError: a wrong shape.
     """
-    if not isinstance(h, Tensor) or h.dim() != 4 or h.dtype not in KERNEL_DTYPES:
+    if not isinstance(h, Tensor) or h.dim() < 2 or h.dtype not in KERNEL_DTYPES:
         check_state(h, name)
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
-    batch, channels, height, width = x.shape
-    samples, maps, rows, columns = h.shape
-    count = maps // 2
+    shape, given = x.shape, h.shape
+    batch, channels, samples, maps = shape[0], shape[1], given[0], given[1]
+    count = maps // outputs
     shared = samples == batch or (samples > 0 and batch % samples == 0)
-    if maps % 2 or rows != height or columns != width or not shared:
-        raise ValueError(
-            f"{name} must have shape ({batch} or a divisor, an even number, {height}, {width}) for x of shape "
-            f"{tuple(x.shape)}, got {tuple(h.shape)}"
-        )
+    if maps % outputs or given[2:] != shape[2:] or not shared:
+        number = f"{'any' if outputs == 1 else 'an even'} number"
+        expected = ", ".join(map(str, (f"{batch} or a divisor", number, *shape[2:])))
+        raise ValueError(f"{name} must have shape ({expected}) for x of shape {tuple(shape)}, got {tuple(given)}")
     if count > channels:
         raise ValueError(
-            f"{name} must have at most {2 * channels} channels for x with {channels} channels, got {2 * count}"
+            f"{name} must have at most {outputs * channels} channels for x with {channels} channels, got {maps}"
         )
     return count
 
 
-def check_start(x: Tensor, start: int, count: int) -> None:
+def check_start(x: Tensor, start: int, count: int, outputs: int = 2) -> None:
     """Raise ``ValueError`` unless ``x`` has channels ``start`` to ``start + count``."""
     if not 0 <= start <= x.shape[1] - count:
         raise ValueError(
-            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {2 * count}, "
+            f"start must be in 0..{x.shape[1] - count} for x with {x.shape[1]} channels and h with {outputs * count}, "
             f"got {start}"
         )
 

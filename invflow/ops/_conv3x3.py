@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from invflow._numerics import state_format
 from invflow.backends import conv3x3 as kernels
 from invflow.backends import cpu, current_backend
-from invflow.ops._checks import check_state
+from invflow.ops._checks import check_image
 from invflow.ops._transforms import is_intercepted, needs_reference, reference_backward
 
 __all__ = ["conv3x3", "conv3x3_gradients"]
@@ -58,7 +58,7 @@ def conv3x3(
         ValueError: a wrong shape.
         RuntimeError: ``out`` together with a tensor that requires a gradient.
     """
-    check_state(x)
+    check_image(x)
     if weight.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(
             f"weight must have shape (outputs, {x.shape[1]}, 3, 3) for x with {x.shape[1]} channels, got "
@@ -109,7 +109,7 @@ def conv3x3_gradients(
     Returns:
         These gradients, and ``None`` in place of others. They cannot be differentiated again.
     """
-    if not _runs_kernel((x, grad_y, weight), repeat):
+    if not _runs_kernel((x, weight, grad_y), repeat):
         if repeat == 1:
             sizes = [1, 1]
             return torch.ops.aten.convolution_backward(
@@ -125,9 +125,8 @@ def conv3x3_gradients(
 
 
 def _runs_kernel(tensors: tuple[Tensor, ...], repeat: int) -> bool:
-    """Return whether the kernel can run and is faster than PyTorch. ``x`` comes first, and the weight before a bias."""
-    weight = tensors[-1] if tensors[-1].dim() == 4 else tensors[-2]
-    return fits_kernel(tensors, repeat) and _pays(tensors[0], weight)
+    """Return whether the kernel can run and is faster than PyTorch. ``x`` and the weight come first."""
+    return fits_kernel(tensors, repeat) and _pays(*tensors[:2])
 
 
 def fits_kernel(tensors: Iterable[Tensor], repeat: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from invflow._numerics import compute_dtype
 from invflow.backends import select_backend
 from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
@@ -41,22 +42,25 @@ def flow_step(
     :func:`affine_coupling`. The caller computes the log-determinant of the channel map, as in :func:`channel_affine`.
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides.
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides.
         matrix: M (C, C), float64 if ``x`` is, else float32.
         shift: v (C,), the same dtype as ``matrix``.
-        coupling: (B, 2C', H, W), raw output of the coupling's network; ``None`` leaves the coupling out.
-        injector: (B, 2C, H, W), raw output of the injector's network; ``None`` leaves the injector out.
+        coupling: (B, 2C', *), raw output of the coupling's network; ``None`` leaves the coupling out.
+        injector: (B, 2C, *), raw output of the injector's network; ``None`` leaves the injector out.
         coupling_form: rule by which ``coupling`` becomes shift and scale; default :class:`AffineForm`.
         injector_form: likewise for ``injector``.
         start: the first channel that the coupling transforms; default C - C', the last channels.
         inverse: take the second order, with inverse coupling and injector.
         backend: overrides :func:`invflow.use_backend` for this call.
 
+    With the scale ``"none"``, ``coupling`` has C' and ``injector`` C channels. The log-determinant of a
+    volume-preserving form is zero up to rounding.
+
     The batch of ``coupling`` and ``injector`` may be a divisor B' of B: each of their samples then serves B / B'
     successive samples of ``x``.
 
     Returns:
-        y (B, C, H, W) with dtype and memory format of ``x``, and log_det (B,) of coupling and injector, float64 if
+        y (B, C, *) with dtype and memory format of ``x``, and log_det (B,) of coupling and injector, float64 if
         ``x`` is float64, else float32. Half-precision states are computed in float32 and rounded once.
 
     Raises:
@@ -66,16 +70,22 @@ def flow_step(
     """
     check_state(x)
     check_affine(x, matrix, shift)
+    coupling_form, injector_form = coupling_form or PUBLISHED_FORM, injector_form or PUBLISHED_FORM
     if coupling is not None:
-        count = check_raw_output(x, coupling, "coupling")
+        outputs = coupling_form.outputs
+        count = check_raw_output(x, coupling, "coupling", outputs)
         start = x.shape[1] - count if start is None else start
-        check_start(x, start, count)
-    if injector is not None and check_raw_output(x, injector, "injector") != x.shape[1]:
-        raise ValueError(f"injector must have {2 * x.shape[1]} channels, got {injector.shape[1]}")
+        check_start(x, start, count, outputs)
+        coupling, coupling_form = coupling_form.prepared(coupling, compute_dtype(x.dtype))
+    if injector is not None:
+        outputs = injector_form.outputs
+        if check_raw_output(x, injector, "injector", outputs) != x.shape[1]:
+            raise ValueError(f"injector must have {outputs * x.shape[1]} channels, got {injector.shape[1]}")
+        injector, injector_form = injector_form.prepared(injector, compute_dtype(x.dtype))
     check_same_device(x, matrix=matrix, shift=shift, coupling=coupling, injector=injector)
     settings = Settings(
-        NO_MAP if coupling is None else (coupling_form or PUBLISHED_FORM).for_kernels(),
-        NO_MAP if injector is None else (injector_form or PUBLISHED_FORM).for_kernels(),
+        NO_MAP if coupling is None else coupling_form.for_kernels(),
+        NO_MAP if injector is None else injector_form.for_kernels(),
         start or 0,
         inverse,
     )

@@ -25,8 +25,8 @@ def gaussian_split(x: Tensor, h: Tensor, *, inverse: bool = False, backend: str 
     It is the inverse of an affine coupling with the scale :math:`e^l` and the shift :math:`\mu`, and runs its kernel.
 
     Args:
-        x: (B, C, H, W), any floating dtype and strides; :math:`\epsilon` if ``inverse``.
-        h: (B', 2C, H, W), the network's output: means in even, log standard deviations :math:`l` in odd channels. B' is
+        x: (B, C, *), a state of any rank from 2 on, any floating dtype and strides; :math:`\epsilon` if ``inverse``.
+        h: (B', 2C, *), the network's output: means in even, log standard deviations :math:`l` in odd channels. B' is
             B or a divisor of it, as in :func:`affine_coupling`.
         inverse: compute :math:`x = \epsilon e^l + \mu` and its log-determinant :math:`\sum l` instead.
         backend: overrides :func:`invflow.use_backend` for this call.

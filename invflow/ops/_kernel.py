@@ -13,6 +13,7 @@ from torch import Tensor
 from invflow._numerics import compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Settings
 from invflow.ops._affine_form import affine_form_of
+from invflow.ops._pixels import as_image
 from invflow.ops._reference import flow_step_reference
 from invflow.ops._registration import register
 from invflow.ops._transforms import is_intercepted, needs_reference, reference_backward
@@ -45,16 +46,25 @@ def run(call: Call, backend: str) -> tuple[Tensor, Tensor]:
         backend: a name that :func:`invflow.backends.select_backend` returned.
 
     Returns:
-        y (B, C, H, W) and the log-determinant (B,) of coupling and injector.
+        y (B, C, *) and the log-determinant (B,) of coupling and injector.
     """
     intercepted = is_intercepted()
     if intercepted and torch.compiler.is_compiling():
         call = Call(*call[:-1], _as_constants(call.settings))
     if backend == "reference" or needs_reference():
         return _reference(call)
+    if call.x.dim() != 4:
+        y, log_det = run(_of_images(call), backend)
+        return y.reshape(call.x.shape), log_det
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:-1]):
         return _FlowStep.apply(*call, backend)
     return _forward(call, backend, intercepted)
+
+
+def _of_images(call: Call) -> Call:
+    x, matrix, shift, coupling, injector, settings = call
+    coupling, injector = (None if h is None else as_image(h) for h in (coupling, injector))
+    return Call(as_image(x), matrix, shift, coupling, injector, settings)
 
 
 def _as_constants(settings: Settings) -> Settings:

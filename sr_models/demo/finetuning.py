@@ -46,7 +46,7 @@ def finetuning_config(name: str, train: Path, test: Path, *, steps: int, seed: i
         noise_std=1 / 255,
         encoder_frozen=0.0,
         gradient_clip=2.0,
-        val_every=max(1, steps // 6),
+        val_every=steps // 6,
         save_every=10,
         seed=seed,
     )

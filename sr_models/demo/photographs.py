@@ -99,7 +99,7 @@ def reduce_photographs(sources: Sequence[str], folder: Path) -> Path:
         ValueError: an image that cannot be used, or more than six.
     """
     listings = [list_images(source) for source in sources]
-    for entry in (entry for listing in listings for entry in listing.unused if entry.kind in ("damaged", "too small")):
+    for entry in (entry for listing in listings for entry in listing.unused if entry.kind == "damaged"):
         raise ValueError(f"image {one_line(entry.path)} cannot be used: {entry.reason}")
     paths = list(dict.fromkeys(path for listing in listings for path in listing.paths))
     if len(paths) > _MOST:

@@ -254,7 +254,7 @@ class SuperResolutionFlow(nn.Module):
         """
         return copy_folded(self)
 
-    def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+    def latent_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
         """Return shapes (C, H, W) of the latents, in encode order, for a low-resolution image of this size.
 
         Raises:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sr_models.flow.base import Base, check_base
+from sr_models.models.assembly import NetClass
+from sr_models.networks.coupling import CouplingNet, limited
 
 __all__ = ["FlowConfig", "check_steps"]
 
@@ -24,6 +27,9 @@ class FlowConfig:
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
         base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
             low-resolution image, or ``"image"``, that of the encoder.
+        largest_gain: the most by which the inverse of a coupling or injector amplifies, more than 1; 0: no limit but
+            that of the form, as published. A config may leave this field out, which means 0.
+        largest_shift: their largest absolute shift, more than 0, where ``largest_gain`` is not 0.
     """
 
     scale: int
@@ -35,6 +41,8 @@ class FlowConfig:
     blocks: int
     stacked_blocks: tuple[int, ...]
     base: Base
+    largest_gain: float = 0.0
+    largest_shift: float = 8.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stacked_blocks", tuple(self.stacked_blocks))
@@ -47,6 +55,10 @@ class FlowConfig:
         if not all(isinstance(block, int) for block in self.stacked_blocks):
             raise ValueError(f"stacked_blocks must be whole numbers, got {self.stacked_blocks}")
         check_base(self.base)
+        if not (self.largest_gain == 0 or 1 < self.largest_gain <= 1e3):
+            raise ValueError(f"largest_gain must be 0 or more than 1, and at most 1000, got {self.largest_gain}")
+        if not 0 < self.largest_shift < math.inf:
+            raise ValueError(f"largest_shift must be finite and greater than 0, got {self.largest_shift}")
 
     @property
     def levels(self) -> int:
@@ -57,6 +69,10 @@ class FlowConfig:
     def level_steps(self) -> tuple[int, ...]:
         """Number of conditional steps of every level, from the first to the last."""
         return (self.steps,) * self.levels if isinstance(self.steps, int) else self.steps
+
+    def limited(self, net: type[CouplingNet]) -> NetClass:
+        """Return a network's class, or a function that builds its networks with the limits of this config."""
+        return limited(net, self.largest_gain, self.largest_shift) if self.largest_gain else net
 
 
 def check_steps(name: str, steps: int | Sequence[int], levels: int) -> int | tuple[int, ...]:

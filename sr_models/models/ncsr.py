@@ -26,7 +26,7 @@ from sr_models.models.assembly import (
 from sr_models.models.config import FlowConfig
 from sr_models.models.encoder import encoder_of
 from sr_models.models.publication import Publication, Shapes, read_number
-from sr_models.networks.coupling import ShallowNet
+from sr_models.networks.coupling import CouplingNet, ResidualNet, ShallowNet
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
@@ -40,6 +40,8 @@ class NCSRConfig(FlowConfig):
 
     Attributes:
         scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
+        variant: ``""``, as published, or ``"R"``: the levels and networks of SRFlow-DA-R, a level fewer and deeper
+            networks. The noise-conditional layers stay shallow.
         steps: conditional flow steps (K): one number for every level, or one a level.
         noise_steps: for every level, how many of its last steps have a noise-conditional layer (S).
         noise_channels: channels of the noise: 3, one a colour, or 1.
@@ -52,9 +54,13 @@ class NCSRConfig(FlowConfig):
         stacked_blocks: blocks whose outputs condition every level, besides the level's own features.
         base: image that is added to what the flow models: ``"none"``, as published, ``"bicubic"``, the enlarged
             low-resolution image, or ``"image"``, that of the encoder.
+        largest_gain: the most by which the inverse of a coupling or injector amplifies, more than 1; 0: no limit but
+            that of the form, as published.
+        largest_shift: their largest absolute shift, more than 0, where ``largest_gain`` is not 0.
     """
 
     scale: int = 4
+    variant: str = ""
     steps: int | tuple[int, ...] = 16
     noise_steps: tuple[int, ...] = (0, 16, 16)
     noise_channels: int = 3
@@ -66,12 +72,24 @@ class NCSRConfig(FlowConfig):
     blocks: int = 23
     stacked_blocks: tuple[int, ...] = (1, 8, 15, 22)
     base: Base = "none"
+    largest_gain: float = 0.0
+    largest_shift: float = 8.0
 
     def __post_init__(self) -> None:
+        if self.variant not in _NETS:
+            raise ValueError(f"variant must be one of {', '.join(map(repr, _NETS))}, got {self.variant!r}")
         super().__post_init__()
         object.__setattr__(self, "noise_steps", _checked(self.noise_steps, self.level_steps))
         if self.noise_channels not in (1, 3):
             raise ValueError(f"noise_channels must be 1 or 3, got {self.noise_channels}")
+
+    @property
+    def levels(self) -> int:
+        """Number of levels (L): the last one works at half the low resolution, or at the low resolution."""
+        return super().levels - (self.variant == "R")
+
+
+_NETS: dict[str, type[CouplingNet]] = {"": ShallowNet, "R": ResidualNet}
 
 
 def _checked(noise_steps: Any, steps: Sequence[int]) -> tuple[int, ...]:
@@ -182,9 +200,14 @@ def _unevaluated(model: SuperResolutionFlow) -> dict[str, Tensor]:
     return found
 
 
+# The preset "tiny" of SRFlow-DA with noise-conditional layers, so that its weights are a start. There is noise in the
+# first level too: what leaves the flow there has most of it. With one channel the layers are told how much there is.
 _TINY = {
-    "steps": (6, 6, 4),
-    "noise_steps": (0, 6, 4),
+    "variant": "R",
+    "steps": 5,
+    "noise_steps": (5, 1),
+    "noise_channels": 1,
+    "noise_std": 0.01,
     "transition_steps": 1,
     "hidden_channels": 40,
     "features": 48,
@@ -192,7 +215,13 @@ _TINY = {
     "blocks": 4,
     "stacked_blocks": (),
     "base": "image",
+    "largest_gain": 4.0,
+    "largest_shift": 8.0,
 }
+
+
+def _is_published(config: NCSRConfig) -> bool:
+    return config.largest_gain == 0 and not config.variant
 
 
 @register_model(
@@ -213,6 +242,7 @@ _TINY = {
     published=Publication(
         "NCSR",
         detect=_detect,
+        covers=_is_published,
         read_options=_read_options,
         names={"step.": "", "noise.net.": "affine.fAffine_std."},
         unevaluated=_unevaluated,
@@ -230,7 +260,7 @@ def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
         count, noisy = config.level_steps[level], config.noise_steps[level]
         return [_step(config, encoder, channels, noisy, k >= count - noisy) for k in range(count)]
 
-    levels = flow_levels(config.levels, config.levels - 2, config.transition_steps, steps)
+    levels = flow_levels(config.levels, config.scale.bit_length() - 2, config.transition_steps, steps)
     return SuperResolutionFlow(
         config.scale,
         encoder,
@@ -243,11 +273,12 @@ def build_ncsr(config: NCSRConfig) -> SuperResolutionFlow:
 
 
 def _step(config: NCSRConfig, encoder: RRDBEncoder, channels: int, noisy: int, active: bool) -> nn.Module:
-    sizes = (channels, encoder.context_channels, config.hidden_channels, ShallowNet)
+    sizes = (channels, encoder.context_channels, config.hidden_channels, config.limited(_NETS[config.variant]))
     if not noisy:
         return conditional_step(*sizes)
+    shallow = config.limited(ShallowNet)
     return NoiseConditionalStep(
         FlowStep(channels, injector=conditional_injector(*sizes)),
-        conditional_coupling(channels, config.noise_channels, config.hidden_channels, ShallowNet) if active else None,
+        conditional_coupling(channels, config.noise_channels, config.hidden_channels, shallow) if active else None,
         conditional_coupling(*sizes),
     )

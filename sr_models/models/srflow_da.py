@@ -3,7 +3,6 @@ Using Normalizing Flow With Deep Convolutional Block, NTIRE 2021)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,7 @@ from sr_models.models.assembly import NetClass, conditional_step, flow_levels, t
 from sr_models.models.config import FlowConfig
 from sr_models.models.encoder import encoder_of
 from sr_models.models.publication import Detection, Publication, Shapes, has_part
-from sr_models.networks.coupling import CouplingNet, DeepConvNet, ResidualNet, ResidualUnitNet, limited
+from sr_models.networks.coupling import CouplingNet, DeepConvNet, ResidualNet, ResidualUnitNet
 from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
@@ -60,17 +59,12 @@ class SRFlowDAConfig(FlowConfig):
     def __post_init__(self) -> None:
         if self.variant not in _NETS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, _NETS))}, got {self.variant!r}")
-        if not (self.largest_gain == 0 or 1 < self.largest_gain <= 1e3):
-            raise ValueError(f"largest_gain must be 0 or more than 1, and at most 1000, got {self.largest_gain}")
-        if not 0 < self.largest_shift < math.inf:
-            raise ValueError(f"largest_shift must be finite and greater than 0, got {self.largest_shift}")
         super().__post_init__()
 
     @property
     def net(self) -> NetClass:
         """Class of the networks, or a function that builds limited ones."""
-        net = _NETS[self.variant]
-        return limited(net, self.largest_gain, self.largest_shift) if self.largest_gain else net
+        return self.limited(_NETS[self.variant])
 
     @property
     def levels(self) -> int:

@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "the packing of h swapped",
         "elementwise.h",
-        "return map.packing == Packing::kCross ? 2 * c : c;",
-        "return map.packing == Packing::kSplit ? 2 * c : c;",
+        "return map.packing == Packing::kCross && map.scale",
+        "return map.packing == Packing::kSplit && map.scale",
     ),
     Mutant(
         "the log-determinant of the inverse without its sign",

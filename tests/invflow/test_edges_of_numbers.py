@@ -20,6 +20,7 @@ FORMS = {
     "sigmoid, scale first": AffineForm(eps=0.0, order="scale_then_shift"),
     "least eps": AffineForm(eps=1e-30),
     "largest bound": AffineForm("bounded_exp", bound=80.0, order="scale_then_shift"),
+    "largest bound of atan": AffineForm("bounded_atan_exp", bound=80.0),
 }
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 each_direction = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
@@ -34,6 +35,9 @@ def in_long_double(form, raw):
         sigmoid, rest = 1 / (1 + np.exp(-raw - 2)), 1 / (1 + np.exp(raw + 2))
         scale = sigmoid + np.longdouble(form.eps)
         return scale, sigmoid * rest / scale
+    if form.scale == "bounded_atan_exp":
+        amplitude = np.longdouble(0.636) * form.bound
+        return np.exp(amplitude * np.arctan(raw / form.bound)), 0.636 / (1 + (raw / form.bound) ** 2)
     return np.exp(form.bound * np.tanh(raw / form.bound)), 1 / np.cosh(raw / form.bound) ** 2
 
 
@@ -52,7 +56,7 @@ def assert_near(found, exact, dtype, what, relative, least):
 @each_direction
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 def test_results_and_gradients_are_finite_wherever_they_can_be(form, inverse, dtype, kernels):
-    largest = LIMITS[dtype][0] if form.scale != "bounded_exp" else 160.0
+    largest = LIMITS[dtype][0] if form.scale in ("exp", "sigmoid") else 160.0
     raw = torch.linspace(-largest, largest, 23 if INTERPRETED else 341, dtype=dtype)
     powers = [-30, -12, 0, 12, 30] if dtype == torch.float32 else [-300, -90, 0, 90, 300]
     x = torch.tensor([0.0, *(sign * 10.0**power for power in powers for sign in (1, -1))], dtype=dtype)
@@ -117,7 +121,7 @@ def test_a_step_divides_by_scales_without_overflow_too(channels, kernels):
 @pytest.mark.parametrize(
     "form",
     [AffineForm(eps=eps) for eps in (1e-30, 1e-20, 1e-15, 1e-12, 1e-10, 1e-8, 9.9e-5, 1e-4, 1.0, 1e4)]
-    + [AffineForm("bounded_exp", bound=bound) for bound in (1e-30, 80.0)],
+    + [AffineForm(scale, bound=bound) for scale in ("bounded_exp", "bounded_atan_exp") for bound in (1e-30, 80.0)],
     ids=lambda form: f"{form.scale}-{form.parameter}",
 )
 def test_log_dets_at_the_limits_of_eps_and_bound(form, inverse, kernels):

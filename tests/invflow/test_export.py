@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from accuracy import assert_as_accurate
-from layer_cases import CONTEXT_CHANNELS, FORMS, Net, actnorms, coupling, injector
+from layer_cases import ADDITIVE, CONTEXT_CHANNELS, FORMS, VOLUME_PRESERVING, Net, actnorms, coupling, injector
 from missing_packages import run_without
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ def all_forms() -> FlowSequential:
     convolutions = (InvertibleConv1x1, InvertibleConv1x1LU)
     return FlowSequential(
         FlowStep(4, coupling=coupling(4, form), conv1x1=convolutions[number % 2](4))
-        for number, form in enumerate(FORMS)
+        for number, form in enumerate([*FORMS, ADDITIVE, VOLUME_PRESERVING])
     )
 
 

@@ -20,9 +20,9 @@ def tensors_of(drawn, dtype=torch.float32, device="cpu"):
     matrix, shift = matrix.to(device), shift.to(device)
     tensors = [drawn.random(0, channels, device=device), matrix.t() if drawn.seed % 2 else matrix, shift]
     if drawn.count:
-        tensors.append(drawn.random(1, 2 * drawn.count, drawn.shared[0], device))
+        tensors.append(drawn.random(1, drawn.form.outputs * drawn.count, drawn.shared[0], device))
     if drawn.injector_form is not None:
-        tensors.append(drawn.random(2, 2 * channels, drawn.shared[1], device))
+        tensors.append(drawn.random(2, drawn.injector_form.outputs * channels, drawn.shared[1], device))
     return [tensor.to(dtype) for tensor in tensors]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from copies import Copies
 from op_cases import laid_out
-from torch.utils._python_dispatch import TorchDispatchMode
 from under_test import each_kernels
 
 from invflow import Squeeze, affine_coupling, channel_affine, flow_step, gaussian_split
@@ -17,16 +17,6 @@ STEP = Settings(
     Form("sigmoid", 1e-4, "shift_then_scale", "cross"), Form("exp", 0.0, "scale_then_shift", "split"), 1, False
 )
 NATIVE = ["contiguous", "channels_last", "sliced channels", "expanded", "batch last"]
-
-
-class Copies(TorchDispatchMode):
-    """Counts the tensors that are copied."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy)
-        return func(*args, **(kwargs or {}))
 
 
 def in_layout(layout, *shape):

@@ -53,7 +53,7 @@ def test_channel_affine(kernels, drawn):
 @fuzz(100)
 @given(drawn=drawn_couplings())
 def test_affine_coupling(kernels, drawn):
-    counts = (drawn.channels, 2 * drawn.count, drawn.channels)
+    counts = (drawn.channels, drawn.form.outputs * drawn.count, drawn.channels)
     x, h, grad_y = (drawn.random(i, count, device=kernels.device) for i, count in enumerate(counts))
     grad_log_det = torch.arange(1.0, 2 * drawn.batch + 1, device=kernels.device)[::2]
     grad_log_det = grad_log_det[:1].expand(drawn.batch) if drawn.layouts[2] == "expanded" else grad_log_det
@@ -98,6 +98,9 @@ ALL_SCALES = [
     AffineForm("exp"),
     AffineForm("bounded_exp"),
     AffineForm("bounded_exp", bound=60.0),
+    AffineForm("tanh_exp", bound=5.0),
+    AffineForm("bounded_atan_exp", bound=0.5),
+    AffineForm("atan_exp", bound=60.0),
 ]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.clock import Schedule
 from recipes.crops import DeviceCrops, read_photographs
-from recipes.train import Schedule, train
+from recipes.train import train
 from sr_models.checkpoints.files import load_model
 from sr_models.io.images import write_image
 from sr_models.io.resize import imresize

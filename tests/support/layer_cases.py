@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,14 @@ from invflow import (
     AffineCoupling,
     AffineForm,
     AffineInjector,
+    CheckerboardCoupling,
     FlowSequential,
     FlowStep,
+    HaarSqueeze,
     InvertibleConv1x1,
     InvertibleConv1x1LU,
+    Permutation,
+    SplineCoupling,
     Split,
     Squeeze,
     ZeroConv2d,
@@ -28,10 +32,13 @@ from invflow.ops._affine_form import OrderName, PackingName, ScaleName
 
 CONTEXT_CHANNELS = 3
 
+# The other bounded scales differ from the last of these in one function, which the operators' tests try.
+_SCALES: tuple[ScaleName, ...] = ("sigmoid", "exp", "bounded_exp")
 FORMS = [
     AffineForm(scale, order=order, packing=packing)
-    for scale, order, packing in itertools.product(*map(get_args, (ScaleName, OrderName, PackingName)))
+    for scale, order, packing in itertools.product(_SCALES, *map(get_args, (OrderName, PackingName)))
 ]
+ADDITIVE, VOLUME_PRESERVING = AffineForm("none"), AffineForm("bounded_atan_exp", volume_preserving=True)
 # The operators have tests with every form. Of layers, every form is one of the coupling or of the injector, and either
 # has every pair of a scale, an order and a packing.
 FORMS_OF_LAYERS: dict[str, list[AffineForm]] = {"coupling": [], "injector": []}
@@ -55,14 +62,28 @@ class Net(nn.Module):
         return self.last(self.hidden(torch.cat(inputs, 1)).tanh())
 
 
-def coupling(channels: int, form: AffineForm | None = None, context_channels: int = 0) -> AffineCoupling:
-    passed = channels // 2
-    net = Net(passed + context_channels, 2 * (channels - passed))
-    return AffineCoupling(channels, net, context_channels=context_channels, form=form)
+def coupling(
+    channels: int, form: AffineForm | None = None, context_channels: int = 0, stop: int | None = None
+) -> AffineCoupling:
+    changed = channels - channels // 2 if stop is None else stop
+    outputs = 2 if form is None else form.outputs
+    net = Net(channels - changed + context_channels, outputs * changed)
+    return AffineCoupling(channels, net, context_channels=context_channels, form=form, stop=stop)
+
+
+def checkerboard(channels: int, passes: Literal["even", "odd"], context_channels: int = 0) -> CheckerboardCoupling:
+    net = Net(channels + context_channels, 2 * channels)
+    return CheckerboardCoupling(channels, net, context_channels=context_channels, passes=passes)
+
+
+def spline(channels: int, context_channels: int = 0, bins: int = 5, stop: int | None = None) -> SplineCoupling:
+    changed = channels - channels // 2 if stop is None else stop
+    net = Net(channels - changed + context_channels, changed * (3 * bins - 1))
+    return SplineCoupling(channels, net, bins=bins, context_channels=context_channels, stop=stop)
 
 
 def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
-    net = Net(CONTEXT_CHANNELS, 2 * channels)
+    net = Net(CONTEXT_CHANNELS, (2 if form is None else form.outputs) * channels)
     return AffineInjector(channels, net, context_channels=CONTEXT_CHANNELS, form=form)
 
 
@@ -120,7 +141,8 @@ def latents_of(z: Tensor | list[Tensor]) -> list[Tensor]:
 
 def reads_the_state(layer: nn.Module) -> int:
     """Number of networks that look at the state."""
-    return sum(isinstance(part, AffineCoupling | Split) for part in layer.modules())
+    kinds = AffineCoupling | CheckerboardCoupling | SplineCoupling | Split
+    return sum(isinstance(part, kinds) for part in layer.modules())
 
 
 LAYERS = [
@@ -146,8 +168,17 @@ LAYERS = [
     LayerCase(
         "coupling-conditional", lambda: coupling(4, context_channels=CONTEXT_CHANNELS), (4, 3, 2), CONTEXT_CHANNELS
     ),
+    LayerCase(
+        "coupling-of-the-first", lambda: coupling(5, None, CONTEXT_CHANNELS, stop=3), (5, 2, 3), CONTEXT_CHANNELS
+    ),
     LayerCase("coupling-no-eps", lambda: coupling(4, AffineForm(eps=0.0)), (4, 3, 2)),
     LayerCase("coupling-tight-bound", lambda: coupling(4, AffineForm("bounded_exp", bound=0.1)), (4, 3, 2)),
+    LayerCase("coupling-volume-preserving", lambda: coupling(5, VOLUME_PRESERVING), (5, 3, 2)),
+    LayerCase("checkerboard", lambda: checkerboard(2, "odd", CONTEXT_CHANNELS), (2, 3, 2), CONTEXT_CHANNELS),
+    LayerCase("spline", lambda: spline(3, CONTEXT_CHANNELS, bins=3, stop=1), (3, 2, 3), CONTEXT_CHANNELS),
+    LayerCase("permutation", lambda: Permutation(5), (5, 2, 3)),
+    LayerCase("haar", HaarSqueeze, (3, 4, 2)),
+    LayerCase("haar-bands-first", lambda: HaarSqueeze(bands_first=True), (2, 2, 6)),
     LayerCase("step-transition", lambda: FlowStep(3), (3, 3, 2)),
     LayerCase("step-injector", lambda: FlowStep(3, injector=injector(3)), (3, 3, 2), CONTEXT_CHANNELS),
     LayerCase("step-coupling", lambda: FlowStep(4, coupling=coupling(4)), (4, 2, 3)),
@@ -160,6 +191,13 @@ LAYERS = [
             conv1x1=InvertibleConv1x1LU(4),
         ),
         (4, 3, 2),
+        CONTEXT_CHANNELS,
+    ),
+    LayerCase("step-of-the-first", lambda: FlowStep(5, coupling=coupling(5, stop=2)), (5, 2, 3)),
+    LayerCase(
+        "step-additive",
+        lambda: FlowStep(3, injector=injector(3, ADDITIVE), coupling=coupling(3, ADDITIVE)),
+        (3, 2, 3),
         CONTEXT_CHANNELS,
     ),
     LayerCase(

@@ -20,7 +20,17 @@ _STRIDES = st.sampled_from([0, 1, 2, 3, 4, 16, 17, 64, 100])
 _HUGE = 2**61 - 1
 _DTYPES = st.sampled_from([torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16])
 _EXP = AffineForm("exp", "scale_then_shift", "split")
-_FORMS = st.sampled_from([AffineForm(), AffineForm(eps=0.0), AffineForm(eps=1e-9), _EXP, AffineForm("bounded_exp")])
+_FORMS = st.sampled_from(
+    [
+        AffineForm(),
+        AffineForm(eps=0.0),
+        AffineForm(eps=1e-9),
+        _EXP,
+        AffineForm("bounded_exp"),
+        AffineForm("atan_exp"),
+        AffineForm("none"),
+    ]
+)
 _SPECIAL = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-40, 3e38]
 _Layout = tuple[tuple[int, ...], int, bool]
 
@@ -72,8 +82,10 @@ def run(example: dict[str, Any], backend: str, dtype: torch.dtype | None = None)
         return tensor.to(dtype or given).detach().requires_grad_()
 
     x = leaf(0, (batch, channels, height, width), of_state)
-    coupling = leaf(1, (contexts, 2 * count, height, width), of_h)
-    injector = leaf(2, (contexts, 2 * channels, height, width), of_h)
+    outputs = example["form"].outputs
+    coupling = leaf(1, (contexts, outputs * count, height, width), of_h)
+    outputs = 2 if example["op"] == "gaussian_split" else outputs
+    injector = leaf(2, (contexts, outputs * channels, height, width), of_h)
     matrix = leaf(3, (channels, channels, 1, 1), torch.float32).detach().to(arithmetic)[:, :, 0, 0].requires_grad_()
     shift = leaf(4, (channels, 1, 1, 1), torch.float32).detach().to(arithmetic)[:, 0, 0, 0].requires_grad_()
     start = min(example["place"], channels - count)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from invflow import AffineForm, affine_coupling, channel_affine, flow_step, gaussian_split
+from invflow.ops._affine_form import ScaleName
 
 Results = tuple[Tensor, ...]
 
@@ -74,6 +75,13 @@ OPS = [
         ((1, 2, 2, 2), (1, 2, 2, 2)),
     ),
     OpCase("coupling-bounded", _coupling(AffineForm("bounded_exp", "scale_then_shift")), ((2, 2, 1, 2), (2, 4, 1, 2))),
+    OpCase("coupling-atan", _coupling(AffineForm("bounded_atan_exp")), ((2, 2, 1, 2), (2, 4, 1, 2))),
+    OpCase("coupling-additive", _coupling(AffineForm("none"), start=1), ((4, 3, 1, 2), (2, 2, 1, 2))),
+    OpCase(
+        "coupling-volume-preserving",
+        _coupling(AffineForm("tanh_exp", volume_preserving=True), inverse=True),
+        ((2, 2, 1, 2), (2, 4, 1, 2)),
+    ),
     OpCase("coupling-of-its-own-state", _coupling_from_state, ((2, 4, 2, 1),)),
     OpCase("coupling-shared", _coupling(AffineForm(), start=1), ((4, 3, 1, 2), (2, 4, 1, 2))),
     OpCase("gaussian-split", gaussian_split, ((2, 2, 1, 2), (2, 4, 1, 2))),
@@ -99,7 +107,7 @@ OPS_GIVEN_H = [case for case in OPS if case.name != "coupling-of-its-own-state"]
 
 FORMS = st.builds(
     AffineForm,
-    scale=st.sampled_from(["sigmoid", "exp", "bounded_exp"]),
+    scale=st.sampled_from(get_args(ScaleName)),
     order=st.sampled_from(["shift_then_scale", "scale_then_shift"]),
     packing=st.sampled_from(["cross", "split"]),
     eps=st.sampled_from([0.0, 1e-4, 0.3]),

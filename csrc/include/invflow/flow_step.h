@@ -6,7 +6,15 @@
 namespace invflow {
 
 enum class Dtype : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
-enum class Scale : int { kSigmoid = 0, kExp = 1, kBoundedExp = 2 };
+enum class Scale : int {
+  kSigmoid = 0,
+  kExp = 1,
+  kBoundedExp = 2,      // e^(a tanh(raw / a)), with the parameter a
+  kTanhExp = 3,         // e^(a tanh(raw))
+  kBoundedAtanExp = 4,  // e^(0.636 a atan(raw / a))
+  kAtanExp = 5,         // e^(0.636 a atan(raw))
+  kNone = 6,            // 1: h has no raw scales
+};
 enum class Order : int { kShiftThenScale = 0, kScaleThenShift = 1 };
 enum class Packing : int { kCross = 0, kSplit = 1 };
 
@@ -18,17 +26,21 @@ struct View {
 };
 
 // An elementwise affine map of channels [start, start + count), made of a network's output h = (shift, raw) with
-// 2 * count channels. If h has fewer samples than the state, each of its samples serves `repeat` successive ones.
+// 2 * count channels, or of h = (shift) with count channels. If h has fewer samples than the state, each of its samples serves `repeat` successive ones.
 struct AffineMap {
   View h;
   View grad_h;  // written by the backward pass
   int64_t start, count, repeat;
   Scale scale;
-  double parameter;  // eps of the sigmoid, bound of the bounded exponential, unused for the exponential
+  double parameter;  // eps of the sigmoid, a of the bounded scales, unused for the others
   Order order;
   Packing packing;
   bool inverse;
 };
+
+static inline int64_t channels_of_h(const AffineMap& map) {
+  return map.scale == Scale::kNone ? map.count : 2 * map.count;
+}
 
 constexpr int kMaxMaps = 2;  // before the matrix: coupling and injector, inverted
 

@@ -58,7 +58,7 @@ def step_of(call: Call) -> Step:
 
 def affine_coupling(x: Tensor, h: Tensor, start: int, form: Form, inverse: bool) -> tuple[Tensor, Tensor]:
     """Return y and log_det of a coupling alone."""
-    y, count, pixels = empty_state(x), h.shape[1] // 2, x.shape[2] * x.shape[3]
+    y, count, pixels = empty_state(x), h.shape[1] // form.outputs, x.shape[2] * x.shape[3]
     parts = torch.empty(
         x.shape[0], count, _cdiv(pixels, tuning.GRAIN_OF_ROWS), dtype=compute_dtype(x.dtype), device=x.device
     )
@@ -101,7 +101,7 @@ def affine_coupling_backward(
                 **_view("grad_h", "gh", grad_h),
                 **_sizes(x),
                 START=start,
-                COUNT=h.shape[1] // 2,
+                COUNT=h.shape[1] // form.outputs,
                 FORM=form,
                 INVERSE=inverse,
             )
@@ -326,7 +326,7 @@ def _constants(step: Step, channels: int) -> dict[str, Any]:
     return {
         "C": channels,
         "START": step.start if step.coupling is not None else 0,
-        "COUNT": 0 if step.coupling is None else step.coupling.shape[1] // 2,
+        "COUNT": 0 if step.coupling is None else step.coupling.shape[1] // step.coupling_form.outputs,
         "COUPLING": step.coupling_form if step.coupling is not None else _IDENTITY,
         "INJECTOR": step.injector_form if step.injector is not None else _IDENTITY,
     }

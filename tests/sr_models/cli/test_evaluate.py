@@ -24,6 +24,7 @@ def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert re.search(r"image +NLL b/dim +PSNR +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
     assert (tmp_path / "scores.csv").read_text().count("\n") == 3
     distance = re.findall(r"diversity\((\w+)\)", printed)[0]
+    assert f"distance: {distance}, {'weights of' if distance == 'lpips' else 'since'} " in printed
     assert json.loads((tmp_path / "scores.summary.json").read_text())["settings"]["distance"] == distance
 
 

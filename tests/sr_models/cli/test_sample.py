@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import sr_models
 from invflow import FlowStep
-from sr_models.checkpoints.files import load_model, save_model
+from sr_models.checkpoints.files import load_model, save_model, weights_fingerprint
 from sr_models.cli import _sampling, main
 from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
@@ -263,7 +263,9 @@ def test_the_default_temperature_is_that_of_the_model(
     assert sample("--checkpoint", tmp_path / "own" / "model.safetensors") == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("temperature 0.5")
     with Image.open(tmp_path / "out" / "a_sample000.png") as image:
-        assert json.loads(image.info["sr-models sample"])["temperature"] == 0.5
+        about = json.loads(image.info["sr-models sample"])
+    assert about["temperature"] == 0.5
+    assert about["weights"] == weights_fingerprint(own)
     assert sample("--checkpoint", tmp_path / "own" / "model.safetensors", "--temperature", 0.5) == 0
     assert "wrote 0 images" in capsys.readouterr().out
     assert sample("--checkpoint", model, output=tmp_path / "other") == 0

@@ -21,6 +21,7 @@ def test_the_settings_fit_the_shipped_model() -> None:
     assert load_initial_weights(model, str(config.init_from)).startswith("starts from ")
     assert model.config == load_model(run.MODEL).config
     assert (config.images, config.val_images, config.steps, config.seed) == ("train", "test", 30, 3)
+    assert config.val_every == 5
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0.5, 180), (0.51, 170), (100.0, 20), (1e-9, 5000)])

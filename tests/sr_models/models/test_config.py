@@ -62,6 +62,14 @@ def test_noise_conditions_the_last_steps_of_every_level() -> None:
     assert noisy == [[], [False, False, True], [False, True, True, True]]
 
 
+def test_the_variant_of_ncsr_has_the_levels_and_networks_of_srflow_da_r() -> None:
+    with torch.device("meta"):
+        fields = {"steps": 2, **TINY}
+        shapes = {name: tensor.shape for name, tensor in sr_models.create("srflow-da-r", **fields).state_dict().items()}
+        model = sr_models.create("ncsr", variant="R", noise_steps=(0, 0), **fields)
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
@@ -79,6 +87,8 @@ def test_noise_conditions_the_last_steps_of_every_level() -> None:
             r"must be 3 numbers in 0..1, 0..2, 0..3, one a level, got \[0, 3, 0\]$",
         ),
         ("ncsr", {"noise_steps": 16}, r"noise_steps \(S\) must be 3 numbers in 0..16, one a level, got 16$"),
+        ("ncsr", {"variant": "D"}, "variant must be one of '', 'R', got 'D'$"),
+        ("ncsr", {"variant": "R"}, r"noise_steps \(S\) must be 2 numbers in 0..16, one a level, got \(0, 16, 16\)$"),
         ("srflow", {"features": 0}, "features must be a whole number of at least 1, got 0$"),
         ("srflow", {"transition_steps": -1}, "transition_steps must be a whole number of at least 0, got -1$"),
         ("srflow", {"hidden_channels": "64"}, "hidden_channels must be a whole number of at least 1, got '64'$"),

@@ -10,6 +10,7 @@ import torch
 import sr_models
 from invflow import AffineCoupling, AffineForm
 from sr_models.checkpoints.published import published_layout
+from sr_models.flow.noise import clean_condition
 from sr_models.networks.coupling import DeepConvNet, OutputLimit, ResidualNet, ResidualUnitNet, ShallowNet, limited
 
 TINY: dict[str, Any] = {"steps": 2, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": ()}
@@ -44,28 +45,30 @@ def test_no_state_is_amplified_by_more(net: type, gain: float) -> None:
         torch.testing.assert_close(coupling(x)[0], z, rtol=1e-5, atol=0.5)
 
 
-def _model(**fields: Any) -> sr_models.SuperResolutionFlow:
+def _model(name: str = "srflow-da", **fields: Any) -> sr_models.SuperResolutionFlow:
     torch.manual_seed(0)
-    model = sr_models.create("srflow-da", base="image", **TINY, **fields)
+    noise = {"noise_steps": (1, 1)} if name == "ncsr" else {}
+    model = sr_models.create(name, base="image", **TINY, **noise, **fields)
     with torch.no_grad():
-        model.encode(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8))
+        model.encode(torch.rand(2, 3, 32, 32), lr := torch.rand(2, 3, 8, 8), clean_condition(model, lr))
         for name, parameter in model.levels.named_parameters():
             if ".net." in name:
                 parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
 
-@pytest.mark.parametrize("variant", ["", "R"])
-def test_the_folded_copy_has_the_limits(variant: str) -> None:
-    model = _model(variant=variant, largest_gain=1.5, largest_shift=0.25).double()
-    free = _model(variant=variant).double()
+@pytest.mark.parametrize(("name", "variant"), [("srflow-da", ""), ("srflow-da", "R"), ("ncsr", "R")])
+def test_the_folded_copy_has_the_limits(name: str, variant: str) -> None:
+    model = _model(name, variant=variant, largest_gain=1.2, largest_shift=0.1).double()
+    free = _model(name, variant=variant).double()
     lr = torch.rand(1, 3, 8, 8).double()
-    latents = [torch.randn(1, *shape).double() for shape in model.latent_shapes(8, 8)]
+    latents = [0.2 * torch.randn(1, *shape).double() for shape in model.latent_shapes(8, 8)]
+    noise = clean_condition(model, lr)
     with torch.no_grad():
-        found = model.decode(latents, lr)
-        torch.testing.assert_close(model.folded().decode(latents, lr), found, rtol=1e-8, atol=1e-8)
-        assert not torch.allclose(free.decode(latents, lr), found, atol=0.1)
-        torch.testing.assert_close(model.encode(found, lr).latents[0], latents[0], rtol=1e-6, atol=1e-6)
+        found = model.decode(latents, lr, noise)
+        torch.testing.assert_close(model.folded().decode(latents, lr, noise), found, rtol=1e-8, atol=1e-8)
+        assert not torch.allclose(free.decode(latents, lr, noise), found, atol=0.1)
+        torch.testing.assert_close(model.encode(found, lr, noise).latents[0], latents[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +82,20 @@ def test_the_folded_copy_has_the_limits(variant: str) -> None:
     ],
 )
 def test_limits_out_of_range(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        sr_models.create("srflow-da", **TINY, **fields)
+    for name, noise in (("srflow-da", {}), ("ncsr", {"noise_steps": (0, 1, 1)})):
+        with pytest.raises(ValueError, match=message):
+            sr_models.create(name, **TINY, **noise, **fields)
 
 
-def test_no_published_implementation_has_limits() -> None:
-    published_layout(sr_models.create("srflow-da", **TINY))
-    with pytest.raises(ValueError, match="the published implementations have no srflow-da like this one"):
-        published_layout(sr_models.create("srflow-da", largest_gain=2.0, **TINY))
+@pytest.mark.parametrize("name", ["srflow-da", "ncsr"])
+def test_no_published_implementation_has_limits(name: str) -> None:
+    noise = {"noise_steps": (0, 1, 1)} if name == "ncsr" else {}
+    published_layout(sr_models.create(name, **TINY, **noise))
+    with pytest.raises(ValueError, match=f"the published implementations have no {name} like this one"):
+        published_layout(sr_models.create(name, largest_gain=2.0, **TINY, **noise))
+
+
+def test_no_published_ncsr_has_the_networks_of_srflow_da() -> None:
+    model = sr_models.create("ncsr", variant="R", noise_steps=(1, 1), **TINY)
+    with pytest.raises(ValueError, match="the published implementations have no ncsr like this one"):
+        published_layout(model)

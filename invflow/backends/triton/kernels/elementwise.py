@@ -9,12 +9,15 @@ order                 forward               inverse
 shift_then_scale      :math:`(x + t) s`     :math:`x / s - t`
 scale_then_shift      :math:`x s + t`       :math:`(x - t) / s`
 ====================  ====================  ==========================
+
+Of the scale ``"none"``, s is 1 and h has shifts only.
 """
 
 import triton
 import triton.language as tl
 
 from invflow.backends.triton.kernels.elementary import (
+    atan,
     exp,
     log,
     log_sigmoid,
@@ -37,7 +40,10 @@ def load_shift_and_raw(
         offsets: of the pixels, in elements, int64.
         mask: which elements exist.
     """
-    if FORM[3] == "cross":
+    if FORM[0] == "none":
+        shift = tl.load(h_ptr + channel * h_c + offsets, mask=mask, other=0.0)
+        raw = tl.zeros(shift.shape, DTYPE)
+    elif FORM[3] == "cross":
         shift = tl.load(h_ptr + (2 * channel) * h_c + offsets, mask=mask, other=0.0)
         raw = tl.load(h_ptr + (2 * channel + 1) * h_c + offsets, mask=mask, other=0.0)
     else:
@@ -50,12 +56,29 @@ def load_shift_and_raw(
 def store_shift_and_raw(h_ptr, h_c, channel, offsets, mask, shift, raw, COUNT: tl.constexpr, FORM: tl.constexpr):
     """The opposite of :func:`load_shift_and_raw`, for gradients."""
     dtype = h_ptr.dtype.element_ty
-    if FORM[3] == "cross":
+    if FORM[0] == "none":
+        tl.store(h_ptr + channel * h_c + offsets, shift.to(dtype), mask=mask)
+    elif FORM[3] == "cross":
         tl.store(h_ptr + (2 * channel) * h_c + offsets, shift.to(dtype), mask=mask)
         tl.store(h_ptr + (2 * channel + 1) * h_c + offsets, raw.to(dtype), mask=mask)
     else:
         tl.store(h_ptr + channel * h_c + offsets, shift.to(dtype), mask=mask)
         tl.store(h_ptr + (channel + COUNT) * h_c + offsets, raw.to(dtype), mask=mask)
+
+
+@triton.jit
+def bounded_and_slope(raw, FORM: tl.constexpr):
+    """log(scale) = a tanh(raw / b) or 0.636 a atan(raw / b), where b is a or 1, and its derivative."""
+    WIDTH: tl.constexpr = FORM[1] if FORM[0] == "bounded_exp" or FORM[0] == "bounded_atan_exp" else 1.0
+    x = raw / WIDTH
+    if FORM[0] == "atan_exp" or FORM[0] == "bounded_atan_exp":
+        log_scale = (0.636 * FORM[1]) * atan(x)
+        slope = (0.636 * FORM[1] / WIDTH) / (1.0 + x * x)
+    else:
+        tanh, slope = tanh_and_slope(x)
+        log_scale = FORM[1] * tanh
+        slope = (FORM[1] / WIDTH) * slope
+    return log_scale, slope
 
 
 @triton.jit
@@ -71,9 +94,11 @@ def scale_and_log(raw, FORM: tl.constexpr):
     elif FORM[0] == "exp":
         scale = exp(raw)
         log_scale = raw
+    elif FORM[0] == "none":
+        scale = tl.full(raw.shape, 1.0, raw.dtype)
+        log_scale = tl.zeros(raw.shape, raw.dtype)
     else:
-        bounded, _ = tanh_and_slope(raw / FORM[1])
-        log_scale = FORM[1] * bounded
+        log_scale, _ = bounded_and_slope(raw, FORM)
         scale = exp(log_scale)
     return scale, log_scale
 
@@ -81,7 +106,9 @@ def scale_and_log(raw, FORM: tl.constexpr):
 @triton.jit
 def scaled(x, raw, scale, FORM: tl.constexpr, INVERSE: tl.constexpr):
     """x s, or x / s for the inverse: finite wherever it can be, although s may not be a normal number."""
-    if FORM[0] == "exp":
+    if FORM[0] == "none":
+        y = x
+    elif FORM[0] == "exp":
         y = times_exp(x, -raw if INVERSE else raw)
     elif FORM[0] == "sigmoid" and FORM[1] == 0.0:
         r = raw + 2.0
@@ -117,9 +144,12 @@ def gradients(grad_y, grad_log_det, x, shift, raw, FORM: tl.constexpr, INVERSE: 
     elif FORM[0] == "exp":
         scale = exp(raw)
         slope = tl.full(raw.shape, 1.0, raw.dtype)
+    elif FORM[0] == "none":
+        scale = raw
+        slope = raw
     else:
-        bounded, slope = tanh_and_slope(raw / FORM[1])
-        scale = exp(FORM[1] * bounded)
+        log_scale, slope = bounded_and_slope(raw, FORM)
+        scale = exp(log_scale)
     grad_x = scaled(grad_y, raw, scale, FORM, INVERSE)
     if FORM[2] == "shift_then_scale":
         product = scaled(x if INVERSE else x + shift, raw, scale, FORM, INVERSE)
