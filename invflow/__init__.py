@@ -2,8 +2,8 @@
 
 from invflow.backends import BACKENDS, can_run, current_backend, use_backend
 from invflow.bases import Base, ClassNormal, DiagonalNormal, StandardNormal
+from invflow.builders import glow
 from invflow.flow import Flow
-from invflow.glow import glow
 from invflow.layers import (
     ActNorm,
     AffineCoupling,
