@@ -48,6 +48,11 @@ using WeightsTuple = std::tuple<Address, int64_t, int64_t, bool>;
 // batch, inputs, outputs, height, width, repeat
 using SizesTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 
+// addend, images that share one of its, share, slope
+using FinishTuple = std::tuple<ImagesTuple, int64_t, float, float>;
+// outputs, addresses of weight and bias, slope
+using PointwiseTuple = std::tuple<int64_t, Address, Address, float>;
+
 invflow::Images images_of(const ImagesTuple& tuple) {
   const auto& [address, batch, channel, row, pixel] = tuple;
   return {static_cast<float*>(invflow::pointer(address)), batch, channel, row, pixel};
@@ -66,12 +71,19 @@ invflow::Conv3x3 conv_of(const SizesTuple& sizes, const ImagesTuple& x, const Im
           images_of(x),
           images_of(y),
           {static_cast<float*>(invflow::pointer(address)), output_stride, input_stride, transposed},
-          static_cast<const float*>(invflow::pointer(bias))};
+          static_cast<const float*>(invflow::pointer(bias)),
+          {{}, 1, 1.0f, 1.0f},
+          {}};
 }
 
 void conv3x3(const SizesTuple& sizes, const ImagesTuple& x, const ImagesTuple& y, const WeightsTuple& weight,
-             Address bias) {
-  const invflow::Conv3x3 conv = conv_of(sizes, x, y, weight, bias);
+             Address bias, const FinishTuple& finish, const PointwiseTuple& pointwise) {
+  invflow::Conv3x3 conv = conv_of(sizes, x, y, weight, bias);
+  const auto& [addend, addend_share, share, slope] = finish;
+  conv.finish = {images_of(addend), addend_share, share, slope};
+  const auto& [outputs, of_pointwise, pointwise_bias, pointwise_slope] = pointwise;
+  conv.pointwise = {outputs, static_cast<const float*>(invflow::pointer(of_pointwise)),
+                    static_cast<const float*>(invflow::pointer(pointwise_bias)), pointwise_slope};
   const py::gil_scoped_release unlocked;
   invflow::kernels().conv3x3(conv);
 }

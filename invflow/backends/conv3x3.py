@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,53 @@ from invflow._numerics import state_format
 from invflow.backends._cpu import cpu
 from invflow.backends.native import with_memory
 
-__all__ = ["conv3x3", "result_shape", "weight_gradient"]
+__all__ = ["NOTHING", "Finish", "Pointwise", "conv3x3", "result_shape", "weight_gradient"]
 
 _Images = tuple[int, int, int, int, int]
 _Weights = tuple[int, int, int, bool]
 
 
+class Finish(NamedTuple):
+    """What happens to a convolution's result y before it is written: ``activation(addend + share y)``.
+
+    Attributes:
+        addend: (B', O, H, W) in the size of the result; B / B' successive images share one. ``None``: nothing.
+        share: factor of what is added to the addend.
+        slope: by which the activation multiplies negative numbers: 1 is no activation, 0 a ReLU.
+    """
+
+    addend: Tensor | None = None
+    share: float = 1.0
+    slope: float = 1.0
+
+
+class Pointwise(NamedTuple):
+    """A 1x1 convolution after it, and its activation.
+
+    Attributes:
+        weight: (P, O, 1, 1).
+        bias: (P,).
+        slope: as of :class:`Finish`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    slope: float = 1.0
+
+
+#: Leaves a result as it is.
+NOTHING = Finish()
+
+
 def conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int, transposed: bool, out: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    repeat: int,
+    transposed: bool,
+    out: Tensor | None = None,
+    finish: Finish = NOTHING,
+    pointwise: Pointwise | None = None,
 ) -> Tensor:
     """Compute a convolution, or the gradient of its input. Nothing is checked.
 
@@ -27,15 +68,18 @@ def conv3x3(
         repeat: 1, 2 or 4 repetitions of a pixel in both directions before the convolution.
         transposed: computes the gradient of the input.
         out: where the result is written, of any strides; ``None`` allocates it in the layout of ``x``.
+        finish: what happens to the result, float32.
+        pointwise: a 1x1 convolution of that, float32; ``repeat`` is then 1.
 
     Returns:
-        (B, O, repeat H, repeat W), or (B, C, H, W) with ``transposed``.
+        (B, O or P, repeat H, repeat W), or (B, C, H, W) with ``transposed``.
     """
     kept: list[Tensor] = []
     outputs, inputs = weight.shape[1::-1] if transposed else weight.shape[:2]
     shape = result_shape(x, weight, repeat, transposed)
     if out is None:
-        out = torch.empty(shape, memory_format=state_format(x))
+        made = shape if pointwise is None else (shape[0], len(pointwise.weight), *shape[2:])
+        out = torch.empty(made, memory_format=state_format(x))
     batch, _, height, width = x.shape if not transposed else shape
     address, by_output, by_input, _ = _weights(kept, weight)
     of_weight = (address, by_input, by_output, True) if transposed else (address, by_output, by_input, False)
@@ -48,6 +92,8 @@ def conv3x3(
         _images(kept, out),
         of_weight,
         0 if bias is None else bias.data_ptr(),
+        _finish(kept, finish, batch),
+        _pointwise(kept, pointwise),
     )
     return out
 
@@ -91,6 +137,20 @@ def _images(kept: list[Tensor], x: Tensor) -> _Images:
     kept.append(used)
     samples, channels, rows, pixels = used.stride()
     return used.data_ptr(), samples, channels, rows, pixels
+
+
+def _finish(kept: list[Tensor], finish: Finish, batch: int) -> tuple[_Images, int, float, float]:
+    if finish.addend is None:
+        return (0, 0, 0, 0, 0), 1, finish.share, finish.slope
+    return _images(kept, finish.addend), batch // len(finish.addend), finish.share, finish.slope
+
+
+def _pointwise(kept: list[Tensor], pointwise: Pointwise | None) -> tuple[int, int, int, float]:
+    if pointwise is None:
+        return 0, 0, 0, 1.0
+    weight, bias = pointwise.weight.flatten(1).contiguous(), pointwise.bias.contiguous()
+    kept += [weight, bias]
+    return len(weight), weight.data_ptr(), bias.data_ptr(), pointwise.slope
 
 
 def _weights(kept: list[Tensor], weight: Tensor) -> _Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -125,6 +126,11 @@ def conv3x3_gradients(
 
 def _runs_kernel(tensors: tuple[Tensor, ...], repeat: int) -> bool:
     """Return whether the kernel can run and is faster than PyTorch. ``x`` and the weight come first."""
+    return fits_kernel(tensors, repeat) and _pays(*tensors[:2])
+
+
+def fits_kernel(tensors: Iterable[Tensor], repeat: int) -> bool:
+    """Return whether the kernel can run on these tensors, be it faster or not."""
     for tensor in tensors:
         if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu or tensor.dtype != torch.float32:
             return False
@@ -134,7 +140,7 @@ def _runs_kernel(tensors: tuple[Tensor, ...], repeat: int) -> bool:
         return False
     if current_backend() not in ("auto", "cpu") or cpu.unavailable():
         return False
-    return repeat in _REPEATS and _pays(*tensors[:2])
+    return repeat in _REPEATS
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int) -> Tensor:

@@ -21,10 +21,11 @@ from invflow.layers.conditioning import repeat_context
 from invflow.layers.protocol import is_watched, supports, watches_all
 from invflow.layers.zero_conv import is_3x3
 from invflow.ops import conv3x3
+from invflow.ops._finished_conv3x3 import NOTHING, Finish, Pointwise, finished_conv3x3
 from invflow.ops._transforms import needs_reference
 from sr_models.flow.merged_convs import MergedConvs, networks_of
 from sr_models.networks.coupling import ConvActNorm, CouplingNet
-from sr_models.networks.inference import prepared_rest, prepared_weight
+from sr_models.networks.inference import PreparedRest, prepared_rest, prepared_weight
 from sr_models.networks.rrdb import Features
 
 __all__ = ["ConditionedNet", "LevelContext", "SplitNet", "features_conv"]
@@ -93,13 +94,14 @@ class LevelContext:
         features = self.features.joined()
         return features if self.noise is None else torch.cat([features, self.noise], 1)
 
-    def conv(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def conv(
+        self, weight: Tensor, bias: Tensor | None, finish: Finish = NOTHING, pointwise: Pointwise | None = None
+    ) -> Tensor:
         """Return the 3x3 convolution, zero-padded, of the joined context: see :func:`features_conv`."""
-        count = self.features.channels
-        if self.noise is None:
-            return features_conv(self.features, weight, bias)
-        of_features, of_noise = weight.split((count, self.noise.shape[1]), 1)
-        return features_conv(self.features, of_features, bias) + conv3x3(self.noise, of_noise)
+        if self.noise is not None:
+            weight, of_noise = weight.split((self.features.channels, self.noise.shape[1]), 1)
+            finish = finish._replace(addend=conv3x3(self.noise, of_noise))
+        return features_conv(self.features, weight, bias, finish, pointwise)
 
     def network(self, net: nn.Module) -> Callable[[Tensor | None, slice], Tensor]:
         """Return a network with everything computed that depends on the context only.
@@ -132,7 +134,7 @@ class ConditionedNet:
     def __init__(self, net: SplitNet, context: LevelContext) -> None:
         merged = None if context.noise is not None else context.merged
         taken = None if merged is None else merged.take(cast(nn.Module, net))
-        self._conv: Callable[[], Tensor]
+        self._conv: Callable[..., Tensor]
         if taken is None:
             weight, bias = _first_weights(net)
             # one node in the graph, whose gradient is one tensor, for both parts
@@ -147,10 +149,17 @@ class ConditionedNet:
         if self._weight.shape[1]:
             self._shared = self._conv() if taken is None else taken[1]
         self._rest: Callable[[Tensor], Tensor] = net.rest
+        self._prepared: PreparedRest | None = None
         if not torch.is_grad_enabled():
             # once for all chunks of states
             self._weight = prepared_weight(self._weight)
             self._rest = prepared_rest(net) if isinstance(net, CouplingNet) else net.rest
+            if isinstance(self._rest, PreparedRest):
+                self._prepared = self._rest
+            if self._prepared is not None and taken is None and self._shared is None:
+                # its first layers belong to the convolution
+                self._conv = partial(self._conv, Finish(slope=self._prepared.slope), self._prepared.pointwise)
+                self._rest = self._prepared.others
 
     def __call__(self, passed: Tensor | None, images: slice) -> Tensor:
         """Return the output for states of some of the images.
@@ -164,6 +173,8 @@ class ConditionedNet:
             return self._rest(_part(self._conv(), images))
         assert self._shared is not None
         shared = _part(self._shared, images)
+        if self._prepared is not None:
+            return self._prepared.after_conv(passed, self._weight, shared)
         h = conv3x3(_in_layout_of(shared, passed), self._weight)
         if len(shared) == len(h):
             return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
@@ -226,18 +237,27 @@ def _waits(net: nn.Module) -> bool:
     return net.training and any(isinstance(module, ConvActNorm) and module.waits() for module in net.modules())
 
 
-def features_conv(features: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute the 3x3 convolution, zero-padded, of the joined features.
+def features_conv(
+    features: Features,
+    weight: Tensor,
+    bias: Tensor | None,
+    finish: Finish = NOTHING,
+    pointwise: Pointwise | None = None,
+) -> Tensor:
+    """Compute the 3x3 convolution, zero-padded, of the joined features, and what comes after it.
 
     Args:
         features: C channels together.
         weight: (out, C, 3, 3).
         bias: (out,) or ``None``.
+        finish, pointwise: as of :func:`~invflow.ops._finished_conv3x3.finished_conv3x3`.
 
     Returns:
         (B, out, H, W).
     """
-    if features.stacked is None:
-        return conv3x3(features.own, weight, bias)
-    of_own, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
-    return conv3x3(features.own, of_own, bias).add_(conv3x3(features.stacked, of_stacked, repeat=features.repeat))
+    if features.stacked is not None:
+        weight, of_stacked = weight.split((features.own.shape[1], features.stacked.shape[1]), 1)
+        stacked = Finish(finish.addend)
+        addend = finished_conv3x3(features.stacked, of_stacked, repeat=features.repeat, finish=stacked)
+        finish = finish._replace(addend=addend)
+    return finished_conv3x3(features.own, weight, bias, finish=finish, pointwise=pointwise)

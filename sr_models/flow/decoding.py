@@ -54,8 +54,9 @@ def _decode_level(
     own = context.features.own
     limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
     pixels = own.shape[2] * own.shape[3]
-    # that of the features: a state in another layout would be copied for every convolution
-    layout = state_format(own)
+    # on a GPU that of the features: a state in another layout would be copied for every convolution. Those of a CPU
+    # read any layout, and flow steps are faster in this one.
+    layout = torch.contiguous_format if own.is_cpu else state_format(own)
     chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x

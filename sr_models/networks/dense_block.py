@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow._numerics import state_format
-from invflow.ops import conv3x3, conv3x3_gradients
+from invflow.ops import conv3x3_gradients
+from invflow.ops._finished_conv3x3 import Finish, finished_conv3x3
 from invflow.ops._transforms import reference_backward, saving_is_watched
 from sr_models.networks.convolution import SLOPE, conv3x3_layer, is_looked_at, is_plain_conv, leaky
 from sr_models.networks.precision import half_precision
@@ -106,9 +107,9 @@ def _evaluate(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     buffer[:, : x.shape[1]].copy_(x)
     for weight, bias in growing:
         start = weight.shape[1]
-        y = conv3x3(buffer[:, :start], weight, bias)
-        torch._C._nn.leaky_relu(y, SLOPE, out=buffer[:, start : start + len(weight)])
-    return torch.add(x, conv3x3(buffer, last_weight, last_bias), alpha=_SHARE), buffer
+        out = buffer[:, start : start + len(weight)]
+        finished_conv3x3(buffer[:, :start], weight, bias, finish=Finish(slope=SLOPE), out=out)
+    return finished_conv3x3(buffer, last_weight, last_bias, finish=Finish(x, _SHARE)), buffer
 
 
 def _gradients(

@@ -89,7 +89,8 @@ def as_on_a_gpu() -> Iterator[None]:
         for module in _ASKING:
             stack.enter_context(mock.patch(f"{module}.reads_freely", _never))
         # the kernels of 3x3 convolutions are of the CPU
-        stack.enter_context(mock.patch("invflow.ops._conv3x3._runs_kernel", _never))
+        for operator in ("_conv3x3", "_finished_conv3x3"):
+            stack.enter_context(mock.patch(f"invflow.ops.{operator}._runs_kernel", _never))
         yield
 
 

@@ -19,6 +19,21 @@ struct Weights {
   bool transposed;  // those of the gradient of the input
 };
 
+// What happens to a result before it is written: y = activation(addend + share y), where the activation multiplies
+// negative numbers by `slope`.
+struct Finish {
+  Images addend;         // null: none
+  int64_t addend_share;  // successive images of the result that share one of the addend
+  float share, slope;
+};
+
+// A 1x1 convolution of the finished result: activation(weight y + bias), the weight being (outputs, inputs).
+struct Pointwise {
+  int64_t outputs;  // 0: none
+  const float *weight, *bias;
+  float slope;
+};
+
 // y = conv(x, weight) + bias. For the gradient of the input, weights are transposed, with their strides exchanged, and
 // x and y are the gradients of result and input.
 struct Conv3x3 {
@@ -28,6 +43,8 @@ struct Conv3x3 {
   Images x, y;
   Weights weight;
   const float* bias;  // null: none
+  Finish finish;
+  Pointwise pointwise;  // of a convolution without repetitions
 };
 
 }  // namespace invflow
