@@ -146,7 +146,8 @@ WHAT is one of
 
 --backends takes, separated by commas,
 {_CHOICES}
-                          on a GPU flow_step takes cuda,triton,reference,compile
+                          on a GPU flow_step takes cuda,triton,reference,compile; other flow libraries
+                          need pip install -e '.[peers]' and are measured only if they are named
   models:                 FLOW-PRECISION[-OPTION]: ours or published; fp32, bf16 and on a GPU tf32; of
                           ours also invert in training, and graph on a GPU. Example: ours-bf16-invert
 

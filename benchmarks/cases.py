@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import invflow
+from benchmarks.compositions import affine, coupled
 from benchmarks.spec import Case, Spec
+from benchmarks.steps import LIBRARIES, coupling_network, step_with_network
 from invflow.layers import PendingCoupling
 
 __all__ = ["DIRECTIONS", "IMPLEMENTATIONS", "SHAPES", "STEPS", "Case", "Spec", "build", "runnable", "specs_of"]
@@ -27,7 +28,15 @@ STEPS = (4, 16, 64)
 #: By operator: backends of invflow, and the implementations that they are compared with.
 IMPLEMENTATIONS = {
     "flow_step": (*invflow.BACKENDS, "composition", "compile"),
-    "flow_step_with_network": (*invflow.BACKENDS, "composition", "compile"),
+    "flow_step_with_network": (
+        *invflow.BACKENDS,
+        "coupling_net",
+        "ours-compile",
+        "composition",
+        "compile",
+        "folded-compile",
+        *LIBRARIES,
+    ),
     "training": ("store", "invert"),
 }
 
@@ -36,6 +45,8 @@ def runnable(operator: str, device: str) -> list[str]:
     """Return the implementations of an operator that can run on a device here."""
     x = torch.empty(1, 1, 1, 1, device=device)
     names = IMPLEMENTATIONS[operator]
+    # other libraries are measured if they are asked for
+    names = tuple(name for name in names if name not in LIBRARIES)
     return [name for name in names if name not in invflow.BACKENDS or invflow.can_run(name, "flow_step", x)]
 
 
@@ -53,7 +64,7 @@ def specs_of(operator: str, device: str = "cpu") -> Iterator[Spec]:
 def build(spec: Spec, names: list[str]) -> Case:
     """Return the case with the implementations of these names."""
     with torch.device(spec.device):
-        return _training(spec, names) if spec.operator == "training" else _flow_step(spec, names)
+        return _BUILDERS[spec.operator](spec, names)
 
 
 class _Given(nn.Module):
@@ -67,83 +78,33 @@ class _Given(nn.Module):
         return self.h
 
 
-class _Net(nn.Sequential):
-    """The network of SRFlow's couplings: 3x3, 1x1 and 3x3 convolutions, 64 hidden channels."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        last = invflow.ZeroConv2d(64, outputs)
-        nn.init.normal_(last.weight, std=0.01)
-        super().__init__(nn.Conv2d(inputs, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), last)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return super().forward(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1))
-
-
-def _coupled(x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """SRFlow's affine coupling of the second half of the channels, as its authors write it."""
-    half = x.shape[1] // 2
-    shift, raw = h[:, 0::2], h[:, 1::2]
-    scale = torch.sigmoid(raw + 2.0) + 1e-4
-    changed = x[:, half:] / scale - shift if inverse else (x[:, half:] + shift) * scale
-    log_det = scale.log().sum((1, 2, 3))
-    return torch.cat([x[:, :half], changed], 1), -log_det if inverse else log_det
-
-
-def _affine(x: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """Actnorm and 1x1 convolution, determinant and inverse anew in every call."""
-    log_det = x.shape[2] * x.shape[3] * (log_scale.sum() + torch.linalg.slogdet(weight).logabsdet)
-    if inverse:
-        x = F.conv2d(x, torch.linalg.inv(weight.double()).to(x.dtype)[:, :, None, None])
-        return x * (-log_scale).exp()[:, None, None] - bias[:, None, None], -log_det
-    x = (x + bias[:, None, None]) * log_scale.exp()[:, None, None]
-    return F.conv2d(x, weight[:, :, None, None]), log_det
-
-
-def _given_composition(
-    x: Tensor, h: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, inverse: bool
-) -> list[Tensor]:
+def _composition(x: Tensor, h: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, inverse: bool) -> list[Tensor]:
     """Everything between two coupling networks in plain PyTorch, one operator after the other, as flow libraries do it.
 
     Encoding, these are the coupling of one step, and actnorm and convolution of the next. Decoding, all are of one.
     """
-    x, coupling_log_det = _coupled(x, h, inverse)
-    x, log_det = _affine(x, bias, log_scale, weight, inverse)
-    return [x, log_det + coupling_log_det]
-
-
-def _network_composition(
-    x: Tensor, bias: Tensor, log_scale: Tensor, weight: Tensor, net: nn.Module, inverse: bool
-) -> list[Tensor]:
-    """A whole flow step with its network: actnorm, convolution, coupling."""
-    half = x.shape[1] // 2
-    if inverse:
-        x, coupling_log_det = _coupled(x, net(x[:, :half]), True)
-        x, log_det = _affine(x, bias, log_scale, weight, True)
-    else:
-        x, log_det = _affine(x, bias, log_scale, weight, False)
-        x, coupling_log_det = _coupled(x, net(x[:, :half]), False)
+    x, coupling_log_det = coupled(x, h, inverse)
+    x, log_det = affine(x, bias, log_scale, weight, inverse)
     return [x, log_det + coupling_log_det]
 
 
 def _flow_step(spec: Spec, names: list[str]) -> Case:
     batch, channels, height, width = spec.shape
-    with_network = spec.operator == "flow_step_with_network"
     inverse, training = spec.direction == "inverse", spec.direction == "forward+backward"
     torch.manual_seed(0)
     x = torch.randn(spec.shape)
     outputs = 2 * (channels - channels // 2)
     h = torch.randn(batch, outputs, height, width)
-    net: nn.Module = _Net(channels // 2, outputs) if with_network else _Given(h)
-    step = invflow.FlowStep(channels, coupling=invflow.AffineCoupling(channels, net))
+    step = invflow.FlowStep(channels, coupling=invflow.AffineCoupling(channels, _Given(h)))
     step.actnorm.initialize(x)
     step.eval()
     assert step.coupling is not None
-    pending = None if with_network else PendingCoupling(h, step.coupling.form, step.coupling.start)
+    pending = PendingCoupling(h, step.coupling.form, step.coupling.start)
     x.requires_grad_(training)
     h.requires_grad_(training)
 
     def run(compute: Callable[[], list[Tensor]], inputs: list[Tensor]) -> list[Tensor]:
-        """Return the results and, in training, the gradients of state, h (or the network) and parameters."""
+        """Return the results and, in training, the gradients of state, h and parameters."""
         if not training:
             with torch.no_grad():
                 return compute()
@@ -151,14 +112,11 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
         return [*results, *torch.autograd.grad(results, inputs, [torch.ones_like(result) for result in results])]
 
     def with_step(backend: str) -> Callable[[], list[Tensor]]:
-        between = [*net.parameters()] if with_network else [h]
-        inputs = [x, *between, step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight]
+        inputs = [x, h, step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight]
 
         def compute() -> list[Tensor]:
             with invflow.use_backend(backend):
-                if inverse:
-                    return list(step.inverse(x))
-                return list(step(x)) if with_network else list(step.forward_fused(x, None, pending)[:2])
+                return list(step.inverse(x) if inverse else step.forward_fused(x, None, pending)[:2])
 
         return lambda: run(compute, inputs)
 
@@ -166,17 +124,13 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().to(dtype).requires_grad_(training)
 
-        affine = [leaf(tensor) for tensor in (step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight)]
+        given = [leaf(tensor) for tensor in (h, step.actnorm.bias, step.actnorm.log_scale, step.conv1x1.weight)]
         state = leaf(x)
-        composition: Callable[..., list[Tensor]] = _network_composition if with_network else _given_composition
+        composition: Callable[..., list[Tensor]] = _composition
         if compiled:
             torch.compiler.reset()
             composition = torch.compile(composition, dynamic=False)
-        if with_network:
-            own = copy.deepcopy(net).to(dtype)
-            return lambda: run(lambda: composition(state, *affine, own, inverse), [state, *own.parameters(), *affine])
-        given = leaf(h)
-        return lambda: run(lambda: composition(state, given, *affine, inverse), [state, given, *affine])
+        return lambda: run(lambda: composition(state, *given, inverse), [state, *given])
 
     implementations = {}
     for name in names:
@@ -188,8 +142,8 @@ def _flow_step(spec: Spec, names: list[str]) -> Case:
         implementations=implementations,
         exact=with_composition(torch.float64),
         # state in and out, and h for half of the channels, which has two numbers for each; in training the same again
-        bytes=0 if with_network else (2 * elements + h.numel()) * 4 * (3 if training else 1),
-        flops=0 if with_network else 2 * channels * elements * (3 if training else 1),
+        bytes=(2 * elements + h.numel()) * 4 * (3 if training else 1),
+        flops=2 * channels * elements * (3 if training else 1),
         device=spec.device,
     )
 
@@ -203,9 +157,13 @@ def _training(spec: Spec, names: list[str]) -> Case:
     torch.manual_seed(0)
     half, conditional = channels // 2, 16
     coupling = invflow.AffineCoupling(
-        channels, _Net(half + conditional, 2 * (channels - half)), context_channels=conditional
+        channels,
+        coupling_network(half + conditional, 2 * (channels - half), invflow.ZeroConv2d),
+        context_channels=conditional,
     )
-    injector = invflow.AffineInjector(channels, _Net(conditional, 2 * channels), context_channels=conditional)
+    injector = invflow.AffineInjector(
+        channels, coupling_network(conditional, 2 * channels, invflow.ZeroConv2d), context_channels=conditional
+    )
     flow = invflow.FlowSequential(
         invflow.FlowStep(channels, coupling=coupling, injector=injector) for _ in range(spec.steps)
     )
@@ -229,3 +187,10 @@ def _training(spec: Spec, names: list[str]) -> Case:
         exact=train(copy.deepcopy(flow).double(), "invert", torch.float64),
         device=spec.device,
     )
+
+
+_BUILDERS: dict[str, Callable[[Spec, list[str]], Case]] = {
+    "flow_step": _flow_step,
+    "flow_step_with_network": step_with_network,
+    "training": _training,
+}

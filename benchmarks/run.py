@@ -26,6 +26,7 @@ from benchmarks.models import ModelResult, measure_models, models_table
 from benchmarks.operators import OperatorResult, measure_operator, operator_cases, operators_table
 from benchmarks.peaks import peak_memory
 from benchmarks.report import table
+from benchmarks.steps import missing_libraries
 from benchmarks.workloads import variants_of, workloads
 from sr_models.io.files import write_text
 
@@ -116,6 +117,9 @@ def _check(arguments: argparse.Namespace) -> None:
     arguments.names = names if arguments.backends is None else arguments.backends.split(",")
     if unknown := [name for name in arguments.names if name not in allowed]:
         raise ValueError(f"--backends must be among {','.join(allowed)}, got {','.join(unknown)}")
+    if missing := missing_libraries(arguments.names):
+        root = Path(__file__).resolve().parents[1]
+        raise ValueError(f"--backends {','.join(missing)}: not installed: run pip install -e '.[peers]' in {root}")
     if arguments.rounds is None:
         arguments.rounds = 2 if arguments.quick else 5 if operator == "models" else 25
     if arguments.rounds < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -44,6 +44,7 @@ class Case:
         device: device that computes it.
         implementations: name -> function without arguments that computes the case once and returns its results.
         exact: function that computes the case in float64.
+        exact_of: the same for implementations of another map, by name.
         bytes: least traffic to and from memory, inputs read once and outputs written once; 0 if no roof is known.
         flops: operations of the matrix product.
     """
@@ -54,3 +55,4 @@ class Case:
     bytes: int = 0
     flops: int = 0
     device: str = "cpu"
+    exact_of: dict[str, Callable[[], list[Tensor]]] = field(default_factory=dict)

@@ -131,9 +131,18 @@ def untyped(app: Sphinx, what: str, name: str, value: object, options: object, l
         lines[:0] = ["..", ""]
 
 
+def shapes(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Escape the star of shapes such as (B, C, *), which would begin an emphasis, outside of literals and roles."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|`[^`]*`)", line)
+        parts[::2] = [part.replace(", *)", r", \*)") for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", expand_rooms)
     app.connect("autodoc-skip-member", skip_what_stands_above)
     app.connect("autodoc-process-signature", readable_defaults)
     app.connect("autodoc-process-docstring", untyped, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", shapes)
     app.connect("missing-reference", resolve)

@@ -2,8 +2,8 @@
 
 from invflow.backends import BACKENDS, can_run, current_backend, use_backend
 from invflow.bases import Base, ClassNormal, DiagonalNormal, StandardNormal
+from invflow.builders import glow
 from invflow.flow import Flow
-from invflow.glow import glow
 from invflow.layers import (
     ActNorm,
     AffineCoupling,
@@ -23,6 +23,7 @@ from invflow.layers import (
     UniformDequantization,
     VariationalDequantization,
     ZeroConv2d,
+    coupling_net,
 )
 from invflow.likelihood import bits_per_dim, standard_normal_log_prob
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step, gaussian_split
@@ -59,6 +60,7 @@ __all__ = [
     "bits_per_dim",
     "can_run",
     "channel_affine",
+    "coupling_net",
     "current_backend",
     "flow_step",
     "gaussian_split",

@@ -29,8 +29,8 @@ class Flow(nn.Module):
     >>> flow.log_prob(torch.randn(8, 2)).shape, flow.sample(64).shape
     (torch.Size([8]), torch.Size([64, 2]))
 
-    Contexts and labels have one row for each of B conditions. :meth:`log_prob` takes x (B, \*event) or, with several
-    samples of every condition, (n, B, \*event), which is what :meth:`sample` returns.
+    Contexts and labels have one row for each of B conditions. :meth:`log_prob` takes x ``(B, *event)`` or, with several
+    samples of every condition, ``(n, B, *event)``, which is what :meth:`sample` returns.
 
     Args:
         layers: the layers in the order of data to latents, or one layer. A :class:`FlowSequential` stays as it is.
@@ -67,7 +67,7 @@ class Flow(nn.Module):
         for method in ("log_prob", "sample"):
             if not callable(getattr(self.base, method, None)):
                 raise TypeError(f"Flow: base, {type(self.base).__name__}, has no {method} method")
-        self.event_shape = None if event_shape is None else tuple(event_shape)
+        self.event_shape = None if event_shape is None else _shape(event_shape)
         if self.event_shape is not None:
             self.latent_shapes()
 
@@ -82,8 +82,8 @@ class Flow(nn.Module):
         bound on the log-probability of discrete data, with new noise in every call.
 
         Args:
-            x: (N, *event), or (n, B, *event) if the flow has an ``event_shape``. Integers are taken in the dtype of the
-                parameters.
+            x: ``(N, *event)``, or ``(n, B, *event)`` if the flow has an ``event_shape``. Integers are taken in the
+                dtype of the parameters.
             context: condition of the layers, as they take it: B rows. Of N samples, N / B successive ones have the same
                 row.
             y: condition of the base, such as the labels of :class:`ClassNormal`: B rows, or one integer for all.
@@ -94,6 +94,8 @@ class Flow(nn.Module):
         Raises:
             ValueError: x of another shape, or rows that do not divide the samples.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         event = self.event_shape
         several = event is not None and x.dim() == len(event) + 2
         if event is not None and (x.dim() <= len(event) or x.dim() > len(event) + 2 or x.shape[-len(event) :] != event):
@@ -145,7 +147,7 @@ class Flow(nn.Module):
             generator: source of the random numbers of the latents; default torch's own. They are drawn on its device.
 
         Returns:
-            (n, *event); with rows (n, B, *event).
+            ``(n, *event)``; with rows ``(n, B, *event)``.
 
         Raises:
             ValueError: no shape, numbers out of range, or context and ``y`` with different rows.
@@ -170,7 +172,7 @@ class Flow(nn.Module):
         Raises:
             ValueError: no shape, or one that a layer does not take.
         """
-        shape = self.event_shape if event_shape is None else tuple(event_shape)
+        shape = self.event_shape if event_shape is None else _shape(event_shape)
         if shape is None:
             raise ValueError("the flow has no event_shape: give one to Flow(..., event_shape=), or shape= to sample")
         return [tuple(latent) for latent in output_shapes_of(self.transform, cast(Any, shape))]
@@ -228,6 +230,13 @@ class _Rows:
             return net(context) if passed is None else net(passed, repeat_context(context, len(passed)))
 
         return output
+
+
+def _shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of one sample, checked, as a tuple."""
+    if not isinstance(shape, Sequence) or not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f"event_shape must be a shape such as (3, 32, 32), or (2,) for vectors, got {shape!r}")
+    return tuple(shape)
 
 
 def _rows_of(context: Any, y: Tensor | int | None) -> int | None:

@@ -1,8 +1,9 @@
 """Fetch the photographs that the shipped models were trained and tested on, from packages of Debian 12.
 
-``python -m recipes.photographs FOLDER`` needs apt-get and dpkg-deb, but no root. It writes ``FOLDER/train`` (70) and
-``FOLDER/test`` (7), and goes on where it was interrupted. ``recipes/photographs.tsv`` lists the photographs with their
-licences. Most are compressed: they are reduced by 1/2, so that compression is not learned.
+``python -m recipes.photographs FOLDER`` needs apt-get and dpkg-deb, but no root. It writes ``FOLDER/train`` (70),
+``FOLDER/test`` (7) and ``FOLDER/crops``, the middle of the latter, and goes on where it was interrupted.
+``recipes/photographs.tsv`` lists the photographs with their licences. Most are compressed: they are reduced by 1/2, so
+that compression is not learned.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from sr_models.io.resize import imresize
 __all__ = ["Photograph", "fetch", "photographs"]
 
 _EET_MAGIC = 0x1EE70F42
+#: Side of the crops of which the cards of the models have scores.
+_CROP = 512
 
 
 class Photograph(NamedTuple):
@@ -58,7 +61,7 @@ def photographs() -> list[Photograph]:
 
 
 def fetch(folder: Path) -> None:
-    """Write the photographs below a folder, as PNG, reduced by 1/2, with sides divisible by 8.
+    """Write the photographs below a folder, as PNG, reduced by 1/2, with sides divisible by 8, and crops of the tests.
 
     Raises:
         ValueError: a photograph that is not the one that was used.
@@ -105,8 +108,14 @@ def _eet_entry(archive: bytes, name: str) -> bytes:
 
 def _write(target: Path, content: bytes) -> None:
     half = imresize(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), 0.5)
+    half = half[: half.shape[0] // 8 * 8, : half.shape[1] // 8 * 8]
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_image(target, half[: half.shape[0] // 8 * 8, : half.shape[1] // 8 * 8])
+    if target.parent.name == "test":  # before the photograph, whose file says that it is done
+        top, left = (max(side - _CROP, 0) // 8 * 4 for side in half.shape[:2])
+        crop = target.parents[1] / "crops" / target.name
+        crop.parent.mkdir(exist_ok=True)
+        write_image(crop, half[top : top + _CROP, left : left + _CROP])
+    write_image(target, half)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ def test_glow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pytest.importorskip("PIL.Image")
     path = ROOT / "examples" / "glow.py"
     assert len(path.read_text().splitlines()) <= 40
-    runpy.run_path(str(path))["main"](epochs=2, output=str(tmp_path / "digits.png"))
+    runpy.run_path(str(path))["main"](epochs=1, output=str(tmp_path / "digits.png"))
     found = re.search(r"^test images: (.*) bits/dim; samples: (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert found is not None
-    assert 2.0 < float(found[1]) < 3.6  # 17 values have 4.09 without a model
+    assert 2.0 < float(found[1]) < 3.9  # 17 values have 4.09 without a model
     assert found[2] == str(tmp_path / "digits.png")
     with image.open(tmp_path / "digits.png") as picture:
         assert picture.size == (640, 640)

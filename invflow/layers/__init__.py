@@ -14,6 +14,7 @@ from invflow.layers.checkerboard import CheckerboardCoupling
 from invflow.layers.conditioning import condition
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU, check_weights
 from invflow.layers.coupling import AffineCoupling
+from invflow.layers.coupling_net import coupling_net
 from invflow.layers.dequantization import UniformDequantization, VariationalDequantization
 from invflow.layers.flow_step import FlowStep
 from invflow.layers.folding import fold
@@ -73,6 +74,7 @@ __all__ = [
     "ZeroConv2d",
     "check_weights",
     "condition",
+    "coupling_net",
     "fold",
     "network_of",
 ]

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels
+from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.protocol import Context, SharedContext, is_shared
 
@@ -79,15 +80,15 @@ def call_network(layer: WithNetwork, passed: Tensor, context: Context) -> Tensor
         context: the context, in one tensor or shared; ignored by a layer without context channels.
     """
     if not layer.context_channels:
-        return layer.net(passed)
+        return evaluate(layer, passed)
     if is_shared(context):
         return context.network(layer.net)(passed, slice(None))
     assert isinstance(context, Tensor)
-    return layer.net(passed, over_pixels(repeat_context(context, passed.shape[0]), passed))
+    return evaluate(layer, passed, over_pixels(repeat_context(context, passed.shape[0]), passed))
 
 
 def shared_network(layer: WithNetwork, context: SharedContext) -> Callable[[Tensor, slice], Tensor]:
     """Evaluate what depends on the context only, and return ``output(passed, part)``, the rest of the network."""
     if not layer.context_channels:
-        return lambda passed, part: layer.net(passed)
+        return lambda passed, part: evaluate(layer, passed)
     return context.network(layer.net)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import context_for, over_pixels
 from invflow.layers.folded import FoldedAffine
 from invflow.layers.folding import folding
@@ -59,7 +62,7 @@ class AffineInjector(nn.Module):
         """Return the network's output h (B', 2C, *) for a context (B', context_channels, *)."""
         if is_shared(context):
             return self._checked(context.network(self.net)(None, slice(None)))
-        return self._checked(self.net(context))
+        return self._checked(evaluate(self, cast(Tensor, context)))
 
     def shared_output(self, context: SharedContext) -> Tensor:
         """Return :meth:`raw_output` for all B' samples of a context."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow.layers._checks import check_channels, check_input, check_shape, check_split_latents
+from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import without_context
 from invflow.layers.folded import FoldedSplit
 from invflow.layers.folding import folding
@@ -92,7 +93,7 @@ class Split(nn.Module):
                 f"Split: its default network takes images, (batch, {self.kept}, height, width), got z of shape "
                 f"{tuple(z.shape)}: pass net= for such states"
             )
-        h = self.net(z)
+        h = evaluate(self, z)
         expected = (z.shape[0], 2 * self.factored, *z.shape[2:])
         if h.shape != expected:
             raise ValueError(f"Split: net must return shape {expected}, got {tuple(h.shape)}")

@@ -49,7 +49,7 @@ def temperatures_of(temperature: float | Sequence[float], latents: int) -> list[
 
 
 def draw_latents(
-    shapes: Sequence[tuple[int, int, int]],
+    shapes: Sequence[tuple[int, ...]],
     samples: Sequence[int],
     temperature: float | Sequence[float],
     seed: int,

@@ -14,10 +14,11 @@ import torch
 from missing_packages import run_without
 
 from benchmarks import __main__ as runner
-from benchmarks import cases, crops
+from benchmarks import cases, crops, steps
 from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, runnable, specs_of
 from benchmarks.measure import measure
 from benchmarks.peaks import peak_memory
+from benchmarks.steps import LIBRARIES
 from invflow import FlowSequential
 from sr_models.io.images import encode_png
 
@@ -37,6 +38,35 @@ def test_implementations_compute_the_case(operator: str, direction: str, channel
     for compute in case.implementations.values():
         for actual, truth in zip(compute(), exact, strict=True):
             torch.testing.assert_close(actual.double(), truth, rtol=1e-4, atol=1e-4)
+
+
+def test_the_library_s_own_network_computes_the_case() -> None:
+    case = build(Spec("flow_step_with_network", (2, 24, 10, 12), "forward+backward"), ["coupling_net"])
+    for actual, truth in zip(case.implementations["coupling_net"](), case.exact(), strict=True):
+        torch.testing.assert_close(actual.double(), truth, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_steps_of_other_libraries_are_measured_by_their_own_map(library: str, direction: str) -> None:
+    pytest.importorskip(LIBRARIES[library])
+    case = build(Spec("flow_step_with_network", (2, 5, 8, 6), direction), [library])
+    (result,) = measure(case, rounds=2)
+    assert result.implementation == library
+    assert 0 < result.error < 1e-3
+    *_, log_det = case.implementations[library]()[:2]
+    assert log_det.shape == (2,)
+    assert not torch.allclose(log_det.double(), case.exact()[1], rtol=1e-2), "its map is not ours"
+
+
+def test_a_library_that_is_missing_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "find_spec", lambda name: None if name == "nflows" else "there")
+    assert not set(runnable("flow_step_with_network", "cpu")) & set(LIBRARIES)
+    assert runner.main(["run", "flow_step_with_network", "--backends", "freia,nflows"]) == 2
+    message = f"--backends nflows: not installed: run pip install -e '.[peers]' in {ROOT}"
+    assert capsys.readouterr().err == f"benchmarks: error: {message}\n"
 
 
 def test_compile_computes_the_case_too() -> None:

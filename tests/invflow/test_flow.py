@@ -260,8 +260,18 @@ class TestErrors:
             flow.log_prob(torch.zeros(EVENT))
         with raises(ValueError, "x must have shape (N, 1, 4, 4) or (n, B, 1, 4, 4), got (2, 1, 4, 8)"):
             flow.log_prob(torch.zeros(2, 1, 4, 8))
+        with raises(TypeError, "x must be a torch.Tensor, got list"):
+            flow.log_prob([0.0])  # type: ignore[arg-type]
         with raises(ValueError, "layer 0: Squeeze"):
             Flow([Squeeze()], event_shape=(1, 3, 4))
+
+    @pytest.mark.parametrize("shape", [(), 2, (0, 4), (1, 4.0)], ids=str)
+    def test_event_shapes(self, shape) -> None:
+        message = f"event_shape must be a shape such as (3, 32, 32), or (2,) for vectors, got {shape!r}"
+        with raises(ValueError, message):
+            Flow([Squeeze()], event_shape=shape)
+        with raises(ValueError, message):
+            small_flow().latent_shapes(shape)
 
     def test_no_shape(self) -> None:
         with raises(

@@ -72,10 +72,16 @@ def packages(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return downloaded
 
 
-def test_photographs_are_reduced_and_fetched_once(tmp_path: Path, image: np.ndarray, packages: list[str]) -> None:
+def test_photographs_are_reduced_and_fetched_once(
+    tmp_path: Path, image: np.ndarray, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CROP", 16)
     fetch(tmp_path)
     for file in ("train/first.png", "test/second.png"):
         np.testing.assert_array_equal(read_image(tmp_path / file), imresize(image, 0.5)[:16, :24])
+    # the middle of test photographs, from a multiple of four on
+    np.testing.assert_array_equal(read_image(tmp_path / "crops/second.png"), imresize(image, 0.5)[:16, 4:20])
+    assert not (tmp_path / "crops/first.png").exists()
     assert packages == ["archive", "plain"]
     (tmp_path / "train" / "first.png").unlink()
     fetch(tmp_path)

@@ -57,7 +57,7 @@ def test_the_noisy_model_computes_what_its_start_does(tmp_path: Path, start: Sup
     model.train().encode(hr, lr, noise).bits_per_dim.mean().backward()
     layers = [module for name, module in model.named_modules() if name.endswith(".noise")]
     assert len(layers) == 3
-    assert all(layer.net.layers[-2].weight.grad.abs().max() > 0 for layer in layers)  # type: ignore[union-attr, index]
+    assert all(layer.net.layers[-2].weight.grad.abs().max() > 0 for layer in layers)
 
 
 def test_it_learns_with_an_encoder_that_does_not(tmp_path: Path, start: SuperResolutionFlow) -> None:

@@ -32,6 +32,10 @@ def test_errors(arguments: tuple[str, dict], message: str) -> None:
         sr_models.create(arguments[0], **arguments[1])
 
 
+def test_dir_names_what_is_imported_late() -> None:
+    assert {"create", "list_models", "load_model", "registry"} <= set(dir(sr_models))
+
+
 def test_recipes_belong_to_scale_and_preset() -> None:
     assert [registry.recipe_of("ncsr", scale=scale).steps for scale in (4, 8)] == [220_000, 250_000]
     assert registry.recipe_of("srflow").lr == 2.5e-4

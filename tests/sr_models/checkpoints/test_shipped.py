@@ -22,6 +22,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
 from sr_models.io.resize import imresize
 
+NAMES = ["ncsr-tiny", "srflow-da-tiny"]
 TINY: dict[str, Any] = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": ()}
 
 
@@ -112,12 +113,34 @@ def test_a_photograph_is_all_that_the_command_needs(folder: Path, monkeypatch: p
     assert len(list(Path("more").glob("*.png"))) == 3
 
 
-def test_the_model_of_the_package_is_better_than_bicubic() -> None:
+def test_the_models_of_the_package() -> None:
+    assert shipped_models() == NAMES
+    for name in NAMES:
+        file = shipped_file(name)
+        assert file is not None
+        assert file.stat().st_size < 6_000_000
+        model = sr_models.load(name)
+        assert f"{model.name}-tiny" == name
+        assert model.config == sr_models.create(model.name, preset="tiny").config
+        assert (file.with_suffix(".md")).read_text().startswith(f"# {name}, 4x")
+
+
+def test_the_command_samples_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lr = np.random.default_rng(0).integers(100, 140, (8, 8, 3), dtype=np.uint8)
+    write_image(Path("a.png"), lr)
+    for name in NAMES:
+        assert main(["sample", "a.png", "--checkpoint", name, "-n", "1", "--output", name]) == 0
+        expected = sr_models.load(name).sample(to_tensor(lr)[None])[0, 0]
+        np.testing.assert_array_equal(read_image(Path(name) / "a_sample000.png"), to_uint8(expected))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_the_package_is_better_than_bicubic(name: str) -> None:
     skimage_data = pytest.importorskip("skimage.data")
-    assert shipped_models() == ["srflow-da-tiny"]
     hr = np.ascontiguousarray(skimage_data.chelsea()[64:192, 96:224])
     lr = imresize(hr, 1 / 4)
-    model = sr_models.load("srflow-da-tiny")
+    model = sr_models.load(name)
     image, sample = (
         to_uint8(model.sample(to_tensor(lr)[None], temperature=temperature)[0, 0]) for temperature in (0.0, 0.8)
     )
@@ -127,10 +150,11 @@ def test_the_model_of_the_package_is_better_than_bicubic() -> None:
     assert np.abs(sample.astype(int) - image).mean() > 0.5
 
 
-def test_the_model_of_the_package_copes_with_a_sharp_photograph() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_the_package_copes_with_a_sharp_photograph(name: str) -> None:
     skimage_data = pytest.importorskip("skimage.data")
     lr = np.ascontiguousarray(skimage_data.coffee()[228:260, 372:404])  # highlights on a spoon, straight from a camera
-    model = sr_models.load("srflow-da-tiny")
+    model = sr_models.load(name)
     for seed in range(2):
         sample = to_uint8(model.sample(to_tensor(lr)[None], seed=seed, on_explode="error")[0, 0])
         error = imresize(sample, 1 / 4).astype(int) - lr

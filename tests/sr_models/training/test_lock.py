@@ -36,6 +36,13 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_the_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    lock = FolderLock(tmp_path)
+    assert lock.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    lock.release()
+
+
 def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     assert exit_code(child(lambda: FolderLock(tmp_path))) == 5

@@ -23,6 +23,14 @@ def begin(config: TrainingConfig, **options: int) -> list[str]:
     return opening(config, model, device=CPU, images=IMAGES, **options)
 
 
+def test_opening_names_the_gpu(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    run = config()
+    model = sr_models.create(run.model, **run.overrides)
+    lines = opening(run, model, device=torch.device("cuda", 1), images=IMAGES, devices=2)
+    assert any(line.startswith("2 x card 1, ") for line in lines)
+
+
 def test_opening(config: MakeConfig) -> None:
     run = config(steps=8000, encoder_steps=2000, precision="bf16")
     model = sr_models.create(run.model, **run.overrides)

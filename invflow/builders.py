@@ -1,4 +1,4 @@
-"""Builder of multi-scale flows of the kind of Glow, for samples of any rank."""
+"""Builders of whole flows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from torch import nn
 
 from invflow.bases import DiagonalNormal
 from invflow.flow import Flow
-from invflow.layers import AffineCoupling, FlowSequential, FlowStep, Split, Squeeze, UniformDequantization, ZeroConv2d
+from invflow.layers import (
+    AffineCoupling,
+    FlowSequential,
+    FlowStep,
+    Split,
+    Squeeze,
+    UniformDequantization,
+    ZeroConv2d,
+    coupling_net,
+)
 from invflow.layers.networks import NetFactory
 from invflow.ops import AffineForm
 
@@ -40,8 +49,8 @@ def glow(
         levels: number of levels; default as many as the size can be halved, at most 3. A vector has one.
         steps: flow steps of each level.
         hidden: channels of the default networks.
-        net: factory ``net(in_channels, out_channels)`` of the couplings' networks; default 3x3, 1x1 and 3x3
-            convolutions with ReLU, or three linear layers for vectors, of which the last begins at zero.
+        net: factory ``net(in_channels, out_channels)`` of the couplings' networks; default :func:`coupling_net`,
+            and the same of other convolutions or linear layers for states that are no images.
         values: number of values of discrete data 0, 1, ...: 256 for images of 8 bits. The flow then begins with a
             :class:`UniformDequantization`. Default: the data is continuous.
         context_channels: channels K of a context (B, K) of all couplings; 0 for none. Networks see it at every pixel.
@@ -58,13 +67,13 @@ def glow(
     """
     shape = tuple(event_shape)
     spatial = len(shape) - 1
-    if not 0 <= spatial <= 3 or min(shape) < 1:
+    if not 0 <= spatial <= 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"event_shape must be (D,), (C, N), (C, H, W) or (C, D, H, W), got {shape}")
     for name, number in (("steps", steps), ("hidden", hidden)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     levels = _levels(shape, levels)
-    make = partial(_coupling_net, hidden=hidden, spatial=spatial) if net is None else net
+    make = partial(_net, hidden=hidden, spatial=spatial) if net is None else net
 
     def step(channels: int) -> FlowStep:
         return FlowStep(channels, coupling=AffineCoupling(channels, make, context_channels=context_channels, form=form))
@@ -102,7 +111,9 @@ def _levels(shape: tuple[int, ...], levels: int | None) -> int:
     return levels
 
 
-def _coupling_net(in_channels: int, out_channels: int, *, hidden: int, spatial: int) -> nn.Sequential:
+def _net(in_channels: int, out_channels: int, *, hidden: int, spatial: int) -> nn.Sequential:
+    if spatial == 2:
+        return coupling_net(in_channels, out_channels, hidden=hidden)
     first = _linear(in_channels, hidden, 3, spatial=spatial)
     second = _linear(hidden, hidden, 1, spatial=spatial)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), _zero_layer(hidden, out_channels, spatial=spatial))
