@@ -26,9 +26,9 @@ class Permutation(nn.Module):
 
     >>> import torch, invflow
     >>> layer = invflow.Permutation(4, "reverse")
-    >>> y, log_det = layer(torch.arange(4.0).view(1, 4, 1, 1))
-    >>> y.flatten().tolist(), log_det.tolist()
-    ([3.0, 2.0, 1.0, 0.0], [0.0])
+    >>> y, log_det = layer(torch.arange(4.0)[None])
+    >>> y.tolist(), log_det.tolist()
+    ([[3.0, 2.0, 1.0, 0.0]], [0.0])
 
     Args:
         channels: number C of channels.

@@ -107,7 +107,9 @@ class _FlowStep(torch.autograd.Function):
         ctx.save_for_backward(*call[:-1])
         ctx.settings = call.settings
         y, log_det = _forward(call, ctx.backend, is_intercepted())
-        if call.coupling is None and call.injector is None:
+        settings, maps = call.settings, (call.coupling, call.injector)
+        forms = [form for form, h in zip(settings[:2], maps, strict=True) if h is not None]
+        if all(form.scale == "none" for form in forms):
             ctx.mark_non_differentiable(log_det)  # a constant
         return y, log_det
 

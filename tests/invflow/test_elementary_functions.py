@@ -51,7 +51,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[[Values], Values], float, float, float]
     "sigmoid + eps": (6, lambda x: _sigmoid(x) + np.float32(1e-4), -3e38, 3e38, 2),
     "1 / (sigmoid + eps)": (7, lambda x: 1 / (_sigmoid(x) + np.float32(1e-4)), -3e38, 3e38, 3),
     "sigmoid": (8, _sigmoid, -80, 3e38, 2),
-    "atan": (9, np.arctan, -3e38, 3e38, 2),
+    "atan": (9, np.arctan, -3e38, 3e38, 3),
 }
 
 

@@ -81,6 +81,19 @@ def multi_scale(rank: int) -> FlowSequential:
     return FlowSequential([Squeeze(), step, Split(wide, Net(rank, wide // 2, wide)), ActNorm(wide // 2)])
 
 
+def additive(rank: int) -> AffineCoupling:
+    """Of the first channels, of which one more passes."""
+    return AffineCoupling(C, Net(rank, 3, 1), form=AffineForm("none"), stop=1)
+
+
+def checkerboard(rank: int) -> CheckerboardCoupling:
+    return CheckerboardCoupling(C, Net(rank, C + K, 2 * C), context_channels=K, passes="odd")
+
+
+def spline(rank: int) -> SplineCoupling:
+    return SplineCoupling(C, Net(rank, 1 + K, 3 * 8), bins=3, context_channels=K, start=1)
+
+
 #: Layers for states of a rank; whether they take a context; the channels of the state.
 LAYERS: dict[str, tuple[Callable[[int], nn.Module], bool, int]] = {
     "actnorm": (lambda rank: ActNorm(C), False, C),
@@ -88,28 +101,28 @@ LAYERS: dict[str, tuple[Callable[[int], nn.Module], bool, int]] = {
     "conv1x1-lu": (lambda rank: InvertibleConv1x1LU(C), False, C),
     "coupling": (lambda rank: coupling(rank, form=AffineForm("exp", packing="split")), False, C),
     "coupling-conditional": (lambda rank: coupling(rank, K), True, C),
+    "coupling-additive": (additive, False, C),
+    "coupling-volume-preserving": (
+        lambda rank: coupling(rank, K, AffineForm("atan_exp", volume_preserving=True)),
+        True,
+        C,
+    ),
+    "checkerboard": (checkerboard, True, C),
+    "spline": (spline, True, C),
+    "permutation": (lambda rank: Permutation(C, seed=0), False, C),
+    "haar": (lambda rank: HaarSqueeze(), False, 1),
+    "haar-bands-first": (lambda rank: HaarSqueeze(bands_first=True), False, 1),
     "injector": (injector, True, C),
     "split": (lambda rank: Split(C, Net(rank, C // 2, C)), False, C),
     "step": (lambda rank: FlowStep(C), False, C),
     "step-full": (full_step, True, C),
-    "permutation": (lambda rank: Permutation(C), False, C),
-    "spline": (
-        lambda rank: SplineCoupling(C, lambda i, o: Net(rank, i, o), context_channels=K, bins=3),
-        True,
-        C,
-    ),
-    "checkerboard": (
-        lambda rank: CheckerboardCoupling(C, lambda i, o: Net(rank, i, o), context_channels=K),
-        True,
-        C,
-    ),
-    "haar": (lambda rank: HaarSqueeze(), False, 1),
     "squeeze": (lambda rank: Squeeze(), False, 1),
     "sequential": (flow, True, C),
     "multi-scale": (multi_scale, False, 1),
 }
-NOT_OF_VECTORS = ("checkerboard", "haar", "squeeze", "multi-scale")
-CASES = [(name, rank) for name, rank in itertools.product(LAYERS, SPATIAL) if rank > 2 or name not in NOT_OF_VECTORS]
+#: Layers of pixels; a vector has none.
+SPATIAL_ONLY = {"squeeze", "haar", "haar-bands-first", "multi-scale", "checkerboard"}
+CASES = [(name, rank) for name, rank in itertools.product(LAYERS, SPATIAL) if rank > 2 or name not in SPATIAL_ONLY]
 each_case = pytest.mark.parametrize(("name", "rank"), CASES, ids=lambda value: str(value))
 each_conditional = pytest.mark.parametrize(
     ("name", "rank"), [case for case in CASES if LAYERS[case[0]][1]], ids=lambda value: str(value)
@@ -418,6 +431,12 @@ ERRORS = [
         lambda: full_step(3)(zeros(2, 4, 6), Whole(zeros(2, 3))),
         "AffineInjector: context must have shape (2 or a divisor, 3, 6) for x of shape (2, 4, 6), got (2, 3)",
     ),
+    (lambda: HaarSqueeze()(zeros(2, 4)), "HaarSqueeze: a state must have 1 to 3 spatial dimensions, got 0"),
+    (lambda: HaarSqueeze()(zeros(2, 4, 5)), "HaarSqueeze: spatial dimensions must be even, got (5,)"),
+    (lambda: HaarSqueeze()(zeros(1, 1, 2, 2, 2, 2)), "HaarSqueeze: a state must have 1 to 3 spatial dimensions, got 4"),
+    (lambda: checkerboard(3)(zeros(2, 4), zeros(2, 3)), "a state must have at least one spatial dimension, got none"),
+    (lambda: spline(2)(zeros(2, 4), zeros(2, 5)), "SplineCoupling: context must have shape (2 or a divisor, 3) for x"),
+    (lambda: Permutation(3)(zeros(2, 4)), "Permutation: x must have 3 channels, got shape (2, 4)"),
     (lambda: Squeeze()(zeros(2, 4)), "Squeeze: x must have spatial dimensions, whose pixels become channels; a vector"),
     (lambda: Squeeze().inverse(zeros(2, 4)), "Squeeze: z must have spatial dimensions"),
     (lambda: Squeeze().output_shapes((4,)), "a vector of shape (4,) has none"),

@@ -105,7 +105,10 @@ def run(example: dict[str, Any], backend: str, dtype: torch.dtype | None = None)
         _strided(tuple(results[0].shape), example["layouts"][5], results[0].dtype, seed, example["special"]),
         torch.ones((), dtype=arithmetic).expand(batch),
     ]
-    found = torch.autograd.grad(results, leaves, grads[: len(results)], allow_unused=True, materialize_grads=True)
+    # without scales the log-determinant is a constant
+    outputs = [(result, grad) for result, grad in zip(results, grads, strict=False) if result.requires_grad]
+    trained, of_trained = zip(*outputs, strict=True)
+    found = torch.autograd.grad(trained, leaves, of_trained, allow_unused=True, materialize_grads=True)
     return [*(result.detach() for result in results), *found]
 
 
