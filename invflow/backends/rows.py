@@ -33,11 +33,11 @@ _LEAST_WORK = {(True, True): 8192, (True, False): 65536, (False, True): 1024, (F
 
 def suits_rows(call: Call) -> bool:
     """Return whether a call is faster in rows, by what was measured on a CPU."""
-    x, matrix, _, coupling, injector, _ = call
-    batch, channels, height, width = x.shape
+    batch, channels, height, width = call[0].shape
     pixels = height * width
     if pixels >= _TOO_MANY_PIXELS or pixels == 0:
         return False
+    x, matrix, _, coupling, injector, _ = call
     has_matrix = matrix is not None
     if batch * channels * (channels if has_matrix else 1) <= _LEAST_WORK[has_matrix, pixels == 1]:
         return False

@@ -37,10 +37,16 @@ def check_raw_output(x: Tensor, h: Tensor, name: str = "h", outputs: int = 2) ->
         check_state(h, name)
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {h.dtype}")
     shape, given = x.shape, h.shape
-    batch, channels, samples, maps = shape[0], shape[1], given[0], given[1]
+    if len(shape) == 4 == len(given):  # unpacked, which is faster than slices
+        batch, channels, height, width = shape
+        samples, maps, rows, columns = given
+        same = rows == height and columns == width
+    else:
+        batch, channels, samples, maps = shape[0], shape[1], given[0], given[1]
+        same = given[2:] == shape[2:]
     count = maps // outputs
     shared = samples == batch or (samples > 0 and batch % samples == 0)
-    if maps % outputs or given[2:] != shape[2:] or not shared:
+    if maps % outputs or not same or not shared:
         number = f"{'any' if outputs == 1 else 'an even'} number"
         expected = ", ".join(map(str, (f"{batch} or a divisor", number, *shape[2:])))
         raise ValueError(f"{name} must have shape ({expected}) for x of shape {tuple(shape)}, got {tuple(given)}")
