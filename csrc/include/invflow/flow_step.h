@@ -26,7 +26,8 @@ struct View {
 };
 
 // An elementwise affine map of channels [start, start + count), made of a network's output h = (shift, raw) with
-// 2 * count channels, or of h = (shift) with count channels. If h has fewer samples than the state, each of its samples serves `repeat` successive ones.
+// 2 * count channels, or of h = (shift) with count channels. If h has fewer samples than the state, each of its samples
+// serves `repeat` successive ones.
 struct AffineMap {
   View h;
   View grad_h;  // written by the backward pass
