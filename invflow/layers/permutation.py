@@ -21,8 +21,8 @@ class Permutation(nn.Module):
     r"""Fixed permutation of the channels: :math:`y_i = x_{o(i)}`; the log-determinant is zero (Dinh et al., NICE, 2015,
     section 3.2; Kingma & Dhariwal, Glow, 2018, section 3.2, compare it with learned mixing).
 
-    It copies the state once, where an :class:`InvertibleConv1x1` computes C^2 products a pixel. The order is a buffer:
-    a ``state_dict`` restores it.
+    It copies the state once, where an :class:`InvertibleConv1x1` computes C^2 products a pixel. The order is kept in
+    the buffer ``matrix``, bool (C, C), whose row i is true in column o(i): a ``state_dict`` restores it.
 
     >>> import torch, invflow
     >>> layer = invflow.Permutation(4, "reverse")
@@ -45,7 +45,7 @@ class Permutation(nn.Module):
 
     num_latents = 1
     takes_shared_context = True
-    order: Tensor
+    matrix: Tensor
 
     def __init__(
         self,
@@ -58,7 +58,14 @@ class Permutation(nn.Module):
         self.channels = check_channels(self, channels)
         if seed is not None and not (isinstance(order, str) and order == "random"):
             raise ValueError(f"Permutation: seed is for a random order, got seed={seed} and order={order!r}")
-        self.register_buffer("order", _order_of(channels, order, seed))
+        # Not the numbers themselves: an average of weights and buffers rounds whole numbers down, and 3 becomes 2.
+        numbers = _order_of(channels, order, seed)
+        self.register_buffer("matrix", numbers[:, None] == torch.arange(channels))
+
+    @property
+    def order(self) -> Tensor:
+        """Numbers o (C,), int64, of the channels in the order in which they come out."""
+        return self.matrix.int().argmax(1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
@@ -66,8 +73,8 @@ class Permutation(nn.Module):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
-        # sorted in every call: a buffer may be changed in place, by a checkpoint for one
-        return _channels_in_order(z, self.order.argsort()), self._log_det(z)
+        # found in every call: a buffer may be changed in place, by a checkpoint for one
+        return _channels_in_order(z, self.matrix.int().argmax(0)), self._log_det(z)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return [check_shape(self, shape, self.channels)]
