@@ -65,7 +65,11 @@ class UniformDequantization(nn.Module):
         name = type(self).__name__
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: x must be a torch.Tensor, got {type(x).__name__}")
-        if reads_freely(x) and has_values(x) and not is_watched() and x.numel():
+        if x.is_complex():
+            raise TypeError(f"{name}: x must have an integer or a floating-point dtype, got {x.dtype}")
+        if x.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            x = x.to(torch.int64)  # torch knows few operations of these
+        if not is_watched() and reads_freely(x) and has_values(x) and x.numel():
             least, largest = (value.item() for value in torch.aminmax(x))
             if not (least >= 0 and largest <= self.values - 1):
                 raise ValueError(

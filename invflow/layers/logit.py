@@ -46,7 +46,7 @@ class Logit(nn.Module):
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         _check_floating(x, "x")
         p = self.alpha + (1 - 2 * self.alpha) * x.to(compute_dtype(x.dtype))
-        if reads_freely(p) and has_values(p) and not is_watched() and p.numel():
+        if not is_watched() and reads_freely(p) and has_values(p) and p.numel():
             least, largest = (value.item() for value in torch.aminmax(p))
             if not (least > 0 and largest < 1):
                 raise ValueError(

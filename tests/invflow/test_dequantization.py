@@ -83,6 +83,23 @@ def test_integers_become_floating() -> None:
     assert torch.equal(UniformDequantization().inverse(z)[0], x.float())
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.bool], ids=str
+)
+def test_every_integer_dtype(dtype: torch.dtype) -> None:
+    x = values(2, 3, 4, dtype=torch.int64)
+    z, _ = UniformDequantization(2)(x.to(dtype))
+    assert torch.equal(UniformDequantization(2).inverse(z)[0], x.float())
+
+
+@pytest.mark.parametrize("layer", [UniformDequantization(16), Logit(0.4)], ids=["dequantisation", "logit"])
+def test_one_graph_of_a_compiler(layer: nn.Module) -> None:
+    x = torch.tensor([[0.0, 1.0]])
+    z, log_det = torch.compile(layer, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(layer.inverse(z)[0], x)
+    torch.testing.assert_close(log_det, layer(x)[1])
+
+
 def test_states_out_of_range_become_the_nearest_value() -> None:
     x, _ = UniformDequantization(4).inverse(torch.tensor([[-3.0, 0.0, 0.3, 1.0, 7.0]]))
     assert x.tolist() == [[0.0, 0.0, 1.0, 3.0, 3.0]]
@@ -179,6 +196,8 @@ def test_dequantisation_needs_whole_numbers_in_range() -> None:
         layer(torch.tensor([[math.nan, 1.0]]))
     with raises(TypeError, "UniformDequantization: torch.bfloat16 has too few digits for 16 values: use float32"):
         layer(torch.zeros(1, 2, dtype=torch.bfloat16))
+    with raises(TypeError, "x must have an integer or a floating-point dtype, got torch.complex64"):
+        layer(torch.zeros(1, 2, dtype=torch.complex64))
     with raises(TypeError, "UniformDequantization: x must be a torch.Tensor, got list"):
         layer([1, 2])  # type: ignore[arg-type]
     for count in (1, 65537):
