@@ -63,6 +63,7 @@ def glow(
         The flow, which knows its ``event_shape``.
 
     Raises:
+        TypeError: a network in the place of a factory.
         ValueError: a shape of another rank, fewer than two elements a sample, or a size that ``levels`` cannot halve.
     """
     shape = tuple(event_shape)
@@ -72,6 +73,11 @@ def glow(
     for name, number in (("steps", steps), ("hidden", hidden)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    if isinstance(net, nn.Module):
+        raise TypeError(
+            "net must be a factory net(in_channels, out_channels), which makes a network for every coupling, got the "
+            f"module {type(net).__name__}"
+        )
     levels = _levels(shape, levels)
     make = partial(_net, hidden=hidden, spatial=spatial) if net is None else net
 

@@ -145,6 +145,11 @@ def test_errors(given, message: str) -> None:
         invflow.glow(**{"event_shape": (1, 4, 4), **given})
 
 
+def test_a_network_would_be_that_of_all_couplings() -> None:
+    with raises(TypeError, "net must be a factory net(in_channels, out_channels), which makes a network for every"):
+        invflow.glow((2,), net=nn.Linear(1, 2))  # type: ignore[arg-type]
+
+
 class TestFactories:
     def test_layers_say_how_many_channels(self) -> None:
         made: list[tuple[int, int]] = []
