@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from invflow._numerics import reads_freely
 from invflow.likelihood import standard_normal_log_prob
+from invflow.ops._transforms import has_values, is_watched
 
 __all__ = ["Base", "ClassNormal", "DiagonalNormal", "StandardNormal"]
 
@@ -139,7 +140,7 @@ class ClassNormal(nn.Module):
             raise TypeError(f"ClassNormal: y must be a tensor of integer labels, got {given}")
         if y.shape != (batch,):
             raise ValueError(f"ClassNormal: y must have shape ({batch},), got {tuple(y.shape)}")
-        if reads_freely(y) and y.numel() and not torch.compiler.is_compiling():
+        if not is_watched() and reads_freely(y) and has_values(y) and y.numel():
             least, largest = (int(value) for value in torch.aminmax(y))
             if least < 0 or largest >= self.classes:
                 raise ValueError(f"ClassNormal: y must be 0 to {self.classes - 1}, got {least} to {largest}")

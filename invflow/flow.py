@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from numbers import Number
 from typing import Any, Literal, cast
 
 import torch
@@ -181,11 +182,18 @@ class Flow(nn.Module):
         return "" if self.event_shape is None else f"event_shape={self.event_shape}"
 
     def _log_prob(self, x: Tensor, context: Context, y: Tensor | int | None) -> Tensor:
+        if x.is_complex():
+            raise TypeError(f"x must have a floating-point or an integer dtype, got {x.dtype}")
         # whole numbers, for a dequantisation
         x = x if x.is_floating_point() else x.to(self._like().dtype)
         z, log_det = self.transform(x, context)
         *leaving, last = checked_latents(z, self.transform, "transform")
-        log_prob = log_det + cast(Base, self.base).log_prob(last, _labels(y, last))
+        of_base = cast(Base, self.base).log_prob(last, _labels(y, last))
+        if not isinstance(of_base, Tensor) or of_base.shape != log_det.shape:
+            name = f"Flow: base, {type(self.base).__name__}"
+            given = tuple(of_base.shape) if isinstance(of_base, Tensor) else type(of_base).__name__
+            raise ValueError(f"{name}: log_prob must return shape {tuple(log_det.shape)}, one a sample, got {given}")
+        log_prob = log_det + of_base
         return log_prob + standard_normal_log_prob(leaving) if leaving else log_prob
 
     def _like(self) -> Tensor:
@@ -255,6 +263,8 @@ def _labels(y: Tensor | int | None, z: Tensor) -> Tensor | None:
     """Return one row of ``y`` for every latent."""
     if y is None:
         return None
+    if not isinstance(y, Tensor | Number):
+        raise TypeError(f"y must be a torch.Tensor, or an integer for all samples, got {type(y).__name__}")
     y = torch.as_tensor(y, device=z.device)
     return y.expand(len(z)) if not y.dim() else _repeated(y, len(z), "y")
 

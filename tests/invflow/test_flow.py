@@ -10,7 +10,9 @@ import pytest
 import torch
 from foreign_layers import Cut, Doubling, Shift
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Normal
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import invflow
 from invflow import (
@@ -158,6 +160,20 @@ def test_labels_choose_the_distribution() -> None:
     of_classes = torch.stack([flow.log_prob(x, y=label) for label in range(4)])
     torch.testing.assert_close(found, of_classes[y, torch.arange(8)])
     torch.testing.assert_close(flow.log_prob(x), of_classes.logsumexp(0) - math.log(4))
+
+
+def test_labels_under_transforms_and_in_traces() -> None:
+    flow = randomized(Flow([Doubling()], ClassNormal(3, (2,))))
+    x, y = torch.randn(4, 2).double(), torch.tensor([0, 2, 1, 2])
+
+    def log_prob(x: Tensor, y: Tensor) -> Tensor:
+        return flow.log_prob(x, y=y)
+
+    expected = log_prob(x, y)
+    torch.testing.assert_close(torch.func.vmap(log_prob)(x[:, None], y[:, None])[:, 0], expected)
+    torch.testing.assert_close(make_fx(log_prob)(x, y)(x, y), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert log_prob(mode.from_tensor(x), mode.from_tensor(y)).shape == (4,)
 
 
 def test_samples_of_labels() -> None:
@@ -309,6 +325,28 @@ class TestErrors:
             flow.log_prob(x, y=torch.arange(3))
         with raises(ValueError, "ClassNormal: classes must be at least 1, got 0"):
             ClassNormal(0, (2,))
+
+    @pytest.mark.parametrize("y", [[0, 1], (1, 2), "1"], ids=str)
+    def test_labels_in_no_tensor(self, y) -> None:
+        flow = Flow([Doubling()], ClassNormal(3, (2,)), event_shape=(2,))
+        message = f"y must be a torch.Tensor, or an integer for all samples, got {type(y).__name__}"
+        with raises(TypeError, message):
+            flow.sample(4, y=y)
+        with raises(TypeError, message):
+            flow.log_prob(torch.zeros(2, 2), y=y)
+
+    @pytest.mark.parametrize("given", [(), (2, 2), (2, 1), "float"], ids=str)
+    def test_densities_of_a_base_of_another_shape(self, given) -> None:
+        class Wrong(StandardNormal):
+            def log_prob(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+                return 0.0 if given == "float" else z.new_zeros(given)  # type: ignore[return-value]
+
+        with raises(ValueError, f"Flow: base, Wrong: log_prob must return shape (2,), one a sample, got {given}"):
+            Flow([Doubling()], Wrong()).log_prob(torch.zeros(2, 2))
+
+    def test_complex_samples(self) -> None:
+        with raises(TypeError, "x must have a floating-point or an integer dtype, got torch.complex64"):
+            Flow([Doubling()]).log_prob(torch.zeros(2, 2, dtype=torch.complex64))
 
     def test_bases(self) -> None:
         with raises(TypeError, "Flow: base, Linear, has no log_prob method"):
