@@ -251,6 +251,8 @@ def _rows_of(context: Any, y: Tensor | int | None) -> int | None:
     """Return the number of conditions, ``None`` if there is none."""
     if context is not None and not (isinstance(context, Tensor) or is_shared(context)):
         raise TypeError(f"context must be a torch.Tensor or a SharedContext, got {type(context).__name__}")
+    if isinstance(context, Tensor) and not context.dim():
+        raise ValueError("context must have a row for each condition, got a tensor without dimensions")
     rows = None if context is None else context.shape[0]
     if not isinstance(y, Tensor) or not y.dim():
         return rows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from invflow.layers.protocol import Context, Shape, is_shared
+from invflow.layers.protocol import Context, Shape, SharedContext, is_shared
 from invflow.ops._checks import check_same_device, check_state
 
 
@@ -50,6 +50,14 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
         )
     if isinstance(context, Tensor):
         check_same_device(x, context=context)
+
+
+def check_shared_channels(layer: object, context: SharedContext, channels: int) -> None:
+    """Raise ``ValueError`` unless a shared context has the layer's context channels."""
+    if context.shape[1] != channels:
+        raise ValueError(
+            f"{type(layer).__name__}: context must have {channels} channels, got shape {tuple(context.shape)}"
+        )
 
 
 def check_shape(layer: object, shape: Shape, channels: int) -> Shape:

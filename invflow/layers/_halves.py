@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels
+from invflow.layers._checks import check_channels, check_shared_channels
 from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.protocol import Context, SharedContext, is_shared
 
-__all__ = ["Halves", "WithNetwork", "call_network", "halves_of", "shared_network"]
+__all__ = ["Halves", "WithNetwork", "call_network", "check_output", "halves_of", "shared_network"]
 
 
 class Halves(NamedTuple):
@@ -91,4 +92,24 @@ def shared_network(layer: WithNetwork, context: SharedContext) -> Callable[[Tens
     """Evaluate what depends on the context only, and return ``output(passed, part)``, the rest of the network."""
     if not layer.context_channels:
         return lambda passed, part: evaluate(layer, passed)
-    return context.network(layer.net)
+    check_shared_channels(layer, context, layer.context_channels)
+    network, pixels = context.network(layer.net), tuple(context.shape[2:])
+
+    def output(passed: Tensor, part: slice) -> Tensor:
+        if tuple(passed.shape[2:]) != pixels:
+            raise ValueError(
+                f"{type(layer).__name__}: context must have the spatial dimensions of the state, "
+                f"{tuple(passed.shape[2:])}, got shape {tuple(context.shape)}"
+            )
+        return network(passed, part)
+
+    return output
+
+
+def check_output(layer: WithNetwork, h: Tensor, channels: int, x: Tensor) -> None:
+    """Raise ``ValueError`` unless ``h`` is an output (B, channels, *) of the layer's network for ``x`` (B, C, *)."""
+    if torch.jit.is_tracing():  # a trace would warn of every comparison of sizes
+        return
+    expected = (x.shape[0], channels, *x.shape[2:])
+    if h.shape != expected:
+        raise ValueError(f"{type(layer).__name__}: net must return shape {expected}, got {tuple(h.shape)}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
-from invflow.layers._halves import call_network, shared_network
+from invflow.layers._halves import call_network, check_output, shared_network
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
 from invflow.layers.networks import NetFactory, network_of
@@ -122,6 +122,7 @@ class CheckerboardCoupling(nn.Module):
         expected = self.form.outputs * self.channels
         if h.shape[1] != expected:
             raise ValueError(f"CheckerboardCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
+        check_output(self, h, expected, x)
         dtype = compute_dtype(x.dtype)
         # masked before it is used: what the network says of a pixel that passes has no effect, not even NaN
         h = h.to(dtype).masked_fill(passes, 0.0)

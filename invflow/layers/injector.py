@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_context, check_input, check_shape
+from invflow.layers._checks import check_channels, check_context, check_input, check_shape, check_shared_channels
 from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import context_for, over_pixels
 from invflow.layers.folded import FoldedAffine
@@ -68,6 +68,7 @@ class AffineInjector(nn.Module):
         """Return :meth:`raw_output` for all B' samples of a context."""
         if not supports(self, "shared_output", ("raw_output",)):
             return self.raw_output(context.joined())
+        check_shared_channels(self, context, self.context_channels)
         return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:

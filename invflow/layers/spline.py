@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from invflow._numerics import compute_dtype
 from invflow.layers._checks import check_context, check_input, check_shape
-from invflow.layers._halves import call_network, halves_of, shared_network
+from invflow.layers._halves import call_network, check_output, halves_of, shared_network
 from invflow.layers._spline_map import SplineForm
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
@@ -138,6 +138,7 @@ class SplineCoupling(nn.Module):
                 f"SplineCoupling: net must return {count * parameters} channels, {parameters} for each of the "
                 f"{count} that are transformed, got shape {tuple(h.shape)}"
             )
+        check_output(self, h, count * parameters, changed)
         dtype = compute_dtype(changed.dtype)
         raw = h.to(dtype).unflatten(1, (count, parameters))
         y, log_slope = self.form.transform(changed.to(dtype), raw, inverse=inverse)

@@ -114,6 +114,29 @@ def test_what_the_network_says_of_a_passing_pixel_has_no_effect() -> None:
     assert_invertible(layer, STATE)
 
 
+class Returns(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(self.shape, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("kind", "channels"), [(CheckerboardCoupling, 10), (SplineCoupling, 69)])
+def test_networks_must_return_every_state_and_pixel(kind, channels: int, batch: int, direction: str) -> None:
+    """Otherwise what they return is repeated for all samples or pixels, or the other way round."""
+    for pixels in ((1, 1), (3, 1), (5, 6), (4,), ()):
+        with pytest.raises(ValueError, match="net must return shape"):
+            getattr(kind(5, Returns(batch, channels, *pixels)), direction)(STATE[:batch])
+    for samples in (3 - batch, 4):
+        message = f"{kind.__name__}: net must return shape {(batch, channels, 3, 4)}, got {(samples, channels, 3, 4)}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            getattr(kind(5, Returns(samples, channels, 3, 4)), direction)(STATE[:batch])
+
+
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="CheckerboardCoupling: passes must be 'even' or 'odd', got 'white'"):
         CheckerboardCoupling(3, nn.Identity(), passes="white")  # type: ignore[arg-type]

@@ -18,11 +18,13 @@ import invflow
 from invflow import (
     AffineCoupling,
     AffineInjector,
+    CheckerboardCoupling,
     ClassNormal,
     DiagonalNormal,
     Flow,
     FlowSequential,
     FlowStep,
+    SplineCoupling,
     Split,
     Squeeze,
     StandardNormal,
@@ -313,6 +315,31 @@ class TestErrors:
             flow.log_prob(torch.zeros(5, 3, 2, 2, 3).double(), context)
         with raises(TypeError, "context must be a torch.Tensor or a SharedContext, got dict"):
             flow.sample(2, {})
+
+    @pytest.mark.parametrize("layer", [AffineCoupling, CheckerboardCoupling, SplineCoupling, AffineInjector])
+    @pytest.mark.parametrize("step", [False, True], ids=["layer", "step"])
+    def test_contexts_that_networks_would_take(self, layer: type[nn.Module], step: bool) -> None:
+        """A network that takes any context is not asked: samples would be wrong."""
+
+        class Takes(nn.Module):
+            def forward(self, *inputs: Tensor) -> Tensor:
+                outputs = 2 * 23 if layer is SplineCoupling else 4 if layer is AffineCoupling else 8
+                return inputs[0].new_zeros(len(inputs[0]), outputs, *inputs[0].shape[2:])
+
+        part = layer(4, Takes(), context_channels=3)
+        if step and layer in (AffineCoupling, AffineInjector):
+            part = FlowStep(4, **{"coupling" if layer is AffineCoupling else "injector": part})
+        flow = Flow([part], event_shape=(4, 2, 3))
+        assert flow.sample(2, torch.zeros(5, 3, 2, 3)).shape == (2, 5, 4, 2, 3)
+        name = layer.__name__
+        with raises(ValueError, f"{name}: context must have 3 channels, got shape (5, 2, 2, 3)"):
+            flow.sample(2, torch.zeros(5, 2, 2, 3))
+        if layer is not AffineInjector:
+            message = f"{name}: context must have the spatial dimensions of the state, (2, 3), got shape (5, 3, 1, 1)"
+            with raises(ValueError, message):
+                flow.sample(2, torch.zeros(5, 3, 1, 1))
+        with raises(ValueError, "context must have a row for each condition, got a tensor without dimensions"):
+            flow.sample(2, torch.tensor(1.0))
 
     def test_labels(self) -> None:
         flow = Flow([Doubling()], ClassNormal(3, (2,)))
