@@ -22,7 +22,7 @@ class Permutation(nn.Module):
     section 3.2; Kingma & Dhariwal, Glow, 2018, section 3.2, compare it with learned mixing).
 
     It copies the state once, where an :class:`InvertibleConv1x1` computes C^2 products a pixel. The order is kept in
-    the buffer ``matrix``, bool (C, C), whose row i is true in column o(i): a ``state_dict`` restores it.
+    the buffer ``matrix``, uint8 (C, C), whose row i is 255 in column o(i) and else 0: a ``state_dict`` restores it.
 
     >>> import torch, invflow
     >>> layer = invflow.Permutation(4, "reverse")
@@ -58,9 +58,10 @@ class Permutation(nn.Module):
         self.channels = check_channels(self, channels)
         if seed is not None and not (isinstance(order, str) and order == "random"):
             raise ValueError(f"Permutation: seed is for a random order, got seed={seed} and order={order!r}")
-        # Not the numbers themselves: an average of weights and buffers rounds whole numbers down, and 3 becomes 2.
+        # Not the numbers themselves: an average of weights and buffers rounds whole numbers down, and 3 becomes 2. The
+        # 255 may become 254, which is the largest of its row all the same.
         numbers = _order_of(channels, order, seed)
-        self.register_buffer("matrix", numbers[:, None] == torch.arange(channels))
+        self.register_buffer("matrix", 255 * (numbers[:, None] == torch.arange(channels)).to(torch.uint8))
 
     @property
     def order(self) -> Tensor:
