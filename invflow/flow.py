@@ -161,7 +161,8 @@ class Flow(nn.Module):
         count = n if rows is None else n * rows
         latents = self._noise(count, self.latent_shapes(shape), temperature, generator)
         latents[-1] = cast(Base, self.base).sample(latents[-1], _labels(y, latents[-1]), generator)
-        x = self._decode(latents, context)
+        spatial = len(self.event_shape if shape is None else shape) - 1  # type: ignore[arg-type]
+        x = self._decode(latents, context, spatial)
         return x if rows is None else x.unflatten(0, (rows, n)).transpose(0, 1)
 
     def latent_shapes(self, event_shape: Sequence[int] | None = None) -> list[tuple[int, ...]]:
@@ -209,11 +210,11 @@ class Flow(nn.Module):
         draw = [torch.randn(count, *shape, generator=generator, dtype=like.dtype, device=device) for shape in shapes]
         return [temperature * latent.to(like.device) for latent in draw]
 
-    def _decode(self, latents: list[Tensor], context: Context) -> Tensor:
+    def _decode(self, latents: list[Tensor], context: Context, spatial: int) -> Tensor:
         z = latents if len(latents) > 1 else latents[0]
         if context is None:
             return self.transform.inverse(z)[0]
-        if isinstance(context, Tensor) and context.dim() != latents[-1].dim():
+        if isinstance(context, Tensor) and not context.dim() == latents[-1].dim() == spatial + 2:
             return self.transform.inverse(z, _repeated(context, len(latents[-1]), "context"))[0]
         shared = _Rows(context) if isinstance(context, Tensor) else context
         return condition(self.transform, shared)(z, slice(0, shared.shape[0]))

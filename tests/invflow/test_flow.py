@@ -142,6 +142,27 @@ def test_samples_of_every_context() -> None:
     torch.testing.assert_close(samples, expected.unflatten(0, (4, 5)).transpose(0, 1))
 
 
+def test_samples_of_contexts_where_a_layer_takes_the_pixels_away() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return x.flatten(1), x.new_zeros(len(x))
+
+        def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return z.view(-1, 2, 2, 3), z.new_zeros(len(z))
+
+        def output_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+            return [(math.prod(shape),)]
+
+    layers = [AffineCoupling(2, ZeroConv2d, context_channels=3), Flat()]
+    flow = randomized(Flow(layers, event_shape=(2, 2, 3)))
+    context = torch.randn(4, 3, dtype=torch.float64)
+    vectors, images = (
+        flow.sample(5, given, generator=torch.Generator().manual_seed(1))
+        for given in (context, context[:, :, None, None].expand(-1, -1, 2, 3))
+    )
+    torch.testing.assert_close(vectors, images)
+
+
 def test_densities_of_samples_of_every_context() -> None:
     flow, context = contexts()
     samples = flow.sample(5, context)
