@@ -51,7 +51,7 @@ def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
     if len(shape) != 4:
         return False
     # one graph of a compiler serves all sizes
-    if shape[2] * shape[3] < _LEAST_PIXELS and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and shape[2] * shape[3] < _LEAST_PIXELS:
         return False
     if type(x) not in _PLAIN_TYPES or not x.is_cpu or x.dtype != torch.float32:
         return False

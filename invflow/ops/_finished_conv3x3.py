@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from invflow._numerics import state_format
 from invflow.backends import conv3x3 as kernels
 from invflow.backends.conv3x3 import NOTHING, Finish, Pointwise
 from invflow.ops._conv3x3 import conv3x3, fits_kernel
@@ -45,8 +44,7 @@ def finished_conv3x3(
         a composition.
     """
     if not _runs_kernel(x, weight, bias, repeat, finish, pointwise, out):
-        # so that the addend is added without a detour
-        x = x if finish.addend is None else x.contiguous(memory_format=state_format(finish.addend))
+        x = x if memory_format is None else x.contiguous(memory_format=memory_format)
         return finished(conv3x3(x, weight, bias, repeat=repeat), finish, pointwise, out)
     if out is None and memory_format is not None:
         outputs = len(weight if pointwise is None else pointwise.weight)

@@ -91,6 +91,7 @@ def as_on_a_gpu() -> Iterator[None]:
         # the kernels of 3x3 convolutions are of the CPU
         for operator in ("_conv3x3", "_finished_conv3x3"):
             stack.enter_context(mock.patch(f"invflow.ops.{operator}._runs_kernel", _never))
+        stack.enter_context(mock.patch("invflow.layers._layouts._wants_channels_last", _never))  # on a CPU only
         yield
 
 

@@ -45,7 +45,10 @@ def test_coupling_in_float64(kernels, drawn):
     def call(x, h, backend):
         return affine_coupling(x, h, drawn.form, start=drawn.start, inverse=drawn.inverse, backend=backend)
 
-    x, h = (drawn.random(i, n, device=kernels.device) for i, n in enumerate((drawn.channels, 2 * drawn.count)))
+    x, h = (
+        drawn.random(i, n, device=kernels.device)
+        for i, n in enumerate((drawn.channels, drawn.form.outputs * drawn.count))
+    )
     assert_same_in_float64(kernels, call, [x, h])
 
 
@@ -56,8 +59,10 @@ def test_flow_step_in_float64(kernels, drawn):
     matrix = torch.eye(drawn.channels) + torch.linspace(-0.5, 0.5, drawn.channels**2).view(drawn.channels, -1)
     device, matrix = kernels.device, matrix.to(kernels.device)
     tensors = [drawn.random(0, drawn.channels, device=device), matrix, matrix[0]]
-    tensors += [drawn.random(1, 2 * drawn.count, drawn.shared[0], device)] if drawn.count else []
-    tensors += [drawn.random(2, 2 * drawn.channels, drawn.shared[1], device)] if drawn.injector_form else []
+    if drawn.count:
+        tensors.append(drawn.random(1, drawn.form.outputs * drawn.count, drawn.shared[0], device))
+    if drawn.injector_form:
+        tensors.append(drawn.random(2, drawn.injector_form.outputs * drawn.channels, drawn.shared[1], device))
     call = step_of(
         drawn.count > 0,
         drawn.injector_form is not None,
