@@ -62,7 +62,9 @@ class Flow(nn.Module):
         if isinstance(layers, FlowSequential) and memory in (None, layers.memory):
             self.transform = layers
         else:
-            several = layers if isinstance(layers, Iterable) else [layers]
+            # what has an inverse is one layer, with a forward of its own even if it holds others
+            single = type(layers) is not FlowSequential and callable(getattr(layers, "inverse", None))
+            several = layers if isinstance(layers, Iterable) and not single else [cast(nn.Module, layers)]
             self.transform = FlowSequential(several, memory=memory or "store")
         self.base = StandardNormal() if base is None else base
         for method in ("log_prob", "sample"):

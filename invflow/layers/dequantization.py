@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class UniformDequantization(nn.Module):
         of z.
 
     Raises:
-        TypeError: a dtype with too few digits for K values, such as float16 for 256.
+        TypeError: a dtype with too few digits for K values, such as float16 for 256; K that is no whole number.
         ValueError: numbers that are not whole or out of range. They are looked at on a CPU only.
     """
 
@@ -43,9 +44,12 @@ class UniformDequantization(nn.Module):
 
     def __init__(self, values: int = 256) -> None:
         super().__init__()
+        if isinstance(values, bool) or not isinstance(values, Integral):
+            given = values if isinstance(values, int | float) else type(values).__name__
+            raise TypeError(f"{type(self).__name__}: values must be a whole number, got {given}")
         if not 2 <= values <= 65536:
             raise ValueError(f"{type(self).__name__}: values must be between 2 and 65536, got {values}")
-        self.values = values
+        self.values = int(values)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         x = self._checked(x)

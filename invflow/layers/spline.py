@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +79,8 @@ class SplineCoupling(nn.Module):
             raise ValueError(f"SplineCoupling: bins must be at least 2, got {bins}")
         if not limit > 0:
             raise ValueError(f"SplineCoupling: limit must be greater than 0, got {limit}")
+        if math.isinf(limit):
+            raise ValueError("SplineCoupling: limit must be finite, got inf")
         if not 0 < least < 1 / bins:
             raise ValueError(f"SplineCoupling: least must be between 0 and 1 / bins = {1 / bins:.3g}, got {least}")
         self.form = SplineForm(bins, float(limit), float(least))

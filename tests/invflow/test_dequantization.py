@@ -205,6 +205,12 @@ def test_dequantisation_needs_whole_numbers_in_range() -> None:
             UniformDequantization(count)
 
 
+@pytest.mark.parametrize(("given", "name"), [(16.5, "16.5"), (True, "True"), (nn.Identity(), "Identity")], ids=str)
+def test_values_that_are_no_number_of_values(given, name: str) -> None:
+    with raises(TypeError, f"UniformDequantization: values must be a whole number, got {name}"):
+        UniformDequantization(given)
+
+
 def test_flows_that_cannot_make_noise() -> None:
     with raises(TypeError, "VariationalDequantization: flow, Conv2d, has no inverse method"):
         VariationalDequantization(4, nn.Conv2d(1, 1, 1))

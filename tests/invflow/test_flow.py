@@ -256,6 +256,24 @@ def test_layers_are_several_or_one_or_a_sequence() -> None:
     assert [*Flow(step).transform] == [step]
 
 
+@pytest.mark.parametrize("memory", [None, "store", "invert"])
+def test_a_sequence_with_a_forward_of_its_own_is_one_layer(memory) -> None:
+    """Not its parts, which would be another map."""
+
+    class Twice(FlowSequential):
+        def forward(self, x: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+            z, log_det = super().forward(x)
+            return super().forward(z)[0], 2 * log_det
+
+        def inverse(self, z: Tensor, context: object = None) -> tuple[Tensor, Tensor]:
+            return super().inverse(super().inverse(z)[0])[0], z.new_zeros(len(z))
+
+    layer = Twice([Doubling()])
+    x = torch.ones(1, 2)
+    flow = Flow(layer, memory=memory)
+    torch.testing.assert_close(flow.transform(x)[0], layer(x)[0])
+
+
 class TestSlices:
     def test_a_slice_is_a_flow_of_the_same_layers(self) -> None:
         layers = [FlowStep(2), Doubling(), FlowStep(2)]

@@ -121,6 +121,7 @@ def test_errors_name_the_argument() -> None:
     for arguments, message in (
         ({"bins": 1}, "bins must be at least 2, got 1"),
         ({"limit": 0.0}, "limit must be greater than 0, got 0.0"),
+        ({"limit": float("inf")}, "limit must be finite, got inf"),
         ({"least": 0.2}, "least must be between 0 and 1 / bins = 0.125, got 0.2"),
         ({"least": 0.0}, "least must be between 0 and 1 / bins = 0.125, got 0.0"),
     ):
