@@ -64,6 +64,7 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
+        _check_shape(self, shape)
         self.mean = nn.Parameter(torch.zeros(*shape))
         self.log_std = nn.Parameter(torch.zeros(*shape))
 
@@ -96,6 +97,7 @@ class ClassNormal(nn.Module):
         super().__init__()
         if classes < 1:
             raise ValueError(f"ClassNormal: classes must be at least 1, got {classes}")
+        _check_shape(self, shape)
         self.classes = classes
         self.mean = nn.Parameter(0.1 * torch.randn(classes, *shape))
         self.log_std = nn.Parameter(torch.zeros(classes, *shape))
@@ -155,6 +157,11 @@ def _log_prob(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     log_std = log_std.expand_as(z)
     log_std = log_std if log_std.dtype == torch.float64 else log_std.float()
     return standard_normal_log_prob((z - mean) * (-log_std).exp()) - log_std.flatten(1).sum(1)
+
+
+def _check_shape(base: nn.Module, shape: object) -> None:
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(f"{type(base).__name__}: shape must be that of one latent, such as (2,), got {shape!r}")
 
 
 def _check_latents(base: nn.Module, z: Tensor, shape: Sequence[int]) -> None:

@@ -49,7 +49,7 @@ class UniformDequantization(nn.Module):
             raise TypeError(f"{type(self).__name__}: values must be a whole number, got {given}")
         if not 2 <= values <= 65536:
             raise ValueError(f"{type(self).__name__}: values must be between 2 and 65536, got {values}")
-        self.values = int(values)
+        self.values: int = int(values)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         x = self._checked(x)

@@ -38,11 +38,14 @@ def network_of(
             both, and its network gets state and context joined along the channels.
 
     Raises:
+        ValueError: fewer than 0 context channels.
         TypeError: neither a network nor a factory of networks.
     """
+    name = type(layer).__name__
+    if context_channels < 0:
+        raise ValueError(f"{name}: context_channels must be at least 0, got {context_channels}")
     if isinstance(net, nn.Module):
         return net
-    name = type(layer).__name__
     if not callable(net):
         raise TypeError(
             f"{name}: net must be a torch.nn.Module or a factory net(in_channels, out_channels), "

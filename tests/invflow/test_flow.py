@@ -415,6 +415,10 @@ class TestErrors:
             Flow([Doubling()]).log_prob(torch.zeros(2, 2, dtype=torch.complex64))
 
     def test_bases(self) -> None:
+        with raises(TypeError, "DiagonalNormal: shape must be that of one latent, such as (2,), got 2"):
+            DiagonalNormal(2)  # type: ignore[arg-type]
+        with raises(TypeError, "ClassNormal: shape must be that of one latent, such as (2,), got 2"):
+            ClassNormal(3, 2)  # type: ignore[arg-type]
         with raises(TypeError, "Flow: base, Linear, has no log_prob method"):
             Flow([Doubling()], nn.Linear(2, 2))
         with raises(ValueError, "DiagonalNormal: latents must have shape (B, *(3, 1, 1)) or broadcast to it"):

@@ -184,5 +184,8 @@ class TestFactories:
     def test_errors(self) -> None:
         with raises(TypeError, "AffineCoupling: net must be a torch.nn.Module or a factory net(in_channels"):
             AffineCoupling(4, None)  # type: ignore[arg-type]
+        for layer in (AffineCoupling, CheckerboardCoupling, SplineCoupling):
+            with raises(ValueError, f"{layer.__name__}: context_channels must be at least 0, got -1"):
+                layer(4, ZeroConv2d, context_channels=-1)
         with raises(TypeError, "Split: the factory net must return a torch.nn.Module, got tuple"):
             Split(4, lambda *channels: channels)  # type: ignore[arg-type, return-value]
