@@ -74,6 +74,9 @@ def conv3x3(
     Returns:
         (B, O or P, repeat H, repeat W), or (B, C, H, W) with ``transposed``.
     """
+    if out is not None and out.data_ptr() == x.data_ptr():
+        # what is written is still read for its neighbours
+        return out.copy_(conv3x3(x, weight, bias, repeat, transposed, None, finish, pointwise))
     kept: list[Tensor] = []
     outputs, inputs = weight.shape[1::-1] if transposed else weight.shape[:2]
     shape = result_shape(x, weight, repeat, transposed)
@@ -89,7 +92,7 @@ def conv3x3(
     cpu.extension.conv3x3(
         (batch, inputs, outputs, height, width, repeat),
         _images(kept, x),
-        _images(kept, out),
+        (out.data_ptr(), *out.stride()),  # never a copy
         of_weight,
         0 if bias is None else bias.data_ptr(),
         _finish(kept, finish, batch),

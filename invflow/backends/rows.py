@@ -74,6 +74,7 @@ def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, launch: Laun
     x, matrix, shift = call[:3]
     before, after = _maps(call, words)
     grad_x, dtype = empty_state(x), compute_dtype(x.dtype)
+    # products are given their results' memory, which autocast then leaves in its dtype
     grad_matrix, grad_shift, result = None, None, _result_rows(grad_x, dtype)
     pixels = x.shape[2] * x.shape[3]
     grad_log_det = grad_log_det.contiguous() if pixels == 1 else grad_log_det.repeat_interleave(pixels)
@@ -88,8 +89,10 @@ def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, launch: Laun
     else:
         grad = _copied(grad_y, dtype) if after else _rows(grad_y).to(dtype)
         for each in after:
-            each.differentiate(launch, torch.addmm(shift, state, matrix.t()), grad, grad_log_det)
-        grad_matrix, grad_shift = grad.t() @ state, grad.sum(0)
+            argument = torch.addmm(shift, state, matrix.t(), out=torch.empty_like(grad))
+            each.differentiate(launch, argument, grad, grad_log_det)
+        grad_matrix, grad_shift = torch.empty(matrix.shape, dtype=dtype), grad.sum(0)
+        torch.mm(grad.t(), state, out=grad_matrix)
         torch.mm(grad, matrix, out=result)
     for each, argument in zip(reversed(before), reversed(arguments), strict=True):
         each.differentiate(launch, argument, result, grad_log_det)

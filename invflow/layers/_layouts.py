@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invflow._numerics import state_format
-from invflow.ops._transforms import needs_reference
+from invflow.ops._transforms import needs_reference, saving_is_watched
 
 __all__ = ["evaluate"]
 
 #: Below this number of pixels little is gained.
 _LEAST_PIXELS = 64
 _PLAIN_TYPES = (Tensor, nn.Parameter)
+#: Packages whose modules take images of any layout.
+_WELL_KNOWN = ("torch.nn.modules.", "invflow.layers.")
 
 
 def evaluate(layer: Any, *inputs: Tensor) -> Tensor:
@@ -25,25 +29,63 @@ def evaluate(layer: Any, *inputs: Tensor) -> Tensor:
     itself stays as it is, since the kernels prefer the other layout.
 
     A network that takes no channels_last image, since it calls ``view`` across channels and pixels, is given its inputs
-    as they are from then on.
+    as they are from then on. The call that finds this out leaves nothing behind but what hooks have seen. A compiled
+    graph cannot find it out: it turns inputs of a network of well-known modules, or that was seen to take them.
 
     Args:
         layer: has the network as its attribute ``net``.
         inputs: what the network is called with.
     """
     net: nn.Module = layer.net
-    if not _wants_channels_last(net, inputs[0]) or "_takes_no_channels_last" in layer.__dict__:
+    if not _wants_channels_last(net, inputs[0]):
         return net(*inputs)
-    turned = [_channels_last(x) for x in inputs]
-    if torch.compiler.is_compiling():
-        return net(*turned)
+    takes = layer.__dict__.get("_takes_channels_last")
+    if takes is None and torch.compiler.is_compiling():
+        takes = all(type(part).__module__.startswith(_WELL_KNOWN) for part in net.modules())
+    if takes is None:
+        return _try(layer, net, inputs)
+    return net(*map(_channels_last, inputs)) if takes else net(*inputs)
+
+
+def _try(layer: Any, net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Evaluate the network, and note whether it takes channels_last."""
+    undo = _undoing(net)
+    # activation checkpointing counts what is saved, so it must not see a try that fails
+    apart = saving_is_watched()
     try:
-        return net(*turned)
+        with torch.no_grad() if apart else nullcontext():
+            y = net(*map(_channels_last, inputs))
+        layer._takes_channels_last = True
+        if not apart:
+            return y
     except RuntimeError as error:
         if "view size is not compatible" not in str(error):
             raise
-    layer._takes_no_channels_last = True
-    return net(*inputs)
+        layer._takes_channels_last = False
+    undo()
+    return evaluate(layer, *inputs)
+
+
+def _undoing(net: nn.Module) -> Callable[[], None]:
+    """Return a function that brings random numbers and the network's buffers back to where they are now."""
+    state = torch.get_rng_state()
+    buffers = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in net.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+    def undo() -> None:
+        torch.set_rng_state(state)
+        for owner, name, buffer, copy in buffers:
+            # a version does not tell: batch norm changes its buffers without a new one
+            if not torch.equal(buffer, copy):
+                with torch.no_grad():
+                    buffer.copy_(copy)
+            owner[name] = buffer
+
+    return undo
 
 
 def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:

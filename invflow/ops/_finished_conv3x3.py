@@ -80,7 +80,30 @@ def _runs_kernel(
     tensors = [x, weight, bias, finish.addend, out, *([] if pointwise is None else pointwise[:2])]
     if not fits_kernel([tensor for tensor in tensors if tensor is not None], repeat):
         return False
-    return _pays(x, weight)
+    return _pays(x, weight) and _shapes_fit(x, weight, bias, repeat, finish, pointwise, out)
+
+
+def _shapes_fit(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    repeat: int,
+    finish: Finish,
+    pointwise: Pointwise | None,
+    out: Tensor | None,
+) -> bool:
+    """Return whether the kernel, which checks nothing, finds what it reads; PyTorch's operators refuse the rest."""
+    batch, channels, height, width = x.shape
+    outputs, size, addend = len(weight), (repeat * height, repeat * width), finish.addend
+    if weight.shape[1:] != (channels, 3, 3) or (bias is not None and bias.shape != (outputs,)):
+        return False
+    if addend is not None and (addend.shape[1:] != (outputs, *size) or not len(addend) or batch % len(addend)):
+        return False
+    if pointwise is not None:
+        inputs, outputs = outputs, len(pointwise.weight)
+        if not outputs or pointwise.weight.shape[1:] != (inputs, 1, 1) or pointwise.bias.shape != (outputs,):
+            return False
+    return out is None or out.shape == (batch, outputs, *size)
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:

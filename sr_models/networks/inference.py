@@ -25,6 +25,8 @@ from sr_models.networks.precision import half_precision, uses_matrix_units
 __all__ = ["PreparedRest", "prepared_rest", "prepared_weight"]
 
 Map = Callable[[Tensor], Tensor]
+#: Methods of a convolution that its instances may have of their own.
+_CALLED = ("forward", "_conv_forward")
 
 
 class PreparedRest:
@@ -97,7 +99,7 @@ def _prepared(waiting: deque[nn.Module], last: torch.memory_format | None = None
     while waiting:
         layer = waiting.popleft()
         parameters = _parameters_of(layer)
-        if type(layer) is Residual and not is_watched(layer):
+        if type(layer) is Residual and not is_watched(layer) and supports(layer, "forward", ("forward",)):
             maps.append(partial(_with_skip, _prepared(deque(layer))))
         elif parameters is None:
             maps.append(layer)
@@ -128,6 +130,8 @@ def _take_activation(waiting: deque[nn.Module]) -> float:
     """Take off a ReLU and return its slope below zero; without one return 1."""
     if not waiting or type(waiting[0]) is not nn.ReLU or is_watched(waiting[0]):
         return 1.0
+    if not supports(waiting[0], "forward", ("forward",)):
+        return 1.0
     waiting.popleft()
     return 0.0
 
@@ -146,7 +150,7 @@ def _parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
         if isinstance(layer, ConvActNorm) and not layer.merges():
             return None
         weight, bias = layer.merged()
-    elif type(layer) is nn.Conv2d and layer.bias is not None:
+    elif type(layer) is nn.Conv2d and layer.bias is not None and supports(layer, "_conv_forward", _CALLED):
         weight, bias = layer.weight, layer.bias
     else:
         return None

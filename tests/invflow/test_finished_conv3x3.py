@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -101,6 +103,51 @@ def test_where_the_result_is_written() -> None:
     for memory_format in FORMATS:
         y = finished_conv3x3(buffer[:, :20], weight, memory_format=memory_format)
         assert y.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+@torch.no_grad()
+def test_a_result_of_any_strides_is_written_where_it_is(repeat: int) -> None:
+    torch.manual_seed(0)
+    x, weight, finish = torch.randn(2, 12, 8, 10), torch.randn(9, 12, 3, 3) / 10, Finish(slope=0.2)
+    height, width = 8 * repeat, 10 * repeat
+    truth = truth_of(x, weight, None, finish, None, repeat)
+    for buffer, out in [
+        (rows := torch.zeros(2, 9, width, height), rows.transpose(2, 3)),
+        (pixels := torch.zeros(2, 9, height, 2 * width), pixels[..., ::2]),
+        (images := torch.zeros(9, height, width, 2), images.permute(3, 0, 1, 2)),
+    ]:
+        assert finished_conv3x3(x, weight, repeat=repeat, finish=finish, out=out) is out
+        assert_near(out, truth)
+        assert buffer.count_nonzero() == out.count_nonzero()
+
+
+@torch.no_grad()
+def test_an_image_may_be_overwritten_by_its_result() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 12, 60, 70), torch.randn(12, 12, 3, 3) / 10
+    truth = truth_of(x, weight, None, NOTHING, None)
+    assert finished_conv3x3(x, weight, out=x) is x
+    assert_near(x, truth)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": torch.ones(12, 13, 3, 3)},
+        {"bias": torch.ones(11)},
+        {"finish": Finish(torch.ones(2, 11, 20, 20))},
+        {"finish": Finish(torch.ones(2, 12, 10, 20))},
+        {"finish": Finish(torch.ones(3, 12, 20, 20))},
+        {"pointwise": Pointwise(torch.ones(4, 13, 1, 1), torch.ones(4))},
+        {"pointwise": Pointwise(torch.ones(4, 12, 1, 1), torch.ones(5))},
+    ],
+    ids=["weight", "bias", "channels of addend", "size of addend", "images of addend", "pointwise", "pointwise bias"],
+)
+@torch.no_grad()
+def test_what_does_not_fit_is_refused_and_nothing_beyond_a_tensor_is_read(wrong: dict[str, Any]) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        finished_conv3x3(torch.ones(2, 12, 20, 20), **{"weight": torch.ones(12, 12, 3, 3), **wrong})
 
 
 @torch.no_grad()

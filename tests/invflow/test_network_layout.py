@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from invflow import AffineCoupling, AffineInjector, FlowSequential, FlowStep, Split, coupling_net
 
@@ -107,6 +108,52 @@ def test_a_network_that_takes_no_channels_last_image_is_asked_once():
         torch.testing.assert_close(again(x)[0], y, rtol=0, atol=0)
         assert again.net.calls == 1
         torch.testing.assert_close(again.inverse(y)[0], x, rtol=1e-5, atol=1e-5)
+
+
+class Stateful(Viewing):
+    """A network whose evaluation changes buffers and draws random numbers."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.norm, self.dropout = nn.BatchNorm2d(inputs), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return super().forward(self.dropout(self.norm(x)))
+
+
+def test_a_try_that_fails_leaves_nothing_behind():
+    torch.manual_seed(0)
+    coupling, x = AffineCoupling(4, Stateful(2, 4)), torch.randn(2, 4, 8, 8)
+    plain = copy.deepcopy(coupling)
+    found = []
+    for layer, given in ((coupling, x), (plain, x[:, :2])):
+        torch.manual_seed(1)
+        (layer if layer is coupling else layer.net)(given)
+        found.append([torch.get_rng_state(), *layer.net.buffers()])
+    assert coupling.net.norm.num_batches_tracked == 1
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("network", [Viewing, Stateful, Spy])
+def test_activation_checkpointing_sees_no_try(network):
+    torch.manual_seed(0)
+    coupling, x = AffineCoupling(4, network(2, 4)), torch.randn(2, 4, 8, 8)
+    plain, gradients = copy.deepcopy(coupling), []
+    for layer, watched in ((coupling, True), (plain, False)):
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(1)
+        y = checkpoint(layer, leaf, use_reentrant=False)[0] if watched else layer(leaf)[0]
+        y.square().sum().backward()
+        gradients.append([leaf.grad, layer.net.net.weight.grad])
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiler_need_not_find_out_what_a_network_takes():
+    torch.manual_seed(0)
+    coupling, x = AffineCoupling(4, Viewing(2, 4)), torch.randn(2, 4, 8, 8)
+    compiled = torch.compile(coupling, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), coupling(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled(x), coupling(x), rtol=1e-5, atol=1e-5)
 
 
 def test_errors_of_a_network_are_its_own():

@@ -139,6 +139,17 @@ def test_arguments_are_left_as_they_are():
     assert all(map(torch.equal, given, copies))
 
 
+@pytest.mark.parametrize("pixels", [(1, 1), (2, 2)], ids=str)
+def test_autocast_leaves_rows_in_their_dtype(pixels):
+    """A backward pass may be called where autocast is on, which turns products of matrices to bfloat16."""
+    call = call_of(AffineForm(), sizes=(19, 6), pixels=pixels, dtype=torch.float32)
+    grads = grads_for(call)
+    expected = of_rows(call, grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = of_rows(call, grads)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 LARGE = {"sizes": (64, 32), "batch": 32, "samples": 32}
 CHOICES = [
     (LARGE, True),

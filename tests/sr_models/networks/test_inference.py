@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from invflow import ActNorm
 from invflow._numerics import state_format
 from sr_models.flow import decoding
-from sr_models.networks.coupling import ConvActNorm, CouplingNet, DeepConvNet, ResidualNet, ResidualUnitNet, ShallowNet
+from sr_models.networks.coupling import (
+    ConvActNorm,
+    CouplingNet,
+    DeepConvNet,
+    Residual,
+    ResidualNet,
+    ResidualUnitNet,
+    ShallowNet,
+)
 from sr_models.networks.inference import prepared_rest, prepared_weight
 from sr_models.networks.precision import network_precision
 
@@ -65,6 +73,18 @@ def test_a_skip_connection_that_hooks_watch_is_called() -> None:
     net.body.register_forward_hook(lambda *_: calls.append(1))
     compare(net)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ReLU, Residual])
+def test_layers_whose_forward_was_replaced_are_called(kind: type[nn.Module]) -> None:
+    """As wrappers of a module do that leave its class as it is."""
+    net = network(ResidualNet)
+    layer = [module for module in net.modules() if type(module) is kind][-1]
+    plain = net.rest(torch.ones(1, 6, 7, 4, dtype=torch.float64))
+    original = layer.forward
+    layer.forward = lambda x: 2 * original(x) + 1
+    assert not torch.equal(net.rest(torch.ones(1, 6, 7, 4, dtype=torch.float64)), plain)
+    compare(net)
 
 
 def test_weights_that_hooks_compute(net: CouplingNet) -> None:
