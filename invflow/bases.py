@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import reads_freely
+from invflow._numerics import compute_dtype, reads_freely
 from invflow.likelihood import standard_normal_log_prob
 from invflow.ops._transforms import has_values, is_watched
 
@@ -156,6 +156,7 @@ def _log_prob(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Return the log-density (B,) of latents under a normal distribution whose parameters broadcast to them."""
     log_std = log_std.expand_as(z)
     log_std = log_std if log_std.dtype == torch.float64 else log_std.float()
+    z = z.to(compute_dtype(z.dtype))
     return standard_normal_log_prob((z - mean) * (-log_std).exp()) - log_std.flatten(1).sum(1)
 
 

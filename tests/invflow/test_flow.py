@@ -199,6 +199,19 @@ def test_labels_under_transforms_and_in_traces() -> None:
         assert log_prob(mode.from_tensor(x), mode.from_tensor(y)).shape == (4,)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("base", [DiagonalNormal((64,)), ClassNormal(2, (64,))], ids=lambda base: type(base).__name__)
+def test_densities_of_half_precision_are_rounded_once(base: nn.Module, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    base = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.normal_()
+    z = torch.randn(4, 64).to(dtype)
+    found = base.to(dtype).log_prob(z)
+    torch.testing.assert_close(found, base.double().log_prob(z.double()).float(), rtol=1e-5, atol=1e-4)
+
+
 def test_samples_of_labels() -> None:
     base = ClassNormal(3, (4, 1, 1))
     flow = randomized(Flow([Squeeze(), FlowStep(4)], base, event_shape=EVENT), 1.0)
