@@ -18,8 +18,10 @@ __all__ = ["decode_levels"]
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
 _CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
-#: Pixels of high resolution that an accelerator decodes together: enough to be busy, and of some gigabytes at most.
+#: Pixels of high resolution that are decoded together: enough to keep an accelerator busy, and some gigabytes at most.
 _BLOCK_PIXELS = 2**22
+#: Samples that a CPU decodes together at least: what they share is computed once a block, and takes it long.
+_FEWEST = 32
 
 
 def decode_levels(
@@ -81,16 +83,18 @@ def _decode_level(
     return result
 
 
-def sample_blocks(samples: int, pixels: int) -> list[range]:
-    """Divide samples into blocks that a GPU decodes one after the other, of one size if possible.
+def sample_blocks(samples: int, pixels: int, *, on_cpu: bool = False) -> list[range]:
+    """Divide samples into blocks that are decoded one after the other, on a GPU of one size if possible.
 
     Args:
         samples: number of samples, at least 1.
         pixels: pixels of high resolution that one sample takes.
+        on_cpu: a CPU decodes them.
     """
-    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), 1))
+    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), _FEWEST if on_cpu else 1))
     # a last block of another size could not use the graph of the others
-    count = next((count for count in range(least, 2 * least) if samples % count == 0), least)
+    counts = range(least, least + 1 if on_cpu else 2 * least)
+    count = next((count for count in counts if samples % count == 0), least)
     size = -(-samples // count)
     return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 

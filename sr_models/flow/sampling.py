@@ -104,7 +104,7 @@ def draw_samples(
     tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
     on_layer = None if on_progress is None else _layer_progress(model, lr, n, tile, on_progress)
     settings = _Settings(temperature, seed, on_explode, tile, graph, on_layer)
-    blocks = sample_blocks(n, len(lr) * height * width) if not reads_freely(lr) and tile is None else [range(n)]
+    blocks = [range(n)] if tile is not None else sample_blocks(n, len(lr) * height * width, on_cpu=lr.is_cpu)
     with network_precision(dtype, lr.device):
         if len(blocks) == 1:
             images = _watched_samples(model, lr, settings, blocks[0])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import randomised
 
-from sr_models.flow import sampling
+from sr_models.flow import decoding, sampling
 from sr_models.flow.model import SuperResolutionFlow
 
 
@@ -53,6 +54,27 @@ def test_samples_do_not_depend_on_the_split(model: SuperResolutionFlow, split: i
     together = model.sample(lr, 4, seed=7)
     parts = torch.cat([model.sample(part, 4, seed=7) for part in lr.split(split)])
     torch.testing.assert_close(parts, together, rtol=0, atol=1e-10)
+
+
+def test_many_samples_are_decoded_in_blocks_that_bound_the_memory(
+    model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lr, side = torch.rand(2, 3, 4, 6, dtype=torch.float64), 16 * 24
+    monkeypatch.setattr(decoding, "_FEWEST", 2)
+    expected = model.sample(lr, 5, seed=3)
+    sizes: list[int] = []
+    original = model.decode_samples
+
+    def counted(latents: list[torch.Tensor], *given: Any) -> torch.Tensor:
+        sizes.append(len(latents[0]))
+        return original(latents, *given)
+
+    monkeypatch.setattr(model, "decode_samples", counted)
+    monkeypatch.setattr(decoding, "_BLOCK_PIXELS", 2 * 3 * side)
+    torch.testing.assert_close(model.sample(lr, 5, seed=3), expected)
+    monkeypatch.setattr(decoding, "_BLOCK_PIXELS", 1)
+    torch.testing.assert_close(model.sample(lr, 5, seed=3), expected)
+    assert sizes == [2 * count for count in (3, 2, 2, 2, 1)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (3, 6), (7, 4)])
