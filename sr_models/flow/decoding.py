@@ -18,8 +18,9 @@ __all__ = ["decode_levels"]
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
 _CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
-#: Pixels of high resolution that are decoded together: enough to keep an accelerator busy, and some gigabytes at most.
-_BLOCK_PIXELS = 2**22
+#: Pixels of high resolution that are decoded together. Samples of a block take some hundred megabytes on a CPU. On an
+#: accelerator they take some gigabytes at most, and keep it busy.
+_BLOCK_PIXELS, _BLOCK_PIXELS_OF_ACCELERATORS = 2**21, 2**22
 #: Samples that a CPU decodes together at least: what they share is computed once a block, and takes it long.
 _FEWEST = 32
 
@@ -91,7 +92,8 @@ def sample_blocks(samples: int, pixels: int, *, on_cpu: bool = False) -> list[ra
         pixels: pixels of high resolution that one sample takes.
         on_cpu: a CPU decodes them.
     """
-    least = -(-samples // max(_BLOCK_PIXELS // max(pixels, 1), _FEWEST if on_cpu else 1))
+    limit, fewest = (_BLOCK_PIXELS, _FEWEST) if on_cpu else (_BLOCK_PIXELS_OF_ACCELERATORS, 1)
+    least = -(-samples // max(limit // max(pixels, 1), fewest))
     # a last block of another size could not use the graph of the others
     counts = range(least, least + 1 if on_cpu else 2 * least)
     count = next((count for count in counts if samples % count == 0), least)

@@ -208,13 +208,13 @@ def test_no_graph_on_the_cpu() -> None:
 def test_blocks_hold_every_sample_once(samples: int, pixels: int) -> None:
     blocks = sample_blocks(samples, pixels)
     assert [sample for block in blocks for sample in block] == list(range(samples))
-    assert all(len(block) == 1 or len(block) * pixels <= decoding._BLOCK_PIXELS for block in blocks)
+    assert all(len(block) == 1 or len(block) * pixels <= decoding._BLOCK_PIXELS_OF_ACCELERATORS for block in blocks)
 
 
 def test_samples_in_blocks_are_those_of_one(fake_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made()
     whole = model.sample(LR, 6, graph=False)
-    monkeypatch.setattr(decoding, "_BLOCK_PIXELS", 2 * 2 * 32 * 32)
+    monkeypatch.setattr(decoding, "_BLOCK_PIXELS_OF_ACCELERATORS", 2 * 2 * 32 * 32)
     assert len(sample_blocks(6, 2 * 32 * 32)) == 3
     torch.testing.assert_close(model.sample(LR, 6), whole, rtol=0, atol=1e-6)
 
