@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from invflow.backends.native import Native, Step
+from invflow.backends.protocol import Call, Gradients
+from invflow.backends.rows import rows_backward, rows_forward, suits_rows
 
 __all__ = ["cpu"]
+
+
+class _Cpu(Native):
+    """The backend, in which products of matrices serve states of few pixels."""
+
+    def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
+        return rows_forward(call, self.extension) if suits_rows(call) else super().flow_step(call)
+
+    def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
+        if suits_rows(call):
+            return rows_backward(grad_y, grad_log_det, call, self.extension)
+        return super().flow_step_backward(grad_y, grad_log_det, call)
 
 
 def _launch(extension: Any, kernel: str, device: torch.device, step: Step, *results: Any) -> None:
@@ -24,6 +39,6 @@ def _facts(extension: Any) -> dict[str, str]:
     }
 
 
-cpu = Native("_C", device="cpu", launch=_launch, facts=_facts)
+cpu = _Cpu("_C", device="cpu", launch=_launch, facts=_facts)
 if cpu.extension is not None:
     cpu.extension.instruction_set()  # a wrong INVFLOW_CPU_ISA is an error now, not at the first kernel

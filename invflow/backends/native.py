@@ -16,9 +16,8 @@ from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
-from invflow.backends.rows import rows_backward, rows_forward, suits_rows
 
-__all__ = ["Native", "Step", "View", "with_memory", "with_pixels_in_line"]
+__all__ = ["NO_VIEW", "Native", "Step", "View", "with_memory", "with_pixels_in_line", "words"]
 
 _SCALES = {
     "sigmoid": 0,
@@ -32,11 +31,9 @@ _SCALES = {
 _ORDERS = {"shift_then_scale": 0, "scale_then_shift": 1}
 _PACKINGS = {"cross": 0, "split": 1}
 
-_CPU = torch.device("cpu")
-
 #: Address, dtype and strides of samples, channels and pixels.
 View = tuple[int, int, int, int, int]
-_NO_VIEW: View = (0, 0, 0, 0, 0)
+NO_VIEW: View = (0, 0, 0, 0, 0)
 
 #: A call as ``csrc/include/invflow/tuples.h`` reads it.
 Step = tuple[Any, ...]
@@ -107,8 +104,6 @@ class Native:
 
     def flow_step(self, call: Call) -> tuple[Tensor, Tensor]:
         """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
-        if self.device == "cpu" and suits_rows(call):
-            return rows_forward(call, self._in_rows, _words)
         kept: list[Tensor] = []
         x, step = call.x, _step(kept, call, None, None)
         y = empty_state(x)
@@ -118,8 +113,6 @@ class Native:
 
     def flow_step_backward(self, grad_y: Tensor, grad_log_det: Tensor, call: Call) -> Gradients:
         """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
-        if self.device == "cpu" and suits_rows(call):
-            return rows_backward(grad_y, grad_log_det, call, self._in_rows, _words)
         kept: list[Tensor] = []
         x, matrix, shift, coupling, injector, _ = call
         grad_coupling, grad_injector = _empty_gradient(x, coupling), _empty_gradient(x, injector)
@@ -139,9 +132,6 @@ class Native:
             0 if grad_shift is None else grad_shift.data_ptr(),
         )
         return grad_x, grad_matrix, grad_shift, grad_coupling, grad_injector
-
-    def _in_rows(self, kernel: str, step: Step, *results: Any) -> None:
-        self._launch(self.extension, kernel, _CPU, step, *results)
 
 
 def _step(kept: list[Tensor], call: Call, grad_coupling: Tensor | None, grad_injector: Tensor | None) -> Step:
@@ -181,12 +171,13 @@ def _map(
     """Describe the elementwise map that ``h`` makes, of the channels from ``start`` on."""
     samples, channels = h.shape[:2]
     repeat = max(1, batch // samples) if samples else 1
-    grad_view = _NO_VIEW if grad_h is None else _view(kept, grad_h)
-    return _view(kept, h), grad_view, start, channels // form.outputs, repeat, *_words(form), inverse
+    grad_view = NO_VIEW if grad_h is None else _view(kept, grad_h)
+    return _view(kept, h), grad_view, start, channels // form.outputs, repeat, *words(form), inverse
 
 
 @lru_cache(maxsize=256)
-def _words(form: Form) -> tuple[int, float, int, int]:
+def words(form: Form) -> tuple[int, float, int, int]:
+    """Return a form as the kernels know it: scale, parameter, order, packing."""
     return _SCALES[form.scale], form.parameter, _ORDERS[form.order], _PACKINGS[form.packing]
 
 

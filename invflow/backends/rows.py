@@ -7,24 +7,17 @@ channels side by side. To a kernel, a map of C' channels then is that of one cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
+from invflow.backends.native import NO_VIEW, Step, View, words
 from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["Launch", "Words", "rows_backward", "rows_forward", "suits_rows"]
+__all__ = ["rows_backward", "rows_forward", "suits_rows"]
 
-#: ``launch(kernel, step, *results)`` runs a kernel of a compiled extension.
-Launch = Callable[..., None]
-#: A form in the words of the kernels.
-Words = Callable[[Form], tuple[int, float, int, int]]
-#: Address, dtype and strides of samples, channels and pixels.
-_View = tuple[int, int, int, int, int]
-
-_NO_VIEW: _View = (0, 0, 0, 0, 0)
 #: With as many pixels, kernels of pixels are faster at any size.
 _TOO_MANY_PIXELS = 8
 #: Least work for rows, which are set up at a fixed cost: B C^2 with a matrix, B C without; of one pixel, and of more.
@@ -48,20 +41,20 @@ def suits_rows(call: Call) -> bool:
     return pixels == 1 or all(h is None or h.shape[0] == batch for h in (coupling, injector))
 
 
-def rows_forward(call: Call, launch: Launch, words: Words) -> tuple[Tensor, Tensor]:
+def rows_forward(call: Call, extension: Any) -> tuple[Tensor, Tensor]:
     """Return y and log_det (see :class:`invflow.backends.protocol.Backend`)."""
     x, matrix, shift = call[:3]
-    before, after = _maps(call, words)
+    before, after = _maps(call)
     y, dtype = empty_state(x), compute_dtype(x.dtype)
     result = _result_rows(y, dtype)
     if matrix is None or shift is None:
         result.copy_(_rows(x))
-        log_dets = [each.apply(launch, result) for each in before]
+        log_dets = [each.apply(extension, result) for each in before]
     else:
         state = _copied(x, dtype) if before else _rows(x).to(dtype)
-        log_dets = [each.apply(launch, state) for each in before]
+        log_dets = [each.apply(extension, state) for each in before]
         torch.addmm(shift, state, matrix.t(), out=result)
-        log_dets += [each.apply(launch, result) for each in after]
+        log_dets += [each.apply(extension, result) for each in after]
     _deliver(result, y)
     if not log_dets:
         return y, result.new_zeros(x.shape[0])
@@ -69,10 +62,10 @@ def rows_forward(call: Call, launch: Launch, words: Words) -> tuple[Tensor, Tens
     return y, log_det if len(log_det) == len(x) else log_det.view(len(x), -1).sum(1)
 
 
-def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, launch: Launch, words: Words) -> Gradients:
+def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, extension: Any) -> Gradients:
     """Return the gradients (see :class:`invflow.backends.protocol.Backend`)."""
     x, matrix, shift = call[:3]
-    before, after = _maps(call, words)
+    before, after = _maps(call)
     grad_x, dtype = empty_state(x), compute_dtype(x.dtype)
     # products are given their results' memory, which autocast then leaves in its dtype
     grad_matrix, grad_shift, result = None, None, _result_rows(grad_x, dtype)
@@ -83,19 +76,19 @@ def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, launch: Laun
         arguments.append(state)
         if matrix is not None or each is not before[-1]:
             state = state.clone(memory_format=torch.contiguous_format)
-            each.apply(launch, state)
+            each.apply(extension, state)
     if matrix is None or shift is None:
         result.copy_(_rows(grad_y))
     else:
         grad = _copied(grad_y, dtype) if after else _rows(grad_y).to(dtype)
         for each in after:
             argument = torch.addmm(shift, state, matrix.t(), out=torch.empty_like(grad))
-            each.differentiate(launch, argument, grad, grad_log_det)
+            each.differentiate(extension, argument, grad, grad_log_det)
         grad_matrix, grad_shift = torch.empty(matrix.shape, dtype=dtype), grad.sum(0)
         torch.mm(grad.t(), state, out=grad_matrix)
         torch.mm(grad, matrix, out=result)
     for each, argument in zip(reversed(before), reversed(arguments), strict=True):
-        each.differentiate(launch, argument, result, grad_log_det)
+        each.differentiate(extension, argument, result, grad_log_det)
     _deliver(result, grad_x)
     maps = {each.name: each.grad_h for each in (*before, *after)}
     return grad_x, grad_matrix, grad_shift, maps.get("coupling"), maps.get("injector")
@@ -109,7 +102,7 @@ class _RowMap:
         grad_h: the gradient of the network's output, once it is known.
     """
 
-    def __init__(self, name: str, call: Call, h: Tensor, start: int, form: Form, words: Words) -> None:
+    def __init__(self, name: str, call: Call, h: Tensor, start: int, form: Form) -> None:
         self.name, self._given, self._h = name, h, _rows(h)
         self.grad_h: Tensor | None = None
         self._start, self._form, self._outputs = start, form, form.outputs
@@ -117,14 +110,14 @@ class _RowMap:
         self._repeat = max(1, call.x.shape[0] // len(h)) if len(h) else 1
         self._rest = (*words(form), call.settings.inverse)
 
-    def apply(self, launch: Launch, state: Tensor) -> Tensor:
+    def apply(self, extension: Any, state: Tensor) -> Tensor:
         """Apply the map to rows (R, C) in place, and return their log-determinants (R,)."""
         log_det = torch.empty(len(state), dtype=state.dtype)
         view = self._part(state)
-        launch("flow_step", self._step(state, _NO_VIEW), view, log_det.data_ptr())
+        extension.flow_step(self._step(state, NO_VIEW), view, log_det.data_ptr())
         return log_det
 
-    def differentiate(self, launch: Launch, state: Tensor, grad: Tensor, grad_log_det: Tensor) -> None:
+    def differentiate(self, extension: Any, state: Tensor, grad: Tensor, grad_log_det: Tensor) -> None:
         """Keep the gradient of h, and turn the gradient of the map's result into that of its argument, in place.
 
         Args:
@@ -135,35 +128,35 @@ class _RowMap:
         self.grad_h = empty_state(self._given)
         rows, view = _result_rows(self.grad_h, self._given.dtype), self._part(grad)
         step = self._step(state, self._view_of_h(rows))
-        launch("flow_step_backward", step, view, grad_log_det.data_ptr(), view, 0, 0)
+        extension.flow_step_backward(step, view, grad_log_det.data_ptr(), view, 0, 0)
         _deliver(rows, self.grad_h)
 
-    def _step(self, state: Tensor, grad_h: _View) -> tuple[object, ...]:
+    def _step(self, state: Tensor, grad_h: View) -> Step:
         of_h = (self._view_of_h(self._h), grad_h, 0, 1, self._repeat, *self._rest)
         return len(state), 1, self._count, self._part(state), 0, 0, [of_h], []
 
-    def _part(self, state: Tensor) -> _View:
+    def _part(self, state: Tensor) -> View:
         samples, channels = state.stride()
         address = state.data_ptr() + self._start * channels * state.element_size()
         return address, KERNEL_DTYPES[state.dtype], samples, 0, channels
 
-    def _view_of_h(self, h: Tensor) -> _View:
+    def _view_of_h(self, h: Tensor) -> View:
         samples, channels = h.stride()
         if self._form.packing == "cross" and self._outputs == 2:
             return h.data_ptr(), KERNEL_DTYPES[h.dtype], samples, channels, 2 * channels
         return h.data_ptr(), KERNEL_DTYPES[h.dtype], samples, self._count * channels, channels
 
 
-def _maps(call: Call, words: Words) -> tuple[list[_RowMap], list[_RowMap]]:
+def _maps(call: Call) -> tuple[list[_RowMap], list[_RowMap]]:
     """Return the elementwise maps before and after the matrix."""
     settings = call.settings
     before: list[_RowMap] = []
     after: list[_RowMap] = []
     if call.coupling is not None:
-        before.append(_RowMap("coupling", call, call.coupling, settings.start, settings.coupling, words))
+        before.append(_RowMap("coupling", call, call.coupling, settings.start, settings.coupling))
     if call.injector is not None:
         place = before if settings.inverse else after
-        place.append(_RowMap("injector", call, call.injector, 0, settings.injector, words))
+        place.append(_RowMap("injector", call, call.injector, 0, settings.injector))
     return before, after
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invflow import AffineForm, flow_step
-from invflow.backends import cpu, native
+from invflow.backends import _cpu, cpu
 from invflow.backends.protocol import Call, Settings
 from invflow.backends.rows import rows_backward, rows_forward, suits_rows
 from invflow.ops._affine_form import OrderName, PackingName, ScaleName
@@ -58,13 +58,13 @@ def call_of(
 
 
 def of_pixels(call: Call, grads: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
-    monkeypatch.setattr(native, "suits_rows", lambda call: False)
+    monkeypatch.setattr(_cpu, "suits_rows", lambda call: False)
     return [*cpu.flow_step(call), *cpu.flow_step_backward(*grads, call)]
 
 
 def of_rows(call: Call, grads: tuple[Tensor, Tensor]) -> list[Tensor | None]:
-    forward = rows_forward(call, cpu._in_rows, native._words)
-    return [*forward, *rows_backward(*grads, call, cpu._in_rows, native._words)]
+    forward = rows_forward(call, cpu.extension)
+    return [*forward, *rows_backward(*grads, call, cpu.extension)]
 
 
 def grads_for(call: Call) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ def test_rows_are_chosen_where_they_are_faster(given, expected):
 
 def test_vectors_go_through_rows_with_the_gradients_of_plain_pytorch(monkeypatch):
     count = []
-    monkeypatch.setattr(native, "rows_backward", lambda *args: count.append(1) or rows_backward(*args))
+    monkeypatch.setattr(_cpu, "rows_backward", lambda *args: count.append(1) or rows_backward(*args))
     found = []
     for backend in ("cpu", "reference"):
         torch.manual_seed(1)
