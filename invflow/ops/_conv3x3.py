@@ -161,7 +161,12 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int) -> T
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Return whether the kernel is faster here, by what was measured."""
-    return x.shape[0] > 0 and min(weight.shape[:2]) >= _LEAST_CHANNELS and x.shape[2] * x.shape[3] >= _LEAST_PIXELS
+    return is_large(x, weight, _LEAST_CHANNELS)
+
+
+def is_large(x: Tensor, weight: Tensor, channels: int) -> bool:
+    """Return whether there are images, with enough pixels, and at least so many channels on both sides."""
+    return x.shape[0] > 0 and min(weight.shape[:2]) >= channels and x.shape[2] * x.shape[3] >= _LEAST_PIXELS
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, repeat: int, transposed: bool) -> Tensor:

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from invflow.backends import conv3x3 as kernels
 from invflow.backends.conv3x3 import NOTHING, Finish, Pointwise
-from invflow.ops._conv3x3 import conv3x3, fits_kernel
+from invflow.ops._conv3x3 import conv3x3, fits_kernel, is_large
 from invflow.ops._transforms import is_intercepted
 
 __all__ = ["NOTHING", "Finish", "Pointwise", "finished", "finished_conv3x3"]
 
 #: Fewer channels than of :func:`conv3x3` alone, since results are not read again for the maps after it.
-_LEAST_CHANNELS, _LEAST_PIXELS = 6, 100
+_LEAST_CHANNELS = 6
 
 
 def finished_conv3x3(
@@ -74,25 +74,15 @@ def _runs_kernel(
     pointwise: Pointwise | None,
     out: Tensor | None,
 ) -> bool:
-    """Return whether the kernel can run and is faster than the composition."""
+    """Return whether the kernel can run, is faster than the composition, and finds what it reads: it checks nothing.
+
+    PyTorch's operators refuse shapes that do not fit.
+    """
     if torch.is_grad_enabled() or is_intercepted():
         return False
     tensors = [x, weight, bias, finish.addend, out, *([] if pointwise is None else pointwise[:2])]
-    if not fits_kernel([tensor for tensor in tensors if tensor is not None], repeat):
+    if not (fits_kernel([tensor for tensor in tensors if tensor is not None], repeat) and _pays(x, weight)):
         return False
-    return _pays(x, weight) and _shapes_fit(x, weight, bias, repeat, finish, pointwise, out)
-
-
-def _shapes_fit(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    repeat: int,
-    finish: Finish,
-    pointwise: Pointwise | None,
-    out: Tensor | None,
-) -> bool:
-    """Return whether the kernel, which checks nothing, finds what it reads; PyTorch's operators refuse the rest."""
     batch, channels, height, width = x.shape
     outputs, size, addend = len(weight), (repeat * height, repeat * width), finish.addend
     if weight.shape[1:] != (channels, 3, 3) or (bias is not None and bias.shape != (outputs,)):
@@ -107,7 +97,7 @@ def _shapes_fit(
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
-    return x.shape[0] > 0 and min(weight.shape[:2]) >= _LEAST_CHANNELS and x.shape[2] * x.shape[3] >= _LEAST_PIXELS
+    return is_large(x, weight, _LEAST_CHANNELS)
 
 
 def _added(y: Tensor, addend: Tensor, share: float) -> Tensor:
