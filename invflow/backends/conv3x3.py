@@ -18,7 +18,7 @@ _Weights = tuple[int, int, int, bool]
 
 
 class Finish(NamedTuple):
-    """What happens to a convolution's result y before it is written: ``activation(addend + share y)``.
+    """Change of a convolution's result y before it is written: ``activation(addend + share y)``.
 
     Attributes:
         addend: (B', O, H, W) in the size of the result; B / B' successive images share one. ``None``: nothing.

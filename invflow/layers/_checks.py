@@ -39,8 +39,11 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
     shape, given = x.shape, context.shape
     batch, samples = shape[0], given[0]
     fits = samples == batch or (samples > 0 and batch % samples == 0)
-    vector = len(given) == 2 and isinstance(context, Tensor)
-    if not fits or given[1] != channels or not (vector or given[2:] == shape[2:]):
+    if len(shape) == 4 == len(given):  # faster than slices
+        same = given[2] == shape[2] and given[3] == shape[3]
+    else:
+        same = given[2:] == shape[2:] or (len(given) == 2 and isinstance(context, Tensor))
+    if not fits or given[1] != channels or not same:
         allowed = [", ".join(map(str, (f"{batch} or a divisor", channels, *shape[2:])))]
         if len(shape) > 2 and isinstance(context, Tensor):
             allowed.append(f"{batch} or a divisor, {channels}")
@@ -58,6 +61,19 @@ def check_shared_channels(layer: object, context: SharedContext, channels: int) 
         raise ValueError(
             f"{type(layer).__name__}: context must have {channels} channels, got shape {tuple(context.shape)}"
         )
+
+
+def check_output_channels(layer: object, h: Tensor, channels: int, detail: str = "") -> Tensor:
+    """Return the output ``h`` of a layer's network, if it has so many channels.
+
+    Raises:
+        ValueError: another number, with a ``detail`` that says where the right one comes from.
+    """
+    if h.shape[1] != channels:
+        raise ValueError(
+            f"{type(layer).__name__}: net must return {channels} channels{detail}, got shape {tuple(h.shape)}"
+        )
+    return h
 
 
 def check_shape(layer: object, shape: Shape, channels: int) -> Shape:

@@ -1,4 +1,4 @@
-"""What couplings of two halves have in common: which channels they transform, and the call of their network."""
+"""Couplings of two halves: the channels that they transform, and the call of their network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_shared_channels
+from invflow.layers._checks import check_channels, check_output_channels, check_shared_channels
 from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import over_pixels, repeat_context
 from invflow.layers.protocol import Context, SharedContext, is_shared
@@ -106,8 +106,9 @@ def shared_network(layer: WithNetwork, context: SharedContext) -> Callable[[Tens
     return output
 
 
-def check_output(layer: WithNetwork, h: Tensor, channels: int, x: Tensor) -> None:
+def check_output(layer: WithNetwork, h: Tensor, channels: int, x: Tensor, detail: str = "") -> None:
     """Raise ``ValueError`` unless ``h`` is an output (B, channels, *) of the layer's network for ``x`` (B, C, *)."""
+    check_output_channels(layer, h, channels, detail)
     if torch.jit.is_tracing():  # a trace would warn of every comparison of sizes
         return
     expected = (x.shape[0], channels, *x.shape[2:])

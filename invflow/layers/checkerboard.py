@@ -119,10 +119,7 @@ class CheckerboardCoupling(nn.Module):
         return total % 2 == (0 if self.passes == "even" else 1)
 
     def _apply_form(self, x: Tensor, passes: Tensor, h: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        expected = self.form.outputs * self.channels
-        if h.shape[1] != expected:
-            raise ValueError(f"CheckerboardCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
-        check_output(self, h, expected, x)
+        check_output(self, h, self.form.outputs * self.channels, x)
         dtype = compute_dtype(x.dtype)
         # masked before it is used: what the network says of a pixel that passes has no effect, not even NaN
         h = h.to(dtype).masked_fill(passes, 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_context, check_input, check_shape
+from invflow.layers._checks import check_context, check_input, check_output_channels, check_shape
 from invflow.layers._halves import call_network, halves_of, shared_network
 from invflow.layers.conditioning import context_for
 from invflow.layers.folded import FoldedAffine
@@ -170,10 +170,7 @@ class AffineCoupling(nn.Module):
         return affine_coupling(x, h, form, start=start, inverse=inverse)
 
     def _checked(self, h: Tensor) -> Tensor:
-        expected = self.form.outputs * self.halves.size
-        if h.shape[1] != expected:
-            raise ValueError(f"AffineCoupling: net must return {expected} channels, got shape {tuple(h.shape)}")
-        return h
+        return check_output_channels(self, h, self.form.outputs * self.halves.size)
 
     def extra_repr(self) -> str:
         start, stop = self.halves

@@ -7,7 +7,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from invflow.layers._checks import check_channels, check_context, check_input, check_shape, check_shared_channels
+from invflow.layers._checks import (
+    check_channels,
+    check_context,
+    check_input,
+    check_output_channels,
+    check_shape,
+    check_shared_channels,
+)
 from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import context_for, over_pixels
 from invflow.layers.folded import FoldedAffine
@@ -72,10 +79,7 @@ class AffineInjector(nn.Module):
         return self.raw_output(context)
 
     def _checked(self, h: Tensor) -> Tensor:
-        expected = self.form.outputs * self.channels
-        if h.shape[1] != expected:
-            raise ValueError(f"AffineInjector: net must return {expected} channels, got shape {tuple(h.shape)}")
-        return h
+        return check_output_channels(self, h, self.form.outputs * self.channels)
 
     def forward(self, x: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, "x", inverse=False)

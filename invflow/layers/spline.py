@@ -137,12 +137,8 @@ class SplineCoupling(nn.Module):
     def _apply_spline(self, passed: Tensor, changed: Tensor, h: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         """Return the whole state after the spline, and log_det (B,)."""
         count, parameters = self.halves.size, self.form.parameters
-        if h.shape[1] != count * parameters:
-            raise ValueError(
-                f"SplineCoupling: net must return {count * parameters} channels, {parameters} for each of the "
-                f"{count} that are transformed, got shape {tuple(h.shape)}"
-            )
-        check_output(self, h, count * parameters, changed)
+        detail = f", {parameters} for each of the {count} that are transformed"
+        check_output(self, h, count * parameters, changed, detail)
         dtype = compute_dtype(changed.dtype)
         raw = h.to(dtype).unflatten(1, (count, parameters))
         y, log_slope = self.form.transform(changed.to(dtype), raw, inverse=inverse)
