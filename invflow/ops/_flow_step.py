@@ -76,12 +76,14 @@ def flow_step(
         count = check_raw_output(x, coupling, "coupling", outputs)
         start = x.shape[1] - count if start is None else start
         check_start(x, start, count, outputs)
-        coupling, coupling_form = coupling_form.prepared(coupling, compute_dtype(x.dtype))
+        if coupling_form.volume_preserving:
+            coupling, coupling_form = coupling_form.prepared(coupling, compute_dtype(x.dtype))
     if injector is not None:
         outputs = injector_form.outputs
         if check_raw_output(x, injector, "injector", outputs) != x.shape[1]:
             raise ValueError(f"injector must have {outputs * x.shape[1]} channels, got {injector.shape[1]}")
-        injector, injector_form = injector_form.prepared(injector, compute_dtype(x.dtype))
+        if injector_form.volume_preserving:
+            injector, injector_form = injector_form.prepared(injector, compute_dtype(x.dtype))
     check_same_device(x, matrix=matrix, shift=shift, coupling=coupling, injector=injector)
     settings = Settings(
         NO_MAP if coupling is None else coupling_form.for_kernels(),

@@ -107,9 +107,10 @@ class _FlowStep(torch.autograd.Function):
         ctx.save_for_backward(*call[:-1])
         ctx.settings = call.settings
         y, log_det = _forward(call, ctx.backend, is_intercepted())
-        settings, maps = call.settings, (call.coupling, call.injector)
-        forms = [form for form, h in zip(settings[:2], maps, strict=True) if h is not None]
-        if all(form.scale == "none" for form in forms):
+        of_coupling, of_injector = call.settings[:2]
+        if (call.coupling is None or of_coupling.scale == "none") and (
+            call.injector is None or of_injector.scale == "none"
+        ):
             ctx.mark_non_differentiable(log_det)  # a constant
         return y, log_det
 
