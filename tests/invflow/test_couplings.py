@@ -1,4 +1,4 @@
-"""Which part of the state a coupling transforms: either half, odd channel counts, the pixels of one colour."""
+"""Parts of the state that couplings transform: either half, odd channel counts, the pixels of one colour."""
 
 from __future__ import annotations
 

@@ -199,19 +199,6 @@ def test_labels_under_transforms_and_in_traces() -> None:
         assert log_prob(mode.from_tensor(x), mode.from_tensor(y)).shape == (4,)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("base", [DiagonalNormal((64,)), ClassNormal(2, (64,))], ids=lambda base: type(base).__name__)
-def test_densities_of_half_precision_are_rounded_once(base: nn.Module, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    base = copy.deepcopy(base)
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.normal_()
-    z = torch.randn(4, 64).to(dtype)
-    found = base.to(dtype).log_prob(z)
-    torch.testing.assert_close(found, base.double().log_prob(z.double()).float(), rtol=1e-5, atol=1e-4)
-
-
 def test_samples_of_labels() -> None:
     base = ClassNormal(3, (4, 1, 1))
     flow = randomized(Flow([Squeeze(), FlowStep(4)], base, event_shape=EVENT), 1.0)
@@ -285,42 +272,6 @@ def test_a_sequence_with_a_forward_of_its_own_is_one_layer(memory) -> None:
     x = torch.ones(1, 2)
     flow = Flow(layer, memory=memory)
     torch.testing.assert_close(flow.transform(x)[0], layer(x)[0])
-
-
-class TestSlices:
-    def test_a_slice_is_a_flow_of_the_same_layers(self) -> None:
-        layers = [FlowStep(2), Doubling(), FlowStep(2)]
-        flow = FlowSequential(layers, memory="invert")
-        part = flow[1:]
-        assert type(part) is FlowSequential
-        assert part.memory == "invert"
-        assert [*part] == layers[1:]
-        assert [*flow[::-2]] == [layers[2], layers[0]]
-        assert flow[-1] is layers[2]
-
-    def test_no_layers(self) -> None:
-        with raises(ValueError, "layers must not be empty"):
-            FlowSequential([Doubling()])[1:]
-
-    def test_parts_compose(self) -> None:
-        flow = randomized(FlowSequential([Squeeze(), FlowStep(4), Split(4), FlowStep(2)]))
-        x = torch.randn(2, *EVENT).double()
-        middle, log_det = flow[:2](x)
-        (leaving, last), rest = flow[2:](middle)
-        z, total = flow(x)
-        torch.testing.assert_close([leaving, last], z)
-        torch.testing.assert_close(log_det + rest, total)
-
-    def test_append(self) -> None:
-        flow = FlowSequential([FlowStep(2)])
-        assert flow.append(Doubling()).append(FlowStep(2)) is flow
-        assert [type(layer).__name__ for layer in flow] == ["FlowStep", "Doubling", "FlowStep"]
-        randomized(flow)
-        x = torch.randn(2, 2, 3, 3).double()
-        torch.testing.assert_close(flow.inverse(flow(x)[0])[0], x)
-        with raises(TypeError, "FlowSequential: layer 3, ReLU, has no inverse method"):
-            flow.append(nn.ReLU())
-        assert len(flow) == 3
 
 
 class TestErrors:

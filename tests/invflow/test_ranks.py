@@ -82,7 +82,7 @@ def multi_scale(rank: int) -> FlowSequential:
 
 
 def additive(rank: int) -> AffineCoupling:
-    """Of the first channels, of which one more passes."""
+    """Return a coupling of the first channels, of which one more passes."""
     return AffineCoupling(C, Net(rank, 3, 1), form=AffineForm("none"), stop=1)
 
 

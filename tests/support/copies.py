@@ -1,4 +1,4 @@
-"""How many tensors a call copies."""
+"""Count of the tensors that a call copies."""
 
 from __future__ import annotations
 
