@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "pixels_of", "reads_freely", "state_format"]
+__all__ = ["KERNEL_DTYPES", "compute_dtype", "empty_state", "no_log_det", "pixels_of", "reads_freely", "state_format"]
 
 #: Dtypes of states that kernels take, with the numbers that the compiled ones know them by.
 KERNEL_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -33,6 +33,11 @@ def state_format(x: Tensor) -> torch.memory_format:
 def empty_state(x: Tensor) -> Tensor:
     """Allocate a result of the shape of ``x``."""
     return torch.empty_like(x, memory_format=state_format(x))
+
+
+def no_log_det(x: Tensor) -> Tensor:
+    """Return the log-determinants (B,) of a map of a state (B, ...) that keeps volumes: zeros."""
+    return torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
 
 
 def pixels_of(x: Tensor) -> int:

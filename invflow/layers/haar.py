@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype, state_format
+from invflow._numerics import compute_dtype, no_log_det, state_format
 from invflow.layers.conditioning import without_context
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
@@ -65,7 +65,7 @@ class HaarSqueeze(nn.Module):
             y = torch.stack([even + odd, even - odd], 3).flatten(2, 3)
         y = self._scaled(y, len(sizes))
         y = y.transpose(1, 2) if self.bands_first else y
-        return _like(y.flatten(1, 2), x), self._log_det(x)
+        return _like(y.flatten(1, 2), x), no_log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(z, "z")
@@ -81,7 +81,7 @@ class HaarSqueeze(nn.Module):
         for dimension in range(2 + count, 2, -1):
             low, high = x.unflatten(2, (x.shape[2] // 2, 2)).unbind(3)
             x = torch.stack([low + high, low - high], dimension + 1).flatten(dimension, dimension + 1)
-        return _like(self._scaled(x, count).squeeze(2), z), self._log_det(z)
+        return _like(self._scaled(x, count).squeeze(2), z), no_log_det(z)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         channels, *sizes = shape
@@ -111,10 +111,6 @@ class HaarSqueeze(nn.Module):
     def _scaled(y: Tensor, dimensions: int) -> Tensor:
         # all factors at once, which is exact for images
         return y * 2 ** (-dimensions / 2)
-
-    @staticmethod
-    def _log_det(x: Tensor) -> Tensor:
-        return torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
 
     def extra_repr(self) -> str:
         return f"bands_first={self.bands_first}"

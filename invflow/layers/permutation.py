@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype, state_format
+from invflow._numerics import no_log_det, state_format
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers.conditioning import without_context
 from invflow.layers.folding import copy_folded, folding
@@ -70,12 +70,12 @@ class Permutation(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels)
-        return _channels_in_order(x, self.order), self._log_det(x)
+        return _channels_in_order(x, self.order), no_log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_input(self, z, self.channels, "z")
         # found in every call: a buffer may be changed in place, by a checkpoint for one
-        return _channels_in_order(z, self.matrix.int().argmax(0)), self._log_det(z)
+        return _channels_in_order(z, self.matrix.int().argmax(0)), no_log_det(z)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return [check_shape(self, shape, self.channels)]
@@ -87,10 +87,6 @@ class Permutation(nn.Module):
     def folded(self) -> Permutation:
         """Return a copy: the layer is plain and constant as it is. See :class:`~invflow.layers.Foldable`."""
         return copy_folded(self)
-
-    @staticmethod
-    def _log_det(x: Tensor) -> Tensor:
-        return torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype, state_format
+from invflow._numerics import no_log_det, state_format
 from invflow.layers.conditioning import without_context
 from invflow.layers.folding import folding
 from invflow.layers.protocol import ConditionedInverse, Shape, SharedContext
@@ -53,10 +53,10 @@ class Squeeze(nn.Module):
             rows = x.movedim(1, -1).reshape(batch, *pairs, channels)
             axes = (0, *range(1, 2 * n, 2), 2 * n + 1, *range(2, 2 * n + 1, 2))
             blocks = rows.permute(axes).reshape(batch, *divided, squeezed)
-            return blocks.movedim(-1, 1), self._log_det(x)
+            return blocks.movedim(-1, 1), no_log_det(x)
         axes = (0, 1, *range(3, 2 * n + 2, 2), *range(2, 2 * n + 1, 2))
         blocks = x.reshape(batch, channels, *pairs).permute(axes)
-        return blocks.reshape(batch, squeezed, *divided), self._log_det(x)
+        return blocks.reshape(batch, squeezed, *divided), no_log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(z, "z")
@@ -71,10 +71,10 @@ class Squeeze(nn.Module):
             rows = z.movedim(1, -1).reshape(batch, *divided, channels, *[f] * n)
             interleaved = [axis for i in range(n) for axis in (1 + i, 2 + n + i)]
             blocks = rows.permute(0, *interleaved, 1 + n).reshape(batch, *spatial, channels)
-            return blocks.movedim(-1, 1), self._log_det(z)
+            return blocks.movedim(-1, 1), no_log_det(z)
         interleaved = [axis for i in range(n) for axis in (2 + n + i, 2 + i)]
         blocks = z.reshape(batch, channels, *[f] * n, *divided).permute(0, 1, *interleaved)
-        return blocks.reshape(batch, channels, *spatial), self._log_det(z)
+        return blocks.reshape(batch, channels, *spatial), no_log_det(z)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         f, (channels, *spatial) = self.factor, shape
@@ -101,10 +101,6 @@ class Squeeze(nn.Module):
             which = _NAMES.get(len(spatial), "all spatial dimensions")
             given = tuple(spatial) if len(spatial) > 1 else spatial[0]
             raise ValueError(f"Squeeze: {which} must be divisible by {self.factor}, got {given}")
-
-    @staticmethod
-    def _log_det(x: Tensor) -> Tensor:
-        return torch.zeros(x.shape[0], dtype=compute_dtype(x.dtype), device=x.device)
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}"

@@ -107,7 +107,10 @@ def _added(y: Tensor, addend: Tensor, share: float) -> Tensor:
         parts = y.unflatten(0, (len(addend), len(y) // max(len(addend), 1)))
         parts.mul_(share).add_(addend[:, None]) if share != 1 else parts.add_(addend[:, None])
         return y
-    return y.add_(addend) if share == 1 and y.dtype is addend.dtype else torch.add(addend, y, alpha=share)
+    if share == 1 and y.dtype is addend.dtype and not torch.is_grad_enabled():
+        return y.add_(addend)
+    # with gradients in a tensor of its own, since a transform may vary the addend alone
+    return torch.add(addend, y, alpha=share)
 
 
 def _activated(y: Tensor, slope: float, out: Tensor | None) -> Tensor:

@@ -175,12 +175,8 @@ class ConditionedNet:
         shared = _part(self._shared, images)
         if self._prepared is not None:
             return self._prepared.after_conv(passed, self._weight, shared)
-        h = conv3x3(_in_layout_of(shared, passed), self._weight)
-        if len(shared) == len(h):
-            return self._rest(h + shared if torch.is_grad_enabled() else h.add_(shared))
-        # (images, states of each, C, H, W)
-        h.unflatten(0, (len(shared), len(h) // max(len(shared), 1))).add_(shared[:, None])
-        return self._rest(h)
+        layout = state_format(shared)
+        return self._rest(finished_conv3x3(passed, self._weight, finish=Finish(shared), memory_format=layout))
 
 
 def _part(x: Tensor, images: slice) -> Tensor:
@@ -199,11 +195,6 @@ def _context_of(parts: Iterable[Any], repeat: Any) -> LevelContext:
 
 # so that memory="invert" finds its tensors
 _pytree.register_pytree_node(LevelContext, _parts_of, _context_of)
-
-
-def _in_layout_of(other: Tensor, x: Tensor) -> Tensor:
-    """Return ``x`` in the layout of ``other``, so that a convolution's result can be added to it without a detour."""
-    return x.contiguous(memory_format=state_format(other))
 
 
 def _merges(x: Tensor) -> bool:
