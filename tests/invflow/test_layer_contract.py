@@ -65,6 +65,10 @@ class SliceOfContext:
     def __init__(self, context: Tensor) -> None:
         self.context = context
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.context.shape)
+
     def joined(self) -> Tensor:
         return self.context
 

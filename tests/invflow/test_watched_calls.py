@@ -310,6 +310,10 @@ class OneContext:
     def __init__(self, context):
         self.context = context
 
+    @property
+    def shape(self):
+        return tuple(self.context.shape)
+
     def joined(self):
         return self.context
 
