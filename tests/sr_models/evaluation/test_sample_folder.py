@@ -60,7 +60,7 @@ def test_names_in_folders_and_with_suffixes(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_names_too(tmp_path: Path) -> None:
-    """Six digits are names if all of them are, and numbers from 0 otherwise: else every image would be a neighbour's."""
+    """Six digits are names if all of them are, and numbers from 0 otherwise, lest every image be its neighbour."""
     names = [f"{number:06d}.png" for number in (1, 2, 3)]
     by_name = find_samples(fill(tmp_path / "names", "000001", "000002", "000003"), names)
     assert [path.name for (path,) in by_name.files.values()] == names
@@ -165,10 +165,10 @@ def test_sizes(truth: Path, tmp_path: Path, size: tuple[int, int], message: str)
 
 def test_the_scale_is_known(truth: Path, tmp_path: Path) -> None:
     theirs = fill(tmp_path / "theirs", "0801", "0802", size=(20, 24))
-    with pytest.raises(ValueError, match="scale must be given, 4 for instance: names in .*theirs do not tell it"):
+    with pytest.raises(ValueError, match=r"scale must be given, 4 for instance: names in .*theirs do not tell it"):
         evaluate_samples(theirs, truth, distance=mse_distance)
     theirs = fill(tmp_path / "scaled", "0801x8", "0802x8", size=(20, 24))
-    with pytest.raises(ValueError, match="scale is 4, but the names in .*scaled tell 8"):
+    with pytest.raises(ValueError, match=r"scale is 4, but the names in .*scaled tell 8"):
         evaluate_samples(theirs, truth, scale=4, distance=mse_distance)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         evaluate_samples(theirs, truth, n=0, distance=mse_distance)
