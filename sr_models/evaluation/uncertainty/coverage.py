@@ -132,7 +132,7 @@ def score_values(samples: np.ndarray, truth: np.ndarray) -> IntervalScores:
         >>> rng = np.random.default_rng(0)
         >>> scores = score_values(rng.normal(size=(19, 10000)), rng.normal(size=10000))
         >>> round(scores.coverage_at(0.9), 2), round(scores.width_at(0.9), 1)
-        (0.9, 3.4)
+        (0.9, 3.7)
     """
     samples, truth = np.asarray(samples), np.asarray(truth)
     if samples.shape[1:] != truth.shape or not truth.size:
