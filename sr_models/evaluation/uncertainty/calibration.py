@@ -205,19 +205,20 @@ def calibrate_model(
         )[0]
         return score_intervals([to_uint8(sample) for sample in batch], hr, lr)
 
-    with tqdm(total=len(pairs) * len(tried), desc="calibrating", unit="image") as bar:
-        for pair in pairs:
-            for temperature in tried:
-                if temperature not in record.rows.get(pair.name, {}):
-                    try:
-                        scores = score(pair, temperature)
-                    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                        if strict or not _is_of_image(error):
-                            raise
-                        reason = " ".join(str(error).split()) or type(error).__name__
-                        record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
-                        break
-                    record.add(pair, temperature, scores)
+    pending = {pair: [each for each in tried if each not in record.rows.get(pair.name, {})] for pair in pairs}
+    total = len(pairs) * len(tried)
+    with tqdm(total=total, initial=total - sum(map(len, pending.values())), desc="calibrating", unit="image") as bar:
+        for pair, missing in pending.items():
+            for temperature in missing:
+                try:
+                    scores = score(pair, temperature)
+                except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+                    if strict or not _is_of_image(error):
+                        raise
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
+                    break
+                record.add(pair, temperature, scores)
                 bar.update()
     names = [pair.name for pair in pairs if {*tried} <= record.rows.get(pair.name, {}).keys()]
     if not names:

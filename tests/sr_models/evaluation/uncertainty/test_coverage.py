@@ -118,14 +118,28 @@ def test_images_are_scored_by_texture() -> None:
     assert scores["all"].ranks == pytest.approx(score_values(samples, hr).ranks)
 
 
+def test_a_truth_that_covers_a_part() -> None:
+    """The low-resolution image may be rounded up."""
+    rng = np.random.default_rng(0)
+    lr = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    samples, hr = (
+        rng.integers(90, 99, (4, 12, 16, 3), dtype=np.uint8),
+        rng.integers(90, 99, (11, 14, 3), dtype=np.uint8),
+    )
+    scores = score_intervals([*samples], hr, lr)["all"]
+    assert scores.ranks == pytest.approx(score_values(samples[:, :11, :14], hr).ranks)
+
+
 def test_images_that_do_not_fit() -> None:
     hr, lr = np.zeros((8, 8, 3), dtype=np.uint8), np.zeros((2, 2, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="n must be at least 2, since one sample has no interval, got 1"):
         score_intervals([hr], hr, lr)
-    with pytest.raises(ValueError, match=r"samples must have the shape \(8, 8, 3\) of hr, got \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"samples must have one shape, a multiple of lr's \(2, 2\), got \(4, 4, 3\)"):
         score_intervals([hr, np.zeros((4, 4, 3), dtype=np.uint8)], hr, lr)
-    with pytest.raises(ValueError, match=r"hr must be a multiple of lr in size, got \(8, 8\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"a multiple of lr's \(3, 2\), got \(8, 8, 3\)"):
         score_intervals([hr, hr], hr, np.zeros((3, 2, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"hr must be at most as large as the samples of \(8, 8\), got \(8, 9\)"):
+        score_intervals([hr, hr], np.zeros((8, 9, 3), dtype=np.uint8), lr)
     with pytest.raises(TypeError, match="sample must be a uint8"):
         score_intervals([hr, hr / 255], hr, lr)
     with pytest.raises(ValueError, match=r"samples must be n times \(3,\), and not empty, got \(2, 4\)"):
