@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recipes.constant_width import Predicted, constant_intervals, predict
+from recipes.constant_width import Predicted, constant_intervals, crps_of_errors, predict
 from sr_models.io.images import to_tensor, to_uint8
 from sr_models.io.resize import imresize
 from tests.support.gaussian_model import gaussian_model
@@ -19,9 +19,9 @@ def test_coverage_is_that_of_the_quantiles() -> None:
     image = rng.uniform(60, 200, (40, 50, 3))
     truth = (image + rng.normal(size=image.shape) * np.where(kinds == 2, 20, 5)[..., None]).round().astype(np.uint8)
     found = [Predicted(image, truth, kinds)]
-    covered, width, parts = constant_intervals(found, truth - image, 0.8)
-    assert covered == pytest.approx(0.8, abs=0.001)
     low, high = np.quantile(truth - image, (0.1, 0.9))
+    covered, width, parts = constant_intervals(found, low, high)
+    assert covered == pytest.approx(0.8, abs=0.001)
     assert width == pytest.approx(high - low)
     assert parts["flat"] == pytest.approx(parts["texture"], abs=0.05)
     assert parts["flat"] > 0.9 > 0.7 > parts["edges"]
@@ -29,7 +29,15 @@ def test_coverage_is_that_of_the_quantiles() -> None:
     bright = [
         Predicted(np.full((4, 4, 3), 255.0), np.full((4, 4, 3), 255, dtype=np.uint8), np.arange(16).reshape(4, 4) % 3)
     ]
-    assert constant_intervals(bright, np.array([-10.0, 10.0]), 1.0)[:2] == (1, 10)
+    assert constant_intervals(bright, -10, 10)[:2] == (1, 10)
+
+
+def test_crps_is_the_mean_distance_less_half_the_spread() -> None:
+    rng = np.random.default_rng(0)
+    assumed, errors = rng.normal(1, 2, 3000), rng.normal(0, 3, 400)
+    expected = np.abs(assumed[:, None] - errors).mean() - np.abs(assumed[:, None] - assumed).mean() / 2
+    assert crps_of_errors(assumed, errors) == pytest.approx(expected, rel=2e-3)
+    assert crps_of_errors(np.zeros(5), errors) == pytest.approx(np.abs(errors).mean())
 
 
 def test_predictions_are_of_the_reduced_image() -> None:
