@@ -21,7 +21,11 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
+<<<<<<< HEAD
 COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "study", "convert")
+=======
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "calibrate", "convert")
+>>>>>>> main
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
