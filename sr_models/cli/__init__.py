@@ -21,11 +21,7 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-<<<<<<< HEAD
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "study", "convert")
-=======
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "calibrate", "convert")
->>>>>>> main
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "rank", "calibrate", "study", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sr_models.io.images import read_image
-from sr_models.io.listing import Listing, list_images, one_line
+from sr_models.evaluation.sample_folder import find_samples
+from sr_models.io.images import read_header, read_image
+from sr_models.io.listing import Listing, fingerprint_of, list_images, one_line
 from sr_models.study.settings import CROPS, SIDE, Settings, crop_positions
 
 __all__ = ["MAX_METHODS", "Crop", "Source", "cut_crops", "find_source"]
@@ -24,7 +24,6 @@ Crop = tuple[int, int | None, int, bytes]
 MAX_METHODS = 9
 #: The challenge crops its images to multiples of this.
 _MULTIPLE = 8
-_SAMPLE = re.compile(r"(?P<name>.*?)_sample0+")
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def find_source(
 ) -> Source:
     """Find the images of a study and check their sizes, without decoding them.
 
-    The first sample of an image ``0801.png`` is ``0801.png`` or ``0801_sample000.png`` in the method's folder. In the
-    challenge's naming it is ``000000_sample00000.png`` or ``000000.png``: the number of the image, from 0.
+    Of a method's samples the first counts. Their names are those of :func:`sr_models.evaluation.sample_folder.find_samples`.
 
     Args:
         images: the high-resolution images, as :func:`sr_models.io.listing.list_images` takes them.
@@ -67,26 +65,11 @@ def find_source(
     if not 2 <= len(methods) <= MAX_METHODS:
         raise ValueError(f"a study compares 2 to {MAX_METHODS} methods, got {len(methods)}; name each with --method")
     high = list_images(images, smallest=SIDE, strict=True)
-    listings = {name: list_images(folder) for name, folder in methods.items()}
-    files = {}
-    for name, listing in listings.items():
-        chosen = _first_samples(name, listing, high)
-        sizes = dict(zip(listing.paths, listing.sizes, strict=True))
-        for path, (height, width), reference_path in zip(chosen, high.sizes, high.paths, strict=True):
-            rows, columns = sizes[path]
-            if not _fits(rows, height) or not _fits(columns, width):
-                raise ValueError(
-                    f"method {name}: {one_line(path)} is {columns} x {rows} pixels, and {one_line(reference_path)} "
-                    f"{width} x {height}: they must be equal, or cropped to multiples of {_MULTIPLE}"
-                )
-        files[name] = chosen
-    settings = Settings(
-        tuple(methods),
-        tuple(map(one_line, high.names)),
-        (high.fingerprint, *(listing.fingerprint for listing in listings.values())),
-        seed,
-        reference,
-    )
+    files, fingerprints = {}, [high.fingerprint]
+    for name, folder in methods.items():
+        files[name] = _first_samples(name, folder, high)
+        fingerprints.append(fingerprint_of(high.names, [path.stat().st_size for path in files[name]]))
+    settings = Settings(tuple(methods), tuple(map(one_line, high.names)), tuple(fingerprints), seed, reference)
     return Source(settings, high.paths, files)
 
 
@@ -94,25 +77,22 @@ def _fits(length: int, reference: int) -> bool:
     return reference - reference % _MULTIPLE <= length <= reference
 
 
-def _first_samples(method: str, listing: Listing, high: Listing) -> list[Path]:
-    """Return a method's image for each high-resolution one: by name, or else by number."""
-    by_name: dict[str, Path] = {}
-    for name, path in zip(listing.names, listing.paths, strict=True):
-        stem = name.removesuffix(path.suffix)
-        match = _SAMPLE.fullmatch(stem)
-        # a file of the image's own name wins over a sample
-        by_name[match["name"] if match else stem] = by_name.get(stem, path) if match else path
-    wanted = [name.removesuffix(path.suffix) for name, path in zip(high.names, high.paths, strict=True)]
-    numbered = [f"{number:06d}" for number in range(len(wanted))]
-    for names in (wanted, numbered):
-        if all(name in by_name for name in names):
-            return [by_name[name] for name in names]
-    missing = [name for name in wanted if name not in by_name]
-    raise FileNotFoundError(
-        f"method {method}: {one_line(listing.root)} has no image for {len(missing)} of {len(wanted)} images, such as "
-        f"{one_line(missing[0])}.png or {one_line(missing[0])}_sample000.png; in the challenge's naming: "
-        f"{numbered[0]}_sample00000.png to {numbered[-1]}_sample00000.png"
-    )
+def _first_samples(method: str, folder: str | os.PathLike[str], high: Listing) -> list[Path]:
+    """Return a method's image for each high-resolution one."""
+    samples = find_samples(folder, high.names)
+    if samples.failures:
+        name, reason = next(iter(samples.failures.items()))
+        others = f"; {len(samples.failures)} of {len(high)} images lack it" if len(samples.failures) > 1 else ""
+        raise ValueError(f"method {method}, image {one_line(name)}: {reason}{others}")
+    paths = [samples.files[name][0] for name in high.names]
+    for path, original, (height, width) in zip(paths, high.paths, high.sizes, strict=True):
+        header = read_header(path)
+        if not _fits(header.height, height) or not _fits(header.width, width):
+            raise ValueError(
+                f"method {method}: {one_line(path)} is {header.width} x {header.height} pixels, and "
+                f"{one_line(original)} {width} x {height}: they must be equal, or cropped to multiples of {_MULTIPLE}"
+            )
+    return paths
 
 
 def cut_crops(source: Source, done: Callable[[], object] = lambda: None) -> Iterator[Crop]:
