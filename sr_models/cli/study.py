@@ -49,7 +49,7 @@ def run(
         raters: names. Each gets an address of their own, and nobody else can enter. Without it everybody enters with a
             name.
     """
-    from sr_models.study.serving import is_loopback, listen, serve
+    from sr_models.study.serving import addresses, is_loopback, listen, make_server
 
     local = is_loopback(host)
     # before images are decoded for minutes
@@ -67,8 +67,9 @@ def run(
                     "Other machines can reach this server. Nothing is encrypted. Give each address to one rater only."
                 )
             anyone = local and not any(rater.invited for rater in study.raters())
+            print(*addresses(study, listener, anyone=anyone), sep="\n", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
-                serve(study, listener, anyone=anyone, say=lambda line: print(line, flush=True))
+                make_server(study, listener, anyone=anyone).run(sockets=[listener])
             print(f"stopped; {len(study.all_answers())} answers are in {database}")
     return 0
 

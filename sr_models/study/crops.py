@@ -50,7 +50,7 @@ def find_source(
 ) -> Source:
     """Find the images of a study and check their sizes, without decoding them.
 
-    Of a method's samples the first counts. Their names are those of :func:`sr_models.evaluation.sample_folder.find_samples`.
+    Of a method's samples the first counts. :func:`sr_models.evaluation.sample_folder.find_samples` tells their names.
 
     Args:
         images: the high-resolution images, as :func:`sr_models.io.listing.list_images` takes them.

@@ -74,15 +74,14 @@ def mean_opinion_ranks(ranks: np.ndarray, methods: Sequence[str]) -> list[Method
     """Compute the mean opinion rank of each method, with a 95 % bootstrap interval.
 
     The bootstrap draws raters and images, both with replacement: the interval is for other raters and other images.
-    Of 2000 draws the 2.5 % lowest and the 2.5 % highest are cut off. One rater, or one image, makes no interval: it is as
-    wide as the others let it be.
+    Of 2000 draws the 2.5 % lowest and the 2.5 % highest are cut off.
 
     Args:
         ranks: what :func:`rank_array` returns.
         methods: names.
 
     Returns:
-        The methods, the best first.
+        The methods, the best first. Answers for fewer than two images give no intervals, but NaN.
 
     Raises:
         ValueError: no answers.
@@ -93,6 +92,8 @@ def mean_opinion_ranks(ranks: np.ndarray, methods: Sequence[str]) -> list[Method
     means = np.nanmean(ranks, axis=(0, 1))
     replicates = _replicates(np.nan_to_num(ranks), answered)
     low, high = np.percentile(replicates, [2.5, 97.5], axis=0)
+    if answered.any(axis=0).sum() < 2:
+        low = high = np.full(len(methods), np.nan)
     results = [
         MethodRank(name, float(means[index]), float(low[index]), float(high[index]), int(answered.sum()))
         for index, name in enumerate(methods)
@@ -150,9 +151,14 @@ def ranks_table(results: Sequence[MethodRank], agreed: Agreement, raters: int) -
     """Return the ranks as text."""
     width = max(len("method"), *(len(row.method) for row in results))
     lines = [f"{'method':<{width}}  mean opinion rank  95 % interval"]
-    lines += [f"{row.method:<{width}}  {row.mor:>17.3f}  {row.low:.3f} to {row.high:.3f}" for row in results]
+    intervals = ["-" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}" for row in results]
+    lines += [
+        f"{row.method:<{width}}  {row.mor:>17.3f}  {interval}" for row, interval in zip(results, intervals, strict=True)
+    ]
     answers = results[0].answers
     lines.append(f"{answers} answer{'s' * (answers != 1)} of {raters} rater{'s' * (raters != 1)}")
+    if raters == 1:
+        lines.append("the intervals are for other images; of other raters one rater tells nothing")
     if agreed.images:
         lines.append(
             f"agreement of raters: Kendall's W {agreed.w:.3f}, mean of {agreed.images} images with two raters or more "

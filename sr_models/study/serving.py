@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
 
 import uvicorn
 
 from sr_models.study.database import Database
 from sr_models.study.server import create_app
 
-__all__ = ["is_loopback", "listen", "serve"]
+__all__ = ["addresses", "is_loopback", "listen", "make_server"]
 
 #: Connections that may wait to be accepted.
 _BACKLOG = 128
@@ -60,21 +59,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(database: Database, listener: socket.socket, *, anyone: bool, say: Callable[[str], None] = print) -> None:
-    """Serve a study until Ctrl-C.
+def make_server(database: Database, listener: socket.socket, *, anyone: bool) -> uvicorn.Server:
+    """Return a server of a study, whose ``run(sockets=[listener])`` serves until Ctrl-C.
 
     Args:
         database: the study.
         listener: from :func:`listen`.
-        anyone: let everybody enter with a name; otherwise raters have addresses of their own, which are said.
-        say: receives what the user must know, line by line.
+        anyone: let everybody enter with a name; otherwise raters have addresses of their own.
     """
-    host, port = listener.getsockname()
-    local = ipaddress.IPv4Address(host).is_loopback
-    hosts: Sequence[str] | None = ("127.0.0.1", "localhost", host) if local else None
-    shown = f"http://{host if host != '0.0.0.0' else socket.gethostname()}:{port}/"
-    for line in [shown] if anyone else [f"{rater.name}: {shown}rate/{rater.token}/" for rater in database.raters()]:
-        say(line)
+    host = listener.getsockname()[0]
+    # elsewhere a secret address, not the name of the host, keeps strangers out
+    hosts = ("127.0.0.1", "localhost", host) if is_loopback(host) else None
     config = uvicorn.Config(
         create_app(database, hosts=hosts, anyone=anyone),
         # addresses have tokens in them, which belong into no log
@@ -85,4 +80,11 @@ def serve(database: Database, listener: socket.socket, *, anyone: bool, say: Cal
         server_header=False,
         timeout_graceful_shutdown=_GRACE,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
+
+
+def addresses(database: Database, listener: socket.socket, *, anyone: bool) -> list[str]:
+    """Return what raters open, a line each: the first page, or every rater's own."""
+    host, port = listener.getsockname()
+    first = f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{port}/"
+    return [first] if anyone else [f"{rater.name}: {first}rate/{rater.token}/" for rater in database.raters()]
