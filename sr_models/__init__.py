@@ -21,6 +21,7 @@ __all__ = [
     "degrade",
     "describe",
     "evaluate_model",
+    "evaluate_samples",
     "from_published",
     "intervals",
     "list_degradations",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sr_models.checkpoints.published import from_published
     from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
+    from sr_models.evaluation.folder import evaluate_samples
     from sr_models.evaluation.uncertainty.calibration import Calibration, calibrate_model
     from sr_models.evaluation.uncertainty.order_statistics import intervals
     from sr_models.flow.encoding import Encoding
@@ -61,6 +63,7 @@ else:
         "degrade": "sr_models.degradations.registry",
         "describe": "sr_models.inspection.describe",
         "evaluate_model": "sr_models.evaluation.evaluate",
+        "evaluate_samples": "sr_models.evaluation.folder",
         "from_published": "sr_models.checkpoints.published",
         "intervals": "sr_models.evaluation.uncertainty.order_statistics",
         "list_degradations": "sr_models.degradations.registry",

@@ -17,7 +17,6 @@ from sr_models.demo.finetuning import finetune
 from sr_models.demo.photographs import PHOTOGRAPHS, reduce_photographs, unpack_photographs
 from sr_models.demo.samples import KeptSamples
 from sr_models.evaluation.baselines import baseline_images
-from sr_models.evaluation.evaluate import score_samples
 from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.pairs import load_pair
 from sr_models.evaluation.report.curve import draw_curve, encode_svg, training_curve
@@ -32,6 +31,7 @@ from sr_models.evaluation.report.parts import (
 )
 from sr_models.evaluation.report.pictures import PhotographPictures, draw_overview, encode_figure
 from sr_models.evaluation.scores import Scores, mean_scores, write_scores
+from sr_models.evaluation.scoring import score_samples
 from sr_models.flow.consistency import ConsistencyWarning, make_consistent
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes

@@ -8,10 +8,10 @@ from collections.abc import Collection
 import numpy as np
 from tqdm import tqdm
 
-from sr_models.evaluation.evaluate import score_samples
 from sr_models.evaluation.metrics import Distance
 from sr_models.evaluation.pairs import find_pairs, load_pair
 from sr_models.evaluation.scores import Scores
+from sr_models.evaluation.scoring import score_samples
 from sr_models.io.resize import imresize
 
 __all__ = ["back_projected", "baseline_images", "score_baselines"]
