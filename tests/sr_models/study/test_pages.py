@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests_of_studies import IMAGES, running
+from tests_of_studies import IMAGES, METHODS, running
 
+from sr_models.study.crops import cut_crops, find_source
 from sr_models.study.database import Database
 from sr_models.study.settings import image_order, method_order
 
@@ -26,14 +27,15 @@ def port(study: Database) -> Iterator[int]:
         yield number
 
 
-def begin(page: Any, port: int, name: str = "anna") -> None:
+def begin(page: Any, port: int) -> None:
     page.goto(f"http://127.0.0.1:{port}/")
-    page.keyboard.type(name)
+    page.keyboard.type("anna")
     page.keyboard.press("Enter")
+    page.wait_for_url("**/rate/*/")
 
 
 def shown_ranks(page: Any) -> list[str]:
-    return page.locator("button.card .rank").all_inner_texts()
+    return [text.replace("\N{EN DASH}", "-") for text in page.locator("button.card .rank").all_inner_texts()]
 
 
 def stored(study: Database, task: int, rater: int = 1) -> list[int] | None:
@@ -52,9 +54,9 @@ def test_by_mouse(page: Any, port: int, study: Database, expect: Any) -> None:
     expect(page.locator("#title")).to_have_text("Image 1 of 4")
     expect(save).to_be_disabled()
     cards.nth(2).click()
-    assert shown_ranks(page) == ["–", "–", "1"]
+    assert shown_ranks(page) == ["-", "-", "1"]
     cards.nth(2).click()
-    assert shown_ranks(page) == ["–", "–", "–"]
+    assert shown_ranks(page) == ["-", "-", "-"]
     page.get_by_role("button", name="Undo").click()
     cards.nth(0).click()
     # the last one has no choice
@@ -92,9 +94,9 @@ def test_by_keyboard_only(page: Any, port: int, study: Database, expect: Any) ->
     page.keyboard.press("3")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("3")
-    assert shown_ranks(page) == ["–", "3", "–"]
+    assert shown_ranks(page) == ["-", "3", "-"]
     page.keyboard.press("Backspace")
-    assert shown_ranks(page) == ["3", "–", "–"]
+    assert shown_ranks(page) == ["3", "-", "-"]
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Space")
@@ -127,6 +129,8 @@ def test_pixels_are_squares_and_all_fits(page: Any, port: int, expect: Any) -> N
     expect(page.locator("button.card")).to_have_count(3)
     for width, height, factor in ((1280, 800, 2), (1920, 1080, 3), (390, 844, 2), (360, 640, 2), (320, 568, 1)):
         page.set_viewport_size({"width": width, "height": height})
+        # the page hears of the new size a moment later
+        expect(page.locator("#cards img").last).to_have_css("height", f"{80 * factor}px")
         sizes = page.locator("#cards img").evaluate_all("images => images.map(image => [image.width, image.height])")
         assert sizes == [[80 * factor, 80 * factor]] * 12, (width, height)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -175,17 +179,15 @@ def test_two_windows_of_one_rater(page: Any, port: int, study: Database, expect:
 
 
 def test_a_name_that_cannot_be_is_told_on_the_page(page: Any, port: int, study: Database, expect: Any) -> None:
-    begin(page, port, " ")
+    page.goto(f"http://127.0.0.1:{port}/")
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("1 to 40 printable characters")
     expect(page.locator("#name")).to_be_focused()
     assert not study.raters()
 
 
 def test_without_the_reference(page: Any, folders: Any, tmp_path: Any, expect: Any) -> None:
-    from tests_of_studies import METHODS
-
-    from sr_models.study.crops import cut_crops, find_source
-
     source = find_source(folders / "truth", {name: folders / name for name in METHODS}, reference=False)
     study = Database.create(tmp_path / "blind.db", source.settings, cut_crops(source))
     with running(study) as port:
