@@ -28,7 +28,9 @@ ROWS.append("the same, consistency exact")
 
 def words(report: Path) -> str:
     """The text of a report, without its pictures."""
-    return " ".join(html.unescape(re.sub(r'src="data:[^"]*"|<[^>]*>', " ", report.read_text())).split())
+    return " ".join(
+        html.unescape(re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", report.read_text(), flags=re.DOTALL)).split()
+    )
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_own_photographs(tiny_demo: Path) -> None:
 def test_an_interruption_leaves_a_report_that_says_what_is_missing(
     tiny_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, missing: str
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -175,7 +177,7 @@ def test_the_curve_grows_in_the_report(tiny_demo: Path, short: None, monkeypatch
     def noted(self: run.Report, **content: Any) -> None:
         put(self, **content)
         if "training" in content:
-            shown.append((words(self.path), self.path.read_text().count("<svg")))
+            shown.append((words(self.path), self.path.read_text().count('<div class="training">\n<svg')))
 
     monkeypatch.setattr(run.Report, "put", noted)
     run_demo("out")
@@ -199,7 +201,10 @@ def test_a_photograph_that_explodes_costs_no_other(tiny_demo: Path, monkeypatch:
     assert text.count("cat could not be sampled at temperature 1: the samples exploded.") == 1
     assert "cat: 20 x 16" in text
     assert "dog: 20 x 16" not in text
-    assert "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 temperature squared error" in text
+    assert (
+        "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 The same as numbers temperature squared error"
+        in text
+    )
     exploding.add(("cat", 0.5))
     with pytest.raises(ValueError, match=r"no photograph could be sampled: cat could not .*; dog could not "):
         run_demo("other", minutes=0)
