@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from sr_models.evaluation.metrics import lr_psnr
-from sr_models.evaluation.report.page import Picture
 from sr_models.evaluation.report.method import Method
+from sr_models.evaluation.report.page import Picture
 from sr_models.evaluation.report.parts import map_part, overview_row, photograph_part, sweep_part, tuned_part
 from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.evaluation.scores import Scores
@@ -107,7 +107,7 @@ def test_several_methods_have_one_sample_each_under_their_names(photograph: Phot
 
 def test_a_viewer_has_a_bounded_number_of_images(photograph: PhotographPictures) -> None:
     names = [f"m{number}" for number in range(20)]
-    photograph.samples.update({name: photograph.samples[0.0] for name in names})
+    photograph.samples.update(dict.fromkeys(names, photograph.samples[0.0]))
     labels = [picture.caption for picture in photograph_part(photograph, *names)["whole"]]
     assert labels == ["low resolution", "bicubic", *names[:9], "truth"]
 
