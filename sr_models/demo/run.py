@@ -19,7 +19,6 @@ from sr_models.demo.finetuning import finetune
 from sr_models.demo.photographs import PHOTOGRAPHS, reduce_photographs, unpack_photographs
 from sr_models.demo.samples import KeptSamples
 from sr_models.evaluation.baselines import baseline_images
-from sr_models.evaluation.evaluate import score_samples
 from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.pairs import load_pair
 from sr_models.evaluation.report.curve import draw_curve, encode_svg, training_curve
@@ -29,8 +28,8 @@ from sr_models.evaluation.report.parts import map_part, overview_row, photograph
 from sr_models.evaluation.report.pictures import PhotographPictures, draw_overview, encode_figure
 from sr_models.evaluation.report.score_parts import glance_part, score_part
 from sr_models.evaluation.scores import Scores, write_scores
+from sr_models.evaluation.scoring import score_samples
 from sr_models.flow.consistency import ConsistencyWarning, make_consistent
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.io.images import find_images, to_tensor, to_uint8, write_image
 from sr_models.seeds import check_seed
@@ -133,7 +132,7 @@ class _Demonstration:
         parts = []
         for path in self.paths:
             lr, hr = load_pair(path, self.model.scale)
-            plain = {**baseline_images(lr, self.model.scale), "encoder's image": _encoder_image(self.model, lr)}
+            plain = baseline_images(lr, self.model.scale, self.model)
             photograph = PhotographPictures(path.stem, lr, hr, plain)
             if not self._sample(photograph, self.temperature, 2):
                 continue
@@ -306,8 +305,3 @@ def _exact(sample: np.ndarray, lr: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConsistencyWarning)  # the score says it
         return to_uint8(make_consistent(to_tensor(sample)[None, None], to_tensor(lr)[None], "exact")[0, 0])
-
-
-@torch.no_grad()
-def _encoder_image(model: SuperResolutionFlow, lr: np.ndarray) -> np.ndarray:
-    return to_uint8(model.image(to_tensor(lr)[None])[0])

@@ -45,29 +45,32 @@ def overview_row(photograph: PhotographPictures, *of: Samples, hardest: bool = F
 
 
 def photograph_part(
-    photograph: PhotographPictures, *of: Samples, notes: Mapping[str, str] | None = None
+    photograph: PhotographPictures, *of: Samples, notes: Mapping[str, str] | None = None, remark: str = ""
 ) -> dict[str, Any]:
     """Show a photograph: large, one image at a time, and details side by side.
 
     Args:
         photograph, of: as for :func:`overview_row`.
         notes: label -> figures that belong to an image.
+        remark: a sentence about the photograph.
     """
     height, width = photograph.lr.shape[:2]
     high, wide = photograph.hr.shape[:2]
     images = _images(photograph, of)
     rows, columns = viewed_part(photograph)
-    whole = rows.stop - rows.start == high and columns.stop - columns.start == wide
+    shown = ""
+    if (rows.stop - rows.start, columns.stop - columns.start) != (high, wide):
+        shown = (
+            f"Shown are the {columns.stop - columns.start} x {rows.stop - rows.start} pixels with the most contrast, "
+            f"from column {columns.start} and row {rows.start} on, of {wide} x {high}."
+        )
     return {
         "name": photograph.name,
         "sizes": f"{width} x {height} to {wide} x {high} pixels",
         "whole": _pictures({label: image[rows, columns] for label, image in images.items()}, notes),
         # the first sample, which flickers with the truth
         "chosen": len(images) - 1 - len(_sample_images(photograph, of)),
-        "part": ""
-        if whole
-        else f"Shown are the {columns.stop - columns.start} x {rows.stop - rows.start} pixels with the most contrast, "
-        f"from column {columns.start} and row {rows.start} on, of {wide} x {high}.",
+        "part": f"{remark} {shown}".strip(),
         "details": _pictures(overview_row(photograph, *of), notes),
         "hardest": _pictures(overview_row(photograph, *of, hardest=True), notes),
     }
@@ -108,12 +111,11 @@ def map_part(photograph: PhotographPictures, *of: Samples, exact: np.ndarray | N
     }
     decibels = [f"LR-PSNR {_decibels(lr_psnr(image, photograph.hr, scale))}" for image in reduced.values()]
     pictures = _maps(deviations, (rows, columns), agreements)
-    for name, (width, outside) in photograph.intervals.items():
+    for name, maps in photograph.intervals.items():
         label = f"{name}, " if len(photograph.intervals) > 1 else ""
-        pictures += _maps({f"{label}width of the 90 % intervals": width}, (rows, columns))
-        share = f"{100 * float(outside.mean()):.0f} % of the photograph"
-        mask = coloured(outside[rows, columns].astype(np.float64), 1.0)
-        pictures.append(Picture.of(mask, f"{label}truth outside of them", share))
+        pictures += _maps({f"{label}width of the {100 * maps.level:.0f} % intervals": maps.width}, (rows, columns))
+        note = f"{100 * float(maps.outside.mean()):.0f} % of all values"
+        pictures.append(Picture.of(coloured(maps.outside[rows, columns], 1.0), f"{label}truth outside of them", note))
     pictures += _maps(errors, (rows, columns))
     pictures += _maps(distances, low, decibels, pixels=True)
     return {"name": photograph.name, "pictures": pictures}

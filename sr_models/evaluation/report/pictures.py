@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sr_models.io.resize import imresize
 
 __all__ = [
+    "IntervalMaps",
     "PhotographPictures",
     "Samples",
     "coloured",
@@ -35,6 +36,21 @@ _STEP = 16
 Samples: TypeAlias = "float | str"
 
 
+@dataclass(frozen=True)
+class IntervalMaps:
+    """Intervals of the samples of a photograph.
+
+    Attributes:
+        level: share of values that they should hold.
+        width: their widths in grey levels, mean over the colours: (H, W).
+        outside: share of the colours of a pixel of which they do not hold the truth: (H, W).
+    """
+
+    level: float
+    width: np.ndarray
+    outside: np.ndarray
+
+
 @dataclass
 class PhotographPictures:
     """A photograph that was not trained on, and what was made of it. Images are (H, W, 3) uint8.
@@ -45,8 +61,7 @@ class PhotographPictures:
         hr: the truth.
         plain: label -> image that was made without latents: bicubic interpolation, the encoder's image.
         samples: temperature, or name of a method -> samples.
-        intervals: name of a method -> width of the intervals in grey levels, and where the truth lies outside, both
-            (H, W).
+        intervals: name of a method -> :class:`IntervalMaps`.
     """
 
     name: str
@@ -54,7 +69,7 @@ class PhotographPictures:
     hr: np.ndarray
     plain: dict[str, np.ndarray]
     samples: dict[Samples, list[np.ndarray]] = field(default_factory=dict)
-    intervals: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    intervals: dict[str, IntervalMaps] = field(default_factory=dict)
 
     @property
     def scale(self) -> int:

@@ -88,8 +88,15 @@ def write_report(
         "images": image_part(methods),
     }
     if photographs:
+        remarks = shown_images(models[0])
         parts["pictures"] = [
-            photograph_part(each, *_sampled(each, models), notes=_distances(each.name, methods)) for each in photographs
+            photograph_part(
+                each,
+                *_sampled(each, models),
+                notes=_distances(each.name, methods),
+                remark=remarks.get(each.name, ""),
+            )
+            for each in photographs
         ]
         parts["maps"] = [map_part(each, *_sampled(each, models)) for each in photographs]
     if any(method.sweep for method in methods):
@@ -126,7 +133,7 @@ def _distances(image: str, methods: Sequence[Method]) -> dict[str, str]:
     """Return label of a picture -> the distance to the truth of the image that it shows."""
     figure = figures_of(methods[0].distance_name)[0]
     several = len([method for method in methods if not method.baseline]) > 1
-    found = {}
+    found: dict[str, float] = {}
     for method in methods:
         row = next((row for row in method.rows if row.image == image), None)
         if row is None:

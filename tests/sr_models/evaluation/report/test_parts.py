@@ -14,7 +14,7 @@ from sr_models.evaluation.metrics import lr_psnr
 from sr_models.evaluation.report.method import Method
 from sr_models.evaluation.report.page import Picture
 from sr_models.evaluation.report.parts import map_part, overview_row, photograph_part, sweep_part, tuned_part
-from sr_models.evaluation.report.pictures import PhotographPictures
+from sr_models.evaluation.report.pictures import IntervalMaps, PhotographPictures
 from sr_models.evaluation.scores import Scores
 from sr_models.io.resize import imresize
 
@@ -88,11 +88,12 @@ def test_several_methods_have_one_sample_each_under_their_names(photograph: Phot
     labels = [picture.caption for picture in part["whole"]]
     assert labels[-3:] == ["<a>", "b", "truth"]
     assert labels[part["chosen"]] == "<a>"
-    photograph.intervals["b"] = np.full((32, 48), 3.0), np.arange(32 * 48).reshape(32, 48) % 4 == 0
+    outside = (np.arange(32 * 48).reshape(32, 48) % 4 == 0).astype(float)
+    photograph.intervals["b"] = IntervalMaps(0.8, np.full((32, 48), 3.0), outside)
     captions = {picture.caption: picture.note for picture in map_part(photograph, "<a>", "b")["pictures"]}
     assert list(captions) == [
         "<a>, standard deviation over 2 samples",
-        "width of the 90 % intervals",
+        "width of the 80 % intervals",
         "truth outside of them",
         "<a>, error",
         "b, error",
@@ -101,8 +102,8 @@ def test_several_methods_have_one_sample_each_under_their_names(photograph: Phot
         "<a>: distance to the low resolution",
         "b: distance to the low resolution",
     ]
-    assert captions["truth outside of them"] == "25 % of the photograph"
-    assert captions["width of the 90 % intervals"] == "mean 3.0, white 3 of 255 grey levels"
+    assert captions["truth outside of them"] == "25 % of all values"
+    assert captions["width of the 80 % intervals"] == "mean 3.0, white 3 of 255 grey levels"
 
 
 def test_a_viewer_has_a_bounded_number_of_images(photograph: PhotographPictures) -> None:
