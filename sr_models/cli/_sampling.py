@@ -16,14 +16,6 @@ from tqdm import tqdm
 from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._errors import users_error
-from sr_models.cli._sample_files import (
-    KEY,
-    describe_sample,
-    is_done,
-    read_description,
-    sample_files,
-    sample_names,
-)
 from sr_models.cli._warnings import warnings_as_lines
 from sr_models.flow.consistency import Consistency, ConsistencyWarning, check_consistency
 from sr_models.flow.explosions import OnExplode
@@ -32,6 +24,14 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.tiling import LEAST_TILE
 from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
 from sr_models.io.listing import list_images, one_line
+from sr_models.io.sample_files import (
+    KEY,
+    describe_sample,
+    is_done,
+    read_description,
+    sample_files,
+    sample_names,
+)
 from sr_models.networks.precision import Precision, network_dtype, resolved
 from sr_models.seeds import check_seed
 

@@ -21,7 +21,7 @@ def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.Captur
     arguments = ["evaluate", "--checkpoint", str(run / "model.safetensors"), "--images", str(folder), "--n", "2"]
     assert main([*arguments, "--output", str(tmp_path / "scores.csv")]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"image +NLL b/dim +PSNR +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
+    assert re.search(r"image +NLL b/dim +PSNR +PSNR-Y +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
     assert (tmp_path / "scores.csv").read_text().count("\n") == 3
     distance = re.findall(r"diversity\((\w+)\)", printed)[0]
     assert f"distance: {distance}, {'weights of' if distance == 'lpips' else 'since'} " in printed
