@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["run"]
 
@@ -73,36 +73,41 @@ def run(
     from sr_models.evaluation.evaluate import evaluate_model
     from sr_models.evaluation.metrics import best_available_distance, lpips_available
     from sr_models.evaluation.record import ScoreRecord
-    from sr_models.evaluation.report.method import Method
-    from sr_models.evaluation.report.of_model import CoverageOfImages, machine_of, report_model
+    from sr_models.evaluation.report.of_model import CoverageOfImages, report_model
+    from sr_models.evaluation.report.stored import checkpoint_name, clear_parts, method_of
     from sr_models.evaluation.scores import mean_scores, scores_table
     from sr_models.flow.consistency import ConsistencyWarning
 
     checkpoint, output = os.path.expanduser(checkpoint), output and os.path.expanduser(output)
-    lpips = lpips and os.path.expanduser(lpips)
+    lpips, report = lpips and os.path.expanduser(lpips), report and os.path.expanduser(report)
+    if report is not None and not Path(report).parent.is_dir():
+        raise FileNotFoundError(f"folder of report {report} does not exist")
+    if temperatures and report is None:
+        raise ValueError("temperatures are for a report: give --report FILE.html too")
     place = usable_device(device)
     check_worthwhile(precision, place)
     stored = read_weights(checkpoint)
     model = create_stored(stored).to(place)
     name, distance = best_available_distance(place, lpips)
     print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
-    about = {
+    about: dict[str, Any] = {
         "checkpoint": str(stored.file),
         "step": stored.step,
         "images": images,
         "lr_images": lr_images,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "machine": machine_of(place),
     }
     record = ScoreRecord(output, distance_name=name, about=about, overwrite=overwrite)
-    sampling = {
+    if output and overwrite:
+        clear_parts(output)
+    sampling: dict[str, Any] = {
         "seed": seed,
         "on_explode": on_explode,
         "tile": tile,
         "precision": precision,
         "consistency": consistency,
     }
-    coverage = CoverageOfImages() if report else None
+    coverage = CoverageOfImages()
     with warnings_as_lines(ConsistencyWarning):
         scores = evaluate_model(
             model,
@@ -112,7 +117,7 @@ def run(
             temperature=temperature,
             distance=distance,
             record=record,
-            on_image=coverage,
+            on_image=coverage if report else None,
             **sampling,
         )
     baselines = score_baselines(
@@ -128,16 +133,8 @@ def run(
     if output is not None:
         print(f"wrote {output}")
     if report:
-        method = Method(
-            Path(checkpoint).stem,
-            scores,
-            name,
-            n=n,
-            temperature=temperature,
-            failures=record.failures,
-            parameters=about["parameters"],
-            machine=about["machine"],
-            coverage=coverage.curve if coverage else (),
+        method = method_of(
+            checkpoint_name(checkpoint), scores, name, {"n": n, "temperature": temperature}, about, record.failures
         )
         with warnings_as_lines(ConsistencyWarning):
             report_model(
@@ -147,6 +144,7 @@ def run(
                 images,
                 lr_images=lr_images,
                 baselines=baselines,
+                coverage=coverage,
                 temperatures=temperatures or (),
                 output=output,
                 distance=distance,

@@ -26,6 +26,7 @@ class Method:
         parameters: number of the model's weights; ``None``: unknown.
         machine: what the times were measured on.
         coverage: nominal and measured coverage of intervals, both in 0..1.
+        covered: number of images that the coverage was measured on.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     parameters: int | None = None
     machine: str = ""
     coverage: Sequence[tuple[float, float]] = ()
+    covered: int = 0
 
     @property
     def mean(self) -> Scores:

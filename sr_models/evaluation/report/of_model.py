@@ -15,7 +15,7 @@ import torch
 from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.evaluate import evaluate_model
 from sr_models.evaluation.metrics import Distance
-from sr_models.evaluation.pairs import find_pairs, load_pair
+from sr_models.evaluation.pairs import Pair, find_pairs, load_pair
 from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.report.gallery import compared
 from sr_models.evaluation.report.method import Method
@@ -28,36 +28,35 @@ from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import to_tensor, to_uint8
 
-__all__ = ["CoverageOfImages", "machine_of", "report_model"]
+__all__ = ["CoverageOfImages", "report_model"]
 
 
 class CoverageOfImages:
     """Coverage of the intervals of samples, image by image; call it with every image that is scored."""
 
     def __init__(self) -> None:
-        self._scores: list[IntervalScores] = []
+        self._scores: dict[str, IntervalScores] = {}
 
     def __call__(self, path: Path, lr: np.ndarray, samples: Sequence[np.ndarray], hr: np.ndarray) -> None:
-        if len(samples) < 2:
-            return
-        images = compared(path.name, lr, hr, round(samples[0].shape[0] / lr.shape[0]), {}, {"": samples})
-        self._scores.append(score_intervals(images.samples[""], images.hr, images.lr)["all"])
+        if len(samples) > 1:
+            self.add(compared(str(path), lr, hr, samples[0].shape[0] // lr.shape[0], {}, {"": samples}))
+
+    def add(self, photograph: PhotographPictures) -> None:
+        """Take the samples of a photograph into account; those of one that is known are not taken again."""
+        [samples] = photograph.samples.values()
+        if len(samples) > 1 and photograph.name not in self._scores:
+            self._scores[photograph.name] = score_intervals(samples, photograph.hr, photograph.lr)["all"]
+
+    def __len__(self) -> int:
+        return len(self._scores)
 
     @property
     def curve(self) -> list[tuple[float, float]]:
         """Nominal and measured coverage of all values of all images, both in 0..1; empty if there is no image."""
         if not self._scores:
             return []
-        scores = pool(self._scores)
+        scores = pool(list(self._scores.values()))
         return list(zip(scores.nominal().tolist(), scores.coverage().tolist(), strict=True))
-
-
-def machine_of(device: torch.device) -> str:
-    """Describe what computes, for readers of measured times."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def report_model(
@@ -68,6 +67,7 @@ def report_model(
     *,
     lr_images: str | None,
     baselines: Mapping[str, Sequence[Scores]],
+    coverage: CoverageOfImages,
     temperatures: Sequence[float],
     output: str | os.PathLike[str] | None,
     distance: Distance,
@@ -82,6 +82,8 @@ def report_model(
         method: the model's scores at its temperature.
         images, lr_images: as they were scored.
         baselines: label -> one :class:`Scores` an image.
+        coverage: what :func:`evaluate_model` called for every image that it scored now. If others were scored before,
+            the curve is of fewer images, of those that the page shows at least.
         temperatures: those of the curves, besides the model's own; none: there are no curves.
         output: the CSV file of the scores. What the page needs besides is written beside it, for
             :func:`sr_models.evaluation.report.of_files.report_files`. None: nothing is kept.
@@ -95,17 +97,20 @@ def report_model(
     )
     if sweep and method.temperature is not None:
         sweep[method.temperature] = list(method.rows)
-    method = replace(method, sweep=sweep)
-    if output is not None:
-        write_parts(output, baselines, method.coverage, method.distance_name)
     photographs = _draw_photographs(model, images, lr_images, method, "encoder's image" in baselines, sampling)
+    for pair, photograph in photographs:
+        coverage.add(replace(photograph, name=str(pair.hr)))
+    method = replace(method, sweep=sweep, coverage=coverage.curve, covered=len(coverage))
+    if output is not None:
+        method = write_parts(output, baselines, method)
     drawn = {}
     for at in sorted(sweep):
         # one that explodes here was resampled there, or costs the picture only
         with contextlib.suppress(ExplosionError):
-            drawn[f"temperature {at:g}"] = _sample(model, photographs[0].lr, 1, temperature=at, **sampling)[0]
+            drawn[f"temperature {at:g}"] = _sample(model, photographs[0][1].lr, 1, temperature=at, **sampling)[0]
     plain = [Method(label, rows, method.distance_name, baseline=True) for label, rows in baselines.items()]
-    write_report(path, [*plain, method], model.scale, photographs=photographs, sweep_images=drawn, notes=notes)
+    shown = [photograph for _, photograph in photographs]
+    write_report(path, [*plain, method], model.scale, photographs=shown, sweep_images=drawn, notes=notes)
 
 
 def _score_sweep(
@@ -141,15 +146,16 @@ def _draw_photographs(
     method: Method,
     encoder: bool,
     sampling: Mapping[str, Any],
-) -> list[PhotographPictures]:
+) -> list[tuple[Pair, PhotographPictures]]:
     """Draw the samples of the images that are shown again, as they were when they were scored."""
     pairs = {pair.name: pair for pair in find_pairs(images, model.scale, lr_images)[0]}
     photographs = []
     for name in shown_images(method):
-        lr, hr = load_pair(pairs[name].hr, model.scale, pairs[name].lr)
+        pair = pairs[name]
+        lr, hr = load_pair(pair.hr, model.scale, pair.lr)
         plain = baseline_images(lr, model.scale, model if encoder else None)
         samples = _sample(model, lr, method.n, temperature=method.temperature, **sampling)
-        photographs.append(compared(name, lr, hr, model.scale, plain, {method.name: samples}))
+        photographs.append((pair, compared(name, lr, hr, model.scale, plain, {method.name: samples})))
     return photographs
 
 

@@ -71,8 +71,8 @@ def photograph_part(
         # the first sample, which flickers with the truth
         "chosen": len(images) - 1 - len(_sample_images(photograph, of)),
         "part": f"{remark} {shown}".strip(),
-        "details": _pictures(overview_row(photograph, *of), notes),
-        "hardest": _pictures(overview_row(photograph, *of, hardest=True), notes),
+        "details": _pictures(overview_row(photograph, *of)),
+        "hardest": _pictures(overview_row(photograph, *of, hardest=True)),
     }
 
 
@@ -114,7 +114,7 @@ def map_part(photograph: PhotographPictures, *of: Samples, exact: np.ndarray | N
     for name, maps in photograph.intervals.items():
         label = f"{name}, " if len(photograph.intervals) > 1 else ""
         pictures += _maps({f"{label}width of the {100 * maps.level:.0f} % intervals": maps.width}, (rows, columns))
-        note = f"{100 * float(maps.outside.mean()):.0f} % of all values"
+        note = f"{100 * float(maps.outside.mean()):.0f} % of all values, {100 * (1 - maps.level):.0f} % expected"
         pictures.append(Picture.of(coloured(maps.outside[rows, columns], 1.0), f"{label}truth outside of them", note))
     pictures += _maps(errors, (rows, columns))
     pictures += _maps(distances, low, decibels, pixels=True)

@@ -164,7 +164,12 @@ def coverage_part(methods: Sequence[Method]) -> dict[str, Any] | None:
     explanation = (
         "At every pixel the samples give an interval. Of intervals of 90 % (nominal), 90 % should hold the truth "
         "(measured). A curve below the diagonal is of a model that is too sure of itself, one above of a model that is "
-        "too careful."
+        "too careful. "
+        + " ".join(
+            f"{method.name} was measured on {method.covered} of {len(method.rows)} images."
+            for method in methods
+            if method.coverage
+        )
     )
     return {"charts": [chart], "legend": legend(methods), "explanation": explanation}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sr_models.evaluation.report.figures import figures_of, shown_distance
 from sr_models.evaluation.report.method import Method, on_common_images
-from sr_models.evaluation.report.page import write_page
+from sr_models.evaluation.report.page import MOST_LAYERS, write_page
 from sr_models.evaluation.report.parts import map_part, photograph_part, sweep_part
 from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.evaluation.report.score_parts import cost_part, coverage_part, glance_part, image_part, score_part
@@ -111,7 +111,7 @@ def write_report(
 
 
 def _sampled(photograph: PhotographPictures, models: Sequence[Method]) -> list[str]:
-    return [method.name for method in models if photograph.samples.get(method.name)]
+    return [method.name for method in models if photograph.samples.get(method.name)][: MOST_LAYERS - 3]
 
 
 def _setting(method: Method) -> str:

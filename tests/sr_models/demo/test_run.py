@@ -108,8 +108,8 @@ def test_own_photographs(tiny_demo: Path) -> None:
     write_image("mine & yours.png", np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
     text = words(run_demo("out", images=["mine & yours.png"], minutes=0))
     assert "enlarges 1 photograph four times" in text
-    # cropped to multiples of 8, as the scores are defined
-    assert "mine & yours: 22 x 16 to 88 x 64 pixels" in text
+    # cropped to multiples of the scale
+    assert "mine & yours: 22 x 17 to 88 x 68 pixels" in text
     assert "cat" not in text
     assert Path("out/pictures/mine & yours_t0.5_sample000.png").exists()
 

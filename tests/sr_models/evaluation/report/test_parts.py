@@ -102,7 +102,7 @@ def test_several_methods_have_one_sample_each_under_their_names(photograph: Phot
         "<a>: distance to the low resolution",
         "b: distance to the low resolution",
     ]
-    assert captions["truth outside of them"] == "25 % of all values"
+    assert captions["truth outside of them"] == "25 % of all values, 20 % expected"
     assert captions["width of the 80 % intervals"] == "mean 3.0, white 3 of 255 grey levels"
 
 
