@@ -19,6 +19,7 @@ __all__ = [
     "degrade",
     "describe",
     "evaluate_model",
+    "evaluate_samples",
     "from_published",
     "list_degradations",
     "list_models",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sr_models.checkpoints.published import from_published
     from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
+    from sr_models.evaluation.folder import evaluate_samples
     from sr_models.flow.encoding import Encoding
     from sr_models.flow.model import SuperResolutionFlow
     from sr_models.inspection.check import ModelCheck, check_model
@@ -54,6 +56,7 @@ else:
         "degrade": "sr_models.degradations.registry",
         "describe": "sr_models.inspection.describe",
         "evaluate_model": "sr_models.evaluation.evaluate",
+        "evaluate_samples": "sr_models.evaluation.folder",
         "from_published": "sr_models.checkpoints.published",
         "list_degradations": "sr_models.degradations.registry",
         "list_models": "sr_models.registry",

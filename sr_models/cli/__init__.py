@@ -20,7 +20,9 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "calibrate", "report", "convert")
+COMMANDS = (
+    "list", "describe", "demo", "pack", "train", "sample", "evaluate", "rank", "calibrate", "report", "convert",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from sr_models.io.images import to_tensor, to_uint8
 from sr_models.networks.precision import Precision, network_dtype, network_precision, resolved
 from sr_models.seeds import check_seed
 
-__all__ = ["evaluate_model"]
+__all__ = ["check_sampling", "evaluate_model"]
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def evaluate_model(
             samples are to be saved.
         ExplosionError: a sample that exploded, without a record.
     """
-    _check_sampling(model, samples, temperature, seed, on_explode, tile, consistency)
+    check_sampling(model, samples, temperature, seed, on_explode, tile, consistency)
     like = next(model.parameters())
     dtype = network_dtype(precision, like.device, like.dtype)
     pairs, unreadable = find_pairs(images, model.scale, lr_images)
@@ -155,7 +155,7 @@ def evaluate_model(
     )
 
 
-def _check_sampling(
+def check_sampling(
     model: SuperResolutionFlow,
     samples: int,
     temperature: float,

@@ -16,7 +16,7 @@ from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_
 from sr_models.io.files import write_text
 from sr_models.io.listing import one_line
 
-__all__ = ["ScoreRecord", "StoredScores", "read_record"]
+__all__ = ["ScoreRecord", "StoredScores", "is_record", "read_record"]
 
 _HINT = "choose another output, or replace the scores with --overwrite"
 
@@ -59,6 +59,11 @@ def read_record(path: str | os.PathLike[str]) -> StoredScores:
     return StoredScores(rows, distance_name, summary["settings"], summary["about"], summary["failures"])
 
 
+def is_record(path: Path) -> bool:
+    """Tell whether a CSV file was written by :class:`ScoreRecord`: whether the summary is beside it."""
+    return _summary_of(path).is_file()
+
+
 class ScoreRecord:
     """Scores of an evaluation, in memory or in two files.
 
@@ -75,6 +80,7 @@ class ScoreRecord:
     Attributes:
         rows: name of an image -> its scores.
         failures: name of an image -> why it has no scores.
+        settings: what determines the rows, once the evaluation has begun.
         overwrite: as given.
 
     Raises:
@@ -96,7 +102,7 @@ class ScoreRecord:
         self.failures: dict[str, str] = {}
         self._about = {"version": invflow.__version__, **(about or {})}
         self.overwrite = overwrite
-        self._settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
         self._order: dict[str, int] = {}
         if self.path is not None:
@@ -117,7 +123,7 @@ class ScoreRecord:
             ValueError: the file holds scores of other settings or images, or cannot be read.
             OSError: the files cannot be written.
         """
-        self._settings = {**settings, "distance": self.distance_name}
+        self.settings = {**settings, "distance": self.distance_name}
         self._order = {name: number for number, name in enumerate(names_in_order(pairs, unreadable))}
         self.failures = dict(unreadable)
         if self.path is None:
@@ -133,9 +139,9 @@ class ScoreRecord:
         former = _read_summary(path)
         settings, digests = former["settings"], former["images"]
         if changed := [
-            f"{name} was {settings.get(name)}, now {self._settings.get(name)}"
-            for name in {**settings, **self._settings}
-            if settings.get(name) != self._settings.get(name)
+            f"{name} was {settings.get(name)}, now {self.settings.get(name)}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
         ]:
             raise ValueError(f"{path} holds scores of other settings ({'; '.join(changed)}); {_HINT}")
         by_name = {pair.name: pair for pair in pairs}
@@ -169,7 +175,7 @@ class ScoreRecord:
         mean = mean_scores(self.ordered()).figures() if self.rows else {}
         content = {
             "about": self._about,
-            "settings": self._settings,
+            "settings": self.settings,
             "scored": f"{len(self.rows)} of {len(self._order)} images",
             # JSON has no NaN and no infinity
             "mean": {name: value if math.isfinite(value) else str(value) for name, value in mean.items()},

@@ -18,7 +18,7 @@ from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.scoring import score_samples
 from sr_models.io.listing import one_line
 
-__all__ = ["Drawn", "is_out_of_memory", "score_pairs"]
+__all__ = ["Drawn", "is_of_image", "is_out_of_memory", "score_pairs"]
 
 #: Parts of images move the bar between them.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
@@ -89,7 +89,7 @@ def score_pairs(
                 drawn = draw(pair, bar.update)
                 row = score_samples(pair.name, drawn.samples, drawn.hr, scale, distance, drawn.nll, drawn.seconds)
             except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                if strict or not _is_of_image(error):
+                if strict or not is_of_image(error):
                     raise
                 record.fail(pair.name, " ".join(str(error).split()) or type(error).__name__)
             else:
@@ -108,6 +108,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def _is_of_image(error: Exception) -> bool:
+def is_of_image(error: Exception) -> bool:
     """Tell whether an error costs one image only: all but bugs, which torch reports with RuntimeError."""
     return not isinstance(error, RuntimeError) or is_out_of_memory(error)

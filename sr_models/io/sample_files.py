@@ -17,6 +17,7 @@ from sr_models.io.listing import one_line
 __all__ = [
     "KEY",
     "challenge_files",
+    "challenge_numbers",
     "describe_sample",
     "is_done",
     "read_description",
@@ -47,6 +48,23 @@ def sample_names(paths: Sequence[Path], root: Path) -> list[str]:
 def sample_files(folder: Path, name: str, n: int) -> list[Path]:
     """Return the files of the first ``n`` samples of a name."""
     return [folder / f"{name}_sample{index:03d}.png" for index in range(n)]
+
+
+def challenge_numbers(paths: Sequence[Path], root: Path, scale: int) -> dict[Path, int]:
+    """Number images, from 0, in the order of the names of their high-resolution images.
+
+    ``ax4.png`` is in the place of ``a.png``, before ``abx4.png``.
+
+    Args:
+        paths: low-resolution images below ``root``.
+        root: a folder.
+        scale: enlargement.
+    """
+
+    def high(path: Path) -> tuple[str, ...]:
+        return path.with_name(path.stem.removesuffix(f"x{scale}") + path.suffix).relative_to(root).parts
+
+    return {path: number for number, path in enumerate(sorted(paths, key=high))}
 
 
 def challenge_files(folder: Path, index: int, n: int) -> list[Path]:

@@ -20,7 +20,7 @@ from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.report.gallery import compared
 from sr_models.evaluation.report.method import Method
 from sr_models.evaluation.report.pictures import PhotographPictures
-from sr_models.evaluation.report.stored import sweep_file, write_parts
+from sr_models.evaluation.report.stored import keep_coverage, sweep_file, write_baselines
 from sr_models.evaluation.report.write import shown_images, write_report
 from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.uncertainty.coverage import IntervalScores, pool, score_intervals
@@ -102,7 +102,8 @@ def report_model(
         coverage.add(replace(photograph, name=str(pair.hr)))
     method = replace(method, sweep=sweep, coverage=coverage.curve, covered=len(coverage))
     if output is not None:
-        method = write_parts(output, baselines, method)
+        write_baselines(output, baselines, method.distance_name)
+        method = keep_coverage(output, method)
     drawn = {}
     for at in sorted(sweep):
         # one that explodes here was resampled there, or costs the picture only

@@ -15,7 +15,15 @@ from sr_models.evaluation.report.method import Method
 from sr_models.evaluation.scores import Scores, read_scores, write_scores
 from sr_models.io.files import write_text
 
-__all__ = ["checkpoint_name", "clear_parts", "method_of", "read_methods", "sweep_file", "write_parts"]
+__all__ = [
+    "checkpoint_name",
+    "clear_parts",
+    "keep_coverage",
+    "method_of",
+    "read_methods",
+    "sweep_file",
+    "write_baselines",
+]
 
 _BASELINE, _SWEPT, _COVERAGE = "baseline_{}.csv", "temperature_{:g}.csv", "coverage.json"
 
@@ -35,27 +43,35 @@ def sweep_file(scores: str | os.PathLike[str], temperature: float) -> Path:
     return folder / _SWEPT.format(temperature)
 
 
-def write_parts(scores: str | os.PathLike[str], baselines: Mapping[str, Sequence[Scores]], method: Method) -> Method:
-    """Write the scores of baselines, one file each, and the coverage, unless it was measured on more images before.
+def write_baselines(
+    scores: str | os.PathLike[str], baselines: Mapping[str, Sequence[Scores]], distance_name: str
+) -> None:
+    """Write the scores of baselines, one file each.
 
     Args:
-        scores: the CSV file of the model's scores.
+        scores: the CSV file of the scores beside which they lie.
         baselines: label -> one :class:`Scores` an image.
-        method: the model.
-
-    Returns:
-        The model with the coverage that is kept.
+        distance_name: name of their distance.
     """
     folder = _folder(scores)
     folder.mkdir(exist_ok=True)
     for label, rows in baselines.items():
-        write_scores(folder / _BASELINE.format(label), rows, method.distance_name)
-    kept, covered = _read_coverage(folder / _COVERAGE)
+        write_scores(folder / _BASELINE.format(label), rows, distance_name)
+
+
+def keep_coverage(scores: str | os.PathLike[str], method: Method) -> Method:
+    """Write the coverage of a model, unless it was measured on more images before.
+
+    Returns:
+        The model with the coverage that is kept.
+    """
+    file = _folder(scores) / _COVERAGE
+    kept, covered = _read_coverage(file)
     if covered > method.covered:
         return replace(method, coverage=kept, covered=covered)
     if method.coverage:
         content = {"images": method.covered, "nominal and measured": [list(point) for point in method.coverage]}
-        write_text(folder / _COVERAGE, json.dumps(content, indent=2))
+        write_text(file, json.dumps(content, indent=2))
     return method
 
 

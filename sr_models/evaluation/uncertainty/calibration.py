@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.bootstrap import draw_again, mean_interval
-from sr_models.evaluation.evaluate import _check_sampling, _is_of_image
+from sr_models.evaluation.evaluate import check_sampling
 from sr_models.evaluation.pairs import Pair, find_pairs, load_pair
+from sr_models.evaluation.streaming import is_of_image
 from sr_models.evaluation.uncertainty.coverage import IntervalScores, pool, score_intervals
 from sr_models.evaluation.uncertainty.order_statistics import check_level
 from sr_models.evaluation.uncertainty.record import CoverageRecord, ImageCoverage
@@ -159,7 +160,7 @@ def calibrate_model(
     if not tried:
         raise ValueError("temperatures must hold at least one, got none")
     for temperature in tried:
-        _check_sampling(model, samples, temperature, seed, on_explode, tile, consistency)
+        check_sampling(model, samples, temperature, seed, on_explode, tile, consistency)
     like = next(model.parameters())
     dtype = network_dtype(precision, like.device, like.dtype)
     pairs, unreadable = find_pairs(images, model.scale, lr_images)
@@ -205,7 +206,7 @@ def calibrate_model(
                     try:
                         scores = score(pair, temperature)
                     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                        if strict or not _is_of_image(error):
+                        if strict or not is_of_image(error):
                             raise
                         reason = " ".join(str(error).split()) or type(error).__name__
                         record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
