@@ -33,12 +33,12 @@ test: $(VENV)/.installed-test
 	$(PYTEST_SHARED) -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed-test
-	$(PYTEST_SHARED) -m "slow and not browser"
+	$(PYTEST_SHARED) -m slow
 
 # A headless Chromium, 64 MB, as a package of Debian; nothing is done where there is one already.
 browser:
-	command -v chromium-headless-shell chromium google-chrome || { apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core; }
+	@for name in chromium-headless-shell chromium google-chrome; do command -v $$name && exit; done; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core
 
 # Skips, and says why, where there is no browser.
 test-browser: $(VENV)/.installed-test

@@ -15,8 +15,9 @@ from sr_models.evaluation.report.method import Method, on_common_images
 from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.evaluation.report.stored import read_methods
 from sr_models.evaluation.report.write import shown_images, write_report
+from sr_models.evaluation.sample_folder import find_samples
+from sr_models.evaluation.scoring import crop_alike
 from sr_models.io.images import read_image
-from sr_models.io.sample_files import challenge_files
 
 __all__ = ["report_files"]
 
@@ -71,20 +72,17 @@ def _photographs(
         pairs, unreadable = find_pairs(source, scale, about.get("lr_images"))
     except OSError as error:
         return [], [f"There are no pictures: {error}. Give --images."]
-    order = {name: index for index, name in enumerate(names_in_order(pairs, unreadable))}
+    names = names_in_order(pairs, unreadable)
+    files = {name: find_samples(folder, names).files for name, folder in saved.items() if Path(folder).is_dir()}
     by_name = {pair.name: pair for pair in pairs}
     first = next(method for method in methods if method.name in models)
     photographs = []
-    for name in shown_images(first):
-        if name not in by_name:
-            continue
+    for name in filter(by_name.__contains__, shown_images(first)):
         lr, hr = load_pair(by_name[name].hr, scale, by_name[name].lr)
-        samples = {}
-        for method in methods:
-            if method.name not in saved:
-                continue
-            files = challenge_files(Path(saved[method.name]), order[name], method.n)
-            if all(file.is_file() for file in files):
-                samples[method.name] = [read_image(file) for file in files]
+        samples = {
+            method.name: [crop_alike(read_image(file), hr) for file in found[: method.n]]
+            for method in methods
+            if (found := files.get(method.name, {}).get(name))
+        }
         photographs.append(compared(name, lr, hr, scale, baseline_images(lr, scale), samples))
     return photographs, []

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sr_models.evaluation import ranking
 from sr_models.evaluation.bootstrap import mean_interval
+from sr_models.evaluation.published_scores import CHALLENGE_SOURCE, PUBLISHED
 from sr_models.evaluation.report.charts import LineChart, line_chart
 from sr_models.evaluation.report.figures import Figure, figures_of
 from sr_models.evaluation.report.method import Method, at_temperature
 
 __all__ = [
-    "ELIGIBLE",
     "FEWEST",
     "SWEPT",
     "cost_part",
@@ -20,12 +21,11 @@ __all__ = [
     "glance_part",
     "image_part",
     "legend",
+    "ranking_part",
     "score_part",
     "sweep_charts",
 ]
 
-#: LR-PSNR in dB that the challenge asks for.
-ELIGIBLE = 45.0
 #: Images below which resampling them says nothing.
 FEWEST = 5
 #: Images of which single scores are listed.
@@ -174,6 +174,64 @@ def coverage_part(methods: Sequence[Method]) -> dict[str, Any] | None:
     return {"charts": [chart], "legend": legend(methods), "explanation": explanation}
 
 
+def ranking_part(methods: Sequence[Method], scale: int) -> dict[str, Any] | None:
+    """Rank methods as the challenge does, and the published ones of the same scale among themselves.
+
+    Args:
+        methods: of the same images. One whose figures are no numbers has no rank.
+        scale: enlargement.
+
+    Returns:
+        The table; ``None`` without LPIPS.
+    """
+    if methods[0].distance_name != "lpips":
+        return None
+    ours = [
+        ranking.Method(method.name, mean.distance, mean.lr_psnr, mean.diversity)
+        for method in methods
+        if not any(map(math.isnan, ((mean := method.mean).distance, mean.lr_psnr, mean.diversity)))
+    ]
+    published = ranking.published_methods(scale) if scale in {row.scale for row in PUBLISHED} else []
+    rows = [
+        {
+            "name": row.method.name,
+            "published": marked,
+            "cells": [
+                f"{row.method.lpips:.3f}",
+                f"{row.method.lr_psnr:.2f}" if math.isfinite(row.method.lr_psnr) else "exact",
+                f"{row.method.diversity:.2f}",
+                "" if row.method.opinion is None else f"{row.method.opinion:.3f}",
+                "yes" if row.eligible else "no",
+                *("" if place is None else str(place) for place in (row.lpips, row.diversity, row.final)),
+            ],
+        }
+        for group, marked in ((ours, False), (published, True))
+        if group
+        for row in ranking.rank(group)
+    ]
+    explanation = (
+        f"A method is eligible from {ranking.LEAST_LR_PSNR:g} dB of LR-PSNR on; eligible ones are ranked, 1 is best. "
+        "The challenge's final rank is that of the mean of two ranks, by the opinion of raters and by the diversity."
+    )
+    if published:
+        explanation += (
+            f" Published rows are quoted ({CHALLENGE_SOURCE}) and ranked among themselves: other images, so that their "
+            "figures tell the order of magnitude only."
+        )
+    headings = [
+        ("Method", ""),
+        ("LPIPS", "lower"),
+        ("LR-PSNR", "higher, dB"),
+        ("Diversity", "higher, %"),
+        ("Opinion", "mean rank, lower"),
+        ("Eligible", ""),
+        ("Rank", "by LPIPS"),
+        ("Rank", "by diversity"),
+        ("Final rank", ""),
+    ]
+    return {"headings": headings, "rows": rows, "explanation": explanation}
+
+
 def cost_part(methods: Sequence[Method]) -> dict[str, Any] | None:
     """Tabulate weights and time; ``None`` if nothing is known of either."""
     rows = [
@@ -277,7 +335,7 @@ def _clearly_better(values: Sequence[float], others: Sequence[float], figure: Fi
 
 def _compared(figure: Figure, value: float, reference: Method | None) -> str:
     if figure.key == "lr_psnr":
-        return f"the challenge asks for {ELIGIBLE:g} dB" + ("" if value >= ELIGIBLE else ", which is not reached")
+        return f"the challenge asks for {ranking.LEAST_LR_PSNR:g} dB" + ("" if value >= ranking.LEAST_LR_PSNR else ", which is not reached")
     if figure.key == "diversity":
         return "0 for samples all alike"
     if reference is None:

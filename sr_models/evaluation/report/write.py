@@ -14,7 +14,7 @@ from sr_models.evaluation.report.method import Method, on_common_images
 from sr_models.evaluation.report.page import MOST_LAYERS, write_page
 from sr_models.evaluation.report.parts import map_part, photograph_part, sweep_part
 from sr_models.evaluation.report.pictures import PhotographPictures
-from sr_models.evaluation.report.score_parts import cost_part, coverage_part, glance_part, image_part, score_part
+from sr_models.evaluation.report.score_parts import cost_part, coverage_part, glance_part, image_part, ranking_part, score_part
 
 __all__ = ["MOST_PHOTOGRAPHS", "shown_images", "write_report"]
 
@@ -83,6 +83,7 @@ def write_report(
     parts: dict[str, Any] = {
         "glance": glance_part(methods),
         "scores": score_part(methods, f"Means over {images}."),
+        "ranking": ranking_part(methods, scale),
         "cost": cost_part(methods),
         "coverage": coverage_part(methods),
         "images": image_part(methods),
