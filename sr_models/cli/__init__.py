@@ -21,7 +21,10 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "rank", "calibrate", "study", "convert")
+COMMANDS = (
+    *("list", "describe", "demo", "pack", "train", "sample"),
+    *("evaluate", "report", "rank", "calibrate", "study", "convert"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
