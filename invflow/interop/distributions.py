@@ -87,12 +87,11 @@ class FlowTransform(Transform):
             y: the data that belongs to them.
         """
         known = self._known
-        if known is None or not known.holds(x, y, self.layer):
-            self._inverse(y)
-            known = cast(_Known, self._known)
         if not self._cache_size:
             self._known = None
-        return known.log_det
+        if known is not None and known.holds(x, y, self.layer):
+            return known.log_det
+        return -self._run(self.layer, y, self.event_shape)[1]
 
     def forward_shape(self, shape: Sequence[int]) -> torch.Size:
         """Return the shape of data for that of latents."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 
 from invflow.interop._contract import missing_library, one_a_sample
 from invflow.interop.distributions import FlowTransform
@@ -47,7 +48,8 @@ class LazyFlow(LazyTransform):
         Args:
             c: contexts ``(*batch, K)`` of the layer, one vector a sample.
         """
-        return FlowTransform(self.layer, self.event_shape, c).inv
+        # not .inv, which the transform would hold: until the garbage collection both would keep their last graph
+        return _InverseTransform(FlowTransform(self.layer, self.event_shape, c))
 
 
 def layer_of(lazy: nn.Module) -> nn.Module:

@@ -164,6 +164,34 @@ def test_converted_flows_are_fused_and_train() -> None:
         assert_same(convert_back(flow), flow)
 
 
+@pytest.mark.parametrize("options", [{"learned_householder_permutation": 2, "reverse_permutation": True}, {}], ids=str)
+@pytest.mark.parametrize("memory", ["store", "invert"])
+def test_gradients_are_the_same(options: dict, memory: str) -> None:
+    inn, x = blocks((5,), vector_net, global_affine_type="EXP", **options), torch.randn(8, 5).double()
+    nll(inn, x).backward()
+    flow = convert(inn)
+    flow.transform.memory = memory
+    z, log_det = flow.transform(x)
+    (z.square().sum(1) / 2 - log_det).mean().backward()
+    ends = [layer for layer in flow.transform if isinstance(layer, invflow.FlowStep)]
+    nets = [module.subnet for module in flow.modules() if hasattr(module, "subnet")]
+    for block, end, net in zip(inn, ends, nets, strict=True):
+        pairs = [(net[0].weight, block.subnet[0].weight)]
+        if options:
+            pairs.append((end.conv1x1.vectors, block.vk_householder))
+        # a soft permutation is undone up to the rounding of float32
+        atol = 1e-9 if memory == "store" else 1e-6
+        for own, theirs in pairs:
+            assert theirs.grad.abs().max() > 1e-4
+            torch.testing.assert_close(own.grad, theirs.grad, atol=atol, rtol=atol)
+        # the offset comes after the scale there
+        expected = block.global_offset.grad.flatten() * block.global_scale.exp().flatten()
+        torch.testing.assert_close(end.actnorm.bias.grad, expected, atol=atol, rtol=atol)
+    folded = flow.transform.folded()
+    torch.testing.assert_close(folded(x)[0], z)
+    torch.testing.assert_close(folded.inverse(z)[0], flow.transform.inverse(z)[0])
+
+
 def test_other_modules_stay_what_they_are() -> None:
     torch.manual_seed(0)
     inn = SequenceINN(2, 4, 4)

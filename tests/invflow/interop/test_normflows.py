@@ -180,6 +180,51 @@ def test_classes_are_contexts(base: str) -> None:
             flow.log_prob(x)
 
 
+def test_a_model_of_one_level_with_classes() -> None:
+    torch.manual_seed(0)
+    flows = [nf.flows.GlowBlock(3, 8) for _ in range(2)]
+    model = nf.ClassCondFlow(nf.distributions.ClassCondDiagGaussian((3, 2, 2), 3), flows)
+    model.log_prob(torch.randn(8, 3, 2, 2), torch.arange(8) % 3)  # initialises
+    y = torch.tensor([2, 0, 1, 1])
+    with torch.no_grad():
+        flow = convert(scramble(model))
+        assert_same(model, flow, y)
+        back = convert_back(flow)
+        assert_same(back, flow, y)
+    assert type(back) is nf.ClassCondFlow
+
+
+def test_the_transform_of_a_model() -> None:
+    model = glow(1)
+    model.transform = nf.transforms.Logit(alpha=0.05)
+    with torch.no_grad():
+        flow, x = convert(model), torch.rand(4, 1, 8, 8).double()
+        torch.testing.assert_close(flow.log_prob(x), model.log_prob(x, None), atol=1e-10, rtol=1e-13)
+        back = convert_back(flow)
+        torch.testing.assert_close(back.log_prob(x, None), model.log_prob(x, None), atol=1e-10, rtol=1e-13)
+
+
+def test_gradients_are_the_same() -> None:
+    model, x = glow(1, levels=1, base="trained"), torch.randn(8, 1, 4, 4).double()
+    for memory in ("store", "invert"):
+        flow = convert(model)
+        flow.transform.memory = memory
+        flow.log_prob(x).sum().backward()
+        model.zero_grad()
+        model.log_prob(x, None).sum().backward()
+        block, own = model.flows[0][0].flows, flow.transform[2]
+        pairs = [
+            (own.actnorm.bias.grad, -block[2].t.grad),
+            (own.actnorm.log_scale.grad, -block[2].s.grad),
+            (own.conv1x1.upper.grad, block[1].U.grad),
+            (own.coupling.net.net.net[0].weight.grad, block[0].flows[1].param_map.net[0].weight.grad),
+            (flow.transform[3].base.loc.grad, model.q0[0].loc.grad),
+        ]
+        for grad, expected in pairs:
+            assert expected.abs().max() > 1e-3
+            torch.testing.assert_close(grad, expected.reshape(grad.shape), atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize("split_mode", ["channel", "channel_inv"])
 def test_odd_channels(split_mode: str) -> None:
     torch.manual_seed(0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from interop_checks import assert_copies, assert_learns, assert_works_in_flow, moons, multiscale, scramble, step
@@ -38,6 +41,21 @@ def test_several_latents() -> None:
     assert flow().event_shape == (1, 4, 4)
     own = invflow.Flow(layer, event_shape=(1, 4, 4)).log_prob(samples)
     torch.testing.assert_close(log_prob, own, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("call", [lambda made: made.rsample((3,)), lambda made: made.log_prob(torch.zeros(3, 2))])
+def test_nothing_waits_for_the_garbage_collection(call) -> None:
+    # a graph with all activations would wait with it
+    flow = zuko.lazy.Flow(LazyFlow(step(2), (2,)), base(2))
+    gc.disable()
+    try:
+        distribution = flow()
+        held = weakref.ref(distribution.transform.inv)
+        call(distribution)
+        del distribution
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_beside_its_own_transforms() -> None:
