@@ -192,11 +192,18 @@ class _TransformLayer(nn.Module):
 
 def to_latents(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the latents of data ``x`` (B, ...), and log_det (B,) of the map from data to latents."""
+    x = _unknown(x)
     z = transform.inv(x)
     return z, -one_a_sample(transform.log_abs_det_jacobian(z, x), x)
 
 
 def to_data(transform: Transform, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the data of latents ``z`` (B, ...), and log_det (B,) of the map from latents to data."""
+    z = _unknown(z)
     x = transform(z)
     return x, one_a_sample(transform.log_abs_det_jacobian(z, x), z)
+
+
+def _unknown(x: Tensor) -> Tensor:
+    """Return the tensor as another object, for which no transform has a result of older parameters in its cache."""
+    return x.view_as(x)

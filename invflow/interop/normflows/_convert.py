@@ -86,7 +86,7 @@ def convert(model: nn.Module) -> Flow:
 def convert_back(flow: Flow) -> nn.Module:
     """Return a flow as a model of normflows, with the same densities and samples.
 
-    Flow steps whose coupling transforms C // 2 channels become ``GlowBlock``s, with their full or LU weight. What has
+    A flow step whose coupling transforms C // 2 channels becomes a ``GlowBlock``, with its full or LU weight. What has
     no counterpart there stays our layer, in a :class:`LayerFlow`. Parameters are copied.
 
     Args:

@@ -153,6 +153,17 @@ def test_transforms_are_layers(made, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(layer.inverse(z)[1], -log_det)
 
 
+@pytest.mark.parametrize(("method", "expected"), [("forward", (0.5, 0.25)), ("inverse", (2.0, 4.0))])
+def test_caches_of_a_transform_are_not_used(method: str, expected: tuple[float, float]) -> None:
+    # the same tensor after a change of parameters
+    scale = nn.Parameter(torch.tensor(2.0))
+    layer, x = layer_of(transforms.AffineTransform(0.0, scale, cache_size=1)), torch.ones(3, 2)
+    for value in expected:
+        torch.testing.assert_close(getattr(layer, method)(x)[0], torch.full((3, 2), value))
+        with torch.no_grad():
+            scale *= 2
+
+
 def test_parameters_of_a_transform_are_trained() -> None:
     scale = nn.Parameter(torch.tensor([0.5, 2.0, 1.0]).double())
     layer = layer_of(transforms.AffineTransform(torch.zeros(3).double(), scale), nn.ParameterList([scale]))
