@@ -36,6 +36,10 @@ class Sources(NamedTuple):
     bias: Tensor
     log_scale: Tensor
 
+    def are_trained(self) -> bool:
+        """Return whether one of the parameters needs a gradient."""
+        return self.weight.requires_grad or self.bias.requires_grad or self.log_scale.requires_grad
+
 
 class Derivation:
     """Memory of a flow that derives its channel maps together. A copy has nothing.
