@@ -114,6 +114,7 @@ static bool read_call(PyObject* const* args, Call& call) {
   call.has_factor = args[kFactor] != Py_None;
   call.has_coupling = args[kCoupling] != Py_None;
   call.has_injector = args[kInjector] != Py_None;
+  if (!call.has_matrix && (!call.has_coupling || call.has_injector || call.is_derived)) return false;
   const int64_t work = step.batch * step.channels * (call.has_matrix ? step.channels : 1);
   if (call.elements() == 0 || (step.pixels < kFewPixels && work > kLeastWorkOfRows)) return false;
   if (call.has_factor && (!read(args[kFactor], call.factor) || call.factor.dtype != Dtype::kFloat64)) return false;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -175,7 +174,6 @@ def _map(
     return _view(kept, h), grad_view, start, channels // form.outputs, repeat, *words(form), inverse
 
 
-@lru_cache(maxsize=256)
 def words(form: Form) -> tuple[int, float, int, int]:
     """Return a form as the kernels know it: scale, parameter, order, packing."""
     return _SCALES[form.scale], form.parameter, _ORDERS[form.order], _PACKINGS[form.packing]

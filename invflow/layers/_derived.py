@@ -72,6 +72,11 @@ class ValueCache(Generic[T]):
             return None
         return entry[1]
 
+    def keep(self, tensors: list[Tensor], numbers: bytes, value: T) -> None:
+        """Remember the value for numbers, unless the tensors have others by now."""
+        if have_numbers(tensors, numbers):
+            self._entry = numbers, value
+
     def __call__(self, tensors: list[Tensor], compute: Callable[[], T]) -> T:
         """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values.
 

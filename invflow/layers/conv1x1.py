@@ -116,7 +116,8 @@ class InvertibleConv1x1(nn.Module):
         """
         weight = self._parameters["weight"]
         assert weight is not None
-        return factors_of(weight) or factors(weight, self._factorization, self)
+        cache = self._factorization
+        return cache.known([weight]) or factors_of(weight) or factors(weight, cache, self)
 
     def sources(self) -> list[Tensor]:
         """Return the tensors whose values alone decide the map; an empty list if those are not known.

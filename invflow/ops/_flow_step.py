@@ -69,20 +69,21 @@ def flow_step(
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
-    found = ordinary_call(
-        x,
-        matrix,
-        shift,
-        coupling,
-        injector,
-        coupling_form=coupling_form,
-        injector_form=injector_form,
-        start=start,
-        inverse=inverse,
-        backend=backend,
-    )
-    if found is not None:
-        return found
+    if matrix is not None:
+        found = ordinary_call(
+            x,
+            matrix,
+            shift,
+            coupling,
+            injector,
+            coupling_form=coupling_form,
+            injector_form=injector_form,
+            start=start,
+            inverse=inverse,
+            backend=backend,
+        )
+        if found is not None:
+            return found
     check_state(x)
     check_affine(x, matrix, shift)
     coupling_form, injector_form = coupling_form or PUBLISHED_FORM, injector_form or PUBLISHED_FORM
