@@ -32,7 +32,7 @@ __all__ = [
 
 Builder = TypeVar("Builder", bound=Callable[[Any], "SuperResolutionFlow"])
 
-_BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr")
+_BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr", "sr_models.models.hcflow")
 _plugins: dict[str, ModelPlugin] = {}
 _loaded = False
 

@@ -96,6 +96,14 @@ def published_layout(model: SuperResolutionFlow) -> Layout:
     """
     publication = _publication_of(model)
     before = [sum(map(len, model._levels()[:level])) for level in range(len(model.levels))]
+    if publication.naming is not None:
+        found: Layout = {}
+        for own, tensor in model.state_dict().items():
+            if not own.endswith(".initialized"):
+                name = publication.naming(own, before)
+                found[name] = own, _published_shape(name, tensor)
+        return found
+    assert model.encoder is not None
     layout: Layout = {}
     for evaluated, tensors in ((True, model.state_dict()), (False, publication.unevaluated(model))):
         for own, tensor in tensors.items():
@@ -255,10 +263,12 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
     published = {publication.model: (plugin, publication) for plugin, publication in published_models()}
     try:
         network, kind = options["network_G"], options["model"]
-        flow = network["flow"]
         if kind not in published:
             raise ValueError(f"options: model must be one of {', '.join(map(repr, published))}, got {kind!r}")
         plugin, publication = published[kind]
+        if publication.naming is not None:
+            return plugin.name, _checked(plugin.name, dict(publication.read_options(options)))
+        flow = network["flow"]
         scale = read_number(options, "scale")
         levels = config_of(plugin.name, scale=scale).levels
         if read_number(flow, "L") != levels:
@@ -281,11 +291,16 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
         raise ValueError(f"options: eps must be 1e-4, got {affine['eps']}")
     if not stacked.get("concat", True):
         raise ValueError(f"options: concat of stackRRDB must be true, got {stacked['concat']}")
+    return plugin.name, _checked(plugin.name, fields)
+
+
+def _checked(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config that options tell, if the model takes them."""
     try:
-        config_of(plugin.name, **fields)
+        config_of(name, **fields)
     except ValueError as error:
         raise ValueError(f"options: {error}") from None
-    return plugin.name, fields
+    return fields
 
 
 def _steps(flow: Mapping[str, Any], levels: int) -> int | tuple[int, ...]:

@@ -38,10 +38,10 @@ def fused_adam(groups: Iterable[Iterable[nn.Parameter]]) -> torch.optim.Adam:
     """Return Adam with learning rates on the device, and an update that can be left out there.
 
     Args:
-        groups: parameters of every group.
+        groups: parameters of every group, of which one may be empty.
     """
     listed = [list(group) for group in groups]
-    device = listed[0][0].device
+    device = next(parameter.device for group in listed for parameter in group)
     settings = [{"params": group, "lr": torch.zeros((), device=device)} for group in listed]
     return torch.optim.Adam(settings, fused=True, capturable=device.type == "cuda")
 

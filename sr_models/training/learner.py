@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
-from invflow import FlowSequential
 from invflow.layers import FactorStore
 from sr_models.checkpoints.files import describe_file
 from sr_models.flow.model import SuperResolutionFlow
@@ -63,15 +62,14 @@ class Learner:
     ) -> None:
         self.phase, self.config, self.fabric = phase, config, fabric
         model = model_of(content, average=False).train()
-        for level in model.levels:
-            assert isinstance(level, FlowSequential)
-            level.memory = config.memory
+        for flow in model.flows():
+            flow.memory = config.memory
         self.objective = Objective(model.to(fabric.device), config)
         self.objective.prepare(phase)
         if config.compile:
             self.objective.compile_losses()
         self._module = distribute(self.objective, phase, fabric, strategy)
-        groups = [list(model.encoder.parameters()), list(model.levels.parameters())]
+        groups = [list(parameters.values()) for parameters in model.parameters_of_parts()]
         self.device_decides = device_decides(config, fabric, strategy)
         if self.device_decides:
             self._optimizer = fused_adam(groups)

@@ -69,8 +69,9 @@ class Objective(nn.Module):
 
     def prepare(self, phase: Phase) -> None:
         """Let only the parameters of a phase learn."""
-        self.model.encoder.requires_grad_(phase.encoder)
-        self.model.levels.requires_grad_(phase.flow)
+        for learns, parameters in zip((phase.encoder, phase.flow), self.model.parameters_of_parts(), strict=True):
+            for parameter in parameters.values():
+                parameter.requires_grad_(learns)
 
     def forward(self, hr: Tensor, lr: Tensor, crops: Sequence[int], loss: str) -> Tensor:
         """Return the mean loss of the crops, a scalar in float32.

@@ -17,6 +17,7 @@ from invflow import (
     AffineForm,
     AffineInjector,
     CheckerboardCoupling,
+    ContextPrior,
     FlowSequential,
     FlowStep,
     HaarSqueeze,
@@ -29,6 +30,7 @@ from invflow import (
     ZeroConv2d,
 )
 from invflow.ops._affine_form import OrderName, PackingName, ScaleName
+from invflow.ops._gaussian_split import PRIOR_FORM
 
 CONTEXT_CHANNELS = 3
 
@@ -38,6 +40,7 @@ FORMS = [
     AffineForm(scale, order=order, packing=packing)
     for scale, order, packing in itertools.product(_SCALES, *map(get_args, (OrderName, PackingName)))
 ]
+BOUNDED = AffineForm("bounded_atan_exp", "scale_then_shift", bound=0.5)
 ADDITIVE, VOLUME_PRESERVING = AffineForm("none"), AffineForm("bounded_atan_exp", volume_preserving=True)
 # The operators have tests with every form. Of layers, every form is one of the coupling or of the injector, and either
 # has every pair of a scale, an order and a packing.
@@ -85,6 +88,10 @@ def spline(channels: int, context_channels: int = 0, bins: int = 5, stop: int | 
 def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
     net = Net(CONTEXT_CHANNELS, (2 if form is None else form.outputs) * channels)
     return AffineInjector(channels, net, context_channels=CONTEXT_CHANNELS, form=form)
+
+
+def prior(channels: int, form: AffineForm = PRIOR_FORM) -> ContextPrior:
+    return ContextPrior(channels, Net(CONTEXT_CHANNELS, 2 * channels), context_channels=CONTEXT_CHANNELS, form=form)
 
 
 def two_scales() -> FlowSequential:
@@ -142,7 +149,7 @@ def latents_of(z: Tensor | list[Tensor]) -> list[Tensor]:
 def reads_the_state(layer: nn.Module) -> int:
     """Number of networks that look at the state."""
     kinds = AffineCoupling | CheckerboardCoupling | SplineCoupling | Split
-    return sum(isinstance(part, kinds) for part in layer.modules())
+    return sum(isinstance(part, kinds) and part.net is not None for part in layer.modules())
 
 
 LAYERS = [
@@ -156,6 +163,10 @@ LAYERS = [
     LayerCase("split", lambda: Split(4), (4, 3, 2)),
     LayerCase("split-odd", lambda: Split(5), (5, 2, 3)),
     LayerCase("split-with-network", lambda: Split(3, Net(1, 4)), (3, 2, 3)),
+    LayerCase("split-unequal", lambda: Split(5, kept=1), (5, 2, 3)),
+    LayerCase("split-without-prior", lambda: Split(5, None, kept=3), (5, 2, 3)),
+    LayerCase("prior", lambda: prior(3), (3, 2, 3), CONTEXT_CHANNELS),
+    LayerCase("prior-bounded", lambda: prior(2, BOUNDED), (2, 3, 2), CONTEXT_CHANNELS),
     *(
         LayerCase(f"coupling-{form_name(form)}", lambda form=form: coupling(4, form), (4, 2, 3))
         for form in FORMS_OF_LAYERS["coupling"]

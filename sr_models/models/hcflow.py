@@ -1,0 +1,132 @@
+"""HCFlow: a flow from the image to its low-resolution image, and conditional flows of the rest (Liang et al.,
+Hierarchical Conditional Flow: A Unified Framework for Image Super-Resolution and Image Rescaling, ICCV 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from invflow import AffineCoupling, AffineForm, ContextPrior, FlowSequential, FlowStep, Split, Squeeze
+from sr_models.flow.hierarchy import ConditionalFlow, HierarchicalFlow
+from sr_models.flow.latents import TEMPERATURE
+from sr_models.models.config import check_steps
+from sr_models.models.hcflow_files import detect_hcflow, hcflow_name, hcflow_options
+from sr_models.models.publication import Publication
+from sr_models.networks.coupling import ShallowNet
+from sr_models.networks.tapped_rrdb import TappedRRDB
+from sr_models.registry import register_model
+
+__all__ = ["HCFlowConfig", "build_hcflow"]
+
+#: The published scale is exp(0.318 atan(2 r)).
+_FORM = AffineForm("bounded_atan_exp", bound=0.5)
+#: Published temperatures that differ from the usual one.
+_TEMPERATURES = {8: 0.8}
+
+
+@dataclass(frozen=True)
+class HCFlowConfig:
+    """Architecture of HCFlow; the defaults are the released one at 4x.
+
+    Attributes:
+        scale: a power of two, at least 2. Every level halves the size; the last one is that of the low resolution.
+        steps: flow steps of the levels: one number for every level, or one a level.
+        conditional_steps: the same of the conditional flows.
+        hidden_channels: width of the coupling networks of the levels.
+        conditional_hidden_channels: width of those of the conditional flows.
+        features: channels of the trunk of the networks that compute features; the flows see twice as many.
+        growth: growth channels of their dense blocks.
+        blocks: their RRDB blocks before and after the tap.
+    """
+
+    scale: int = 4
+    steps: int | tuple[int, ...] = 13
+    conditional_steps: int | tuple[int, ...] = 13
+    hidden_channels: int = 64
+    conditional_hidden_channels: int = 64
+    features: int = 64
+    growth: int = 32
+    blocks: tuple[int, int] = (7, 7)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scale, int) or self.scale < 2 or self.scale & (self.scale - 1):
+            raise ValueError(f"scale must be a power of two, at least 2, got {self.scale!r}")
+        for name in ("steps", "conditional_steps"):
+            object.__setattr__(self, name, check_steps(name, getattr(self, name), self.levels))
+        for name in ("hidden_channels", "conditional_hidden_channels", "features", "growth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if len(self.blocks) != 2 or not all(isinstance(count, int) and count >= 1 for count in self.blocks):
+            raise ValueError(f"blocks must be two whole numbers of at least 1, got {self.blocks}")
+
+    @property
+    def levels(self) -> int:
+        """Number of levels (L)."""
+        return self.scale.bit_length() - 1
+
+    def steps_of(self, level: int) -> tuple[int, int]:
+        """Return the numbers of flow steps of a level, from 0, and of its conditional flow."""
+        steps, conditional = (
+            count if isinstance(count, int) else count[level] for count in (self.steps, self.conditional_steps)
+        )
+        return steps, conditional
+
+
+_SMALL = {
+    "steps": 4,
+    "conditional_steps": 4,
+    "hidden_channels": 32,
+    "conditional_hidden_channels": 32,
+    "features": 32,
+    "growth": 16,
+    "blocks": (2, 2),
+}
+
+
+@register_model(
+    "hcflow",
+    config=HCFlowConfig,
+    presets={"released": {4: {}, 8: {"blocks": (5, 5)}}, "small": {4: _SMALL, 8: _SMALL}},
+    published=Publication(
+        "HCFlow_SR",
+        detect=detect_hcflow,
+        read_options=hcflow_options,
+        naming=hcflow_name,
+        prefix="flow.level0_condFlow.",
+    ),
+)
+def build_hcflow(config: HCFlowConfig) -> HierarchicalFlow:
+    """Hierarchical flow whose levels are conditioned on each other (Liang et al., ICCV 2021)."""
+    levels, conditional = [], []
+    channels = 3
+    for level in range(config.levels):
+        channels *= 4
+        kept = 3 if level == config.levels - 1 else channels // 2
+        steps, conditional_steps = config.steps_of(level)
+        layers = [_step(channels, 0, config.hidden_channels) for _ in range(steps)]
+        levels.append(FlowSequential([Squeeze(2), *layers, Split(channels, None, kept=kept)]))
+        features = TappedRRDB(
+            kept,
+            [2 * config.features] * (config.levels - 1 - level),
+            features=config.features,
+            growth=config.growth,
+            blocks=config.blocks,
+        )
+        sizes = channels - kept, features.context_channels
+        layers = [_step(*sizes, config.conditional_hidden_channels) for _ in range(conditional_steps)]
+        prior = ContextPrior(sizes[0], context_channels=sizes[1])
+        conditional.append(ConditionalFlow(features, FlowSequential([*layers, prior])))
+        channels = kept
+    return HierarchicalFlow(config.scale, levels, conditional, temperature=_TEMPERATURES.get(config.scale, TEMPERATURE))
+
+
+def _step(channels: int, context_channels: int, hidden_channels: int) -> FlowStep:
+    """Build a step of actnorm, 1x1 convolution and coupling."""
+    passed = channels // 2
+    net = ShallowNet(passed + context_channels, hidden_channels, 2 * (channels - passed))
+    for conv in (part for part in net.layers[:-1] if isinstance(part, nn.Conv2d) and not part.weight.is_meta):
+        nn.init.xavier_normal_(conv.weight, gain=0.1)
+    return FlowStep(channels, coupling=AffineCoupling(channels, net, context_channels=context_channels, form=_FORM))
