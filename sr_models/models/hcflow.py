@@ -3,7 +3,7 @@ Hierarchical Conditional Flow: A Unified Framework for Image Super-Resolution an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from sr_models.models.publication import Publication
 from sr_models.networks.coupling import ShallowNet
 from sr_models.networks.tapped_rrdb import TappedRRDB
 from sr_models.registry import register_model
+from sr_models.training.recipe import Recipe
 
 __all__ = ["HCFlowConfig", "build_hcflow"]
 
@@ -86,9 +87,31 @@ _SMALL = {
 }
 
 
+# The published loss counts bits per pixel, which decides what the limits of the gradient mean.
+_RECIPE = Recipe(
+    steps=300_000,
+    batch_size=16,
+    lr=2.5e-4,
+    beta2=0.99,
+    encoder_frozen=0.0,
+    noise_std=0.0,
+    noise_width=1 / 64,
+    gradient_clip=100.0,
+    value_clip=5.0,
+    nll_weight=3.0,
+)
+_FACES = replace(
+    _RECIPE,
+    steps=350_000,
+    milestones=[20 / 35, 25 / 35, 28 / 35, 31 / 35, 34 / 35],
+    noise_width=1 / 256,
+)
+
+
 @register_model(
     "hcflow",
     config=HCFlowConfig,
+    recipes={"released": {4: _RECIPE, 8: _FACES}, "small": {4: _RECIPE, 8: _FACES}},
     presets={"released": {4: {}, 8: {"blocks": (5, 5)}}, "small": {4: _SMALL, 8: _SMALL}},
     published=Publication(
         "HCFlow_SR",
