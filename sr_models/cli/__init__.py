@@ -20,7 +20,7 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "convert")
+COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "calibrate", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

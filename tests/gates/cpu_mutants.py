@@ -33,6 +33,8 @@ TESTS = [
         "odd_states",
         "layer_precision",
         "conv3x3",
+        "rows",
+        "finished_conv3x3",
     )
 ]
 
@@ -118,6 +120,90 @@ MUTANTS = [
         "flow_step_backward.inc",
         "group = least_common_multiple(group, step.before[i].repeat);",
         "group = 1;",
+    ),
+    Mutant(
+        "rows that share an h read that of another",
+        "rows.inc",
+        "fetch<T>(map.h, sample / map.repeat,",
+        "fetch<T>(map.h, sample % map.repeat,",
+    ),
+    Mutant(
+        "rows that are not in place read where they would be",
+        "rows.inc",
+        "step.pixels <= kLongestRow && is_direct<T>(step.x);",
+        "step.pixels <= kLongestRow;",
+    ),
+    Mutant(
+        "the first gradient of rows that share an h forgotten", "rows.inc", "turn > 0, false);", "turn > 1, false);"
+    ),
+    Mutant(
+        "the gradient of rows of another sample",
+        "rows.inc",
+        "row_of<T>(gradients.grad_y, sample)",
+        "row_of<T>(gradients.grad_y, owner)",
+    ),
+    Mutant(
+        "the gradient of an h that is not in place is lost",
+        "rows.inc",
+        "      if (!direct) store_rows<T>(grad_h, map.grad_h, owner, 0, channels, n);\n",
+        "",
+    ),
+    Mutant(
+        "the share of the addend instead of the convolution",
+        "conv3x3.inc",
+        "load<float>(from) + share * load<float>(pixels)",
+        "share * load<float>(from) + load<float>(pixels)",
+    ),
+    Mutant(
+        "a rectified infinite number is NaN", "conv3x3.inc", "slope[0] == 0.0f ? Floats{} : x * slope;", "x * slope;"
+    ),
+    Mutant(
+        "an addend that images share taken for another's",
+        "conv3x3.inc",
+        "image / conv.finish.addend_share",
+        "image % conv.finish.addend_share",
+    ),
+    Mutant(
+        "an addend whose channels lie apart read as if they did not",
+        "conv3x3.inc",
+        "if (present < kWidth || addend.channel_stride != 1) {",
+        "if (present < kWidth) {",
+    ),
+    Mutant(
+        "no activation without an addend",
+        "conv3x3.inc",
+        "} else if (conv.finish.slope != 1.0f) {",
+        "} else if (false) {",
+    ),
+    Mutant(
+        "the addend of the first column for all blocks",
+        "conv3x3.inc",
+        "finish_row(conv, block.image, o, top + r, first_column, width,",
+        "finish_row(conv, block.image, o, top + r, 0, width,",
+    ),
+    Mutant(
+        "the addend of the first column for all enlarged blocks",
+        "enlarged.inc",
+        "finish_row(conv, block.image, first, top + r, left, pitch,",
+        "finish_row(conv, block.image, first, top + r, 0, pitch,",
+    ),
+    Mutant(
+        "the addend of the first row for all enlarged blocks",
+        "enlarged.inc",
+        "finish_row(conv, block.image, first, top + r, left, pitch,",
+        "finish_row(conv, block.image, first, r, left, pitch,",
+    ),
+    Mutant(
+        "the activation of the 3x3 convolution for the 1x1 convolution",
+        "conv3x3.inc",
+        "broadcast<float>(pointwise.slope);",
+        "broadcast<float>(conv.finish.slope);",
+    ),
+    Mutant(
+        "the bias of the first panel for all outputs of the 1x1 convolution",
+        "conv3x3.inc",
+        "load_first<float>(pointwise.bias + o, present)",
+        "load_first<float>(pointwise.bias, present)",
     ),
     Mutant("a NaN becomes infinite in float16", "storage.inc", "magnitude > 0x7f800000 ? 0x7e00", "false ? 0x7e00"),
     Mutant("float16 rounds ties up", "storage.inc", "0xfff + ((magnitude >> 13) & 1)", "0x1000"),
