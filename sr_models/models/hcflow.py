@@ -18,7 +18,7 @@ from sr_models.networks.tapped_rrdb import TappedRRDB
 from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
-__all__ = ["HCFlowConfig", "build_hcflow"]
+__all__ = ["HCFlowConfig", "build_hcflow", "hcflow_step"]
 
 #: The published scale is exp(0.318 atan(2 r)).
 _FORM = AffineForm("bounded_atan_exp", bound=0.5)
@@ -129,7 +129,7 @@ def build_hcflow(config: HCFlowConfig) -> HierarchicalFlow:
         channels *= 4
         kept = 3 if level == config.levels - 1 else channels // 2
         steps, conditional_steps = config.steps_of(level)
-        layers = [_step(channels, 0, config.hidden_channels) for _ in range(steps)]
+        layers = [hcflow_step(channels, 0, config.hidden_channels) for _ in range(steps)]
         levels.append(FlowSequential([Squeeze(2), *layers, Split(channels, None, kept=kept)]))
         features = TappedRRDB(
             kept,
@@ -139,14 +139,14 @@ def build_hcflow(config: HCFlowConfig) -> HierarchicalFlow:
             blocks=config.blocks,
         )
         sizes = channels - kept, features.context_channels
-        layers = [_step(*sizes, config.conditional_hidden_channels) for _ in range(conditional_steps)]
+        layers = [hcflow_step(*sizes, config.conditional_hidden_channels) for _ in range(conditional_steps)]
         prior = ContextPrior(sizes[0], context_channels=sizes[1])
         conditional.append(ConditionalFlow(features, FlowSequential([*layers, prior])))
         channels = kept
     return HierarchicalFlow(config.scale, levels, conditional, temperature=_TEMPERATURES.get(config.scale, TEMPERATURE))
 
 
-def _step(channels: int, context_channels: int, hidden_channels: int) -> FlowStep:
+def hcflow_step(channels: int, context_channels: int, hidden_channels: int) -> FlowStep:
     """Build a step of actnorm, 1x1 convolution and coupling."""
     passed = channels // 2
     net = ShallowNet(passed + context_channels, hidden_channels, 2 * (channels - passed))
