@@ -60,12 +60,13 @@ class ContextPrior(nn.Module):
         net: nn.Module | NetFactory = ZeroConv2d,
         *,
         context_channels: int,
-        form: AffineForm = PRIOR_FORM,
+        form: AffineForm | None = None,
     ) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
         if context_channels < 1:
             raise ValueError(f"ContextPrior: context_channels must be at least 1, got {context_channels}")
+        form = PRIOR_FORM if form is None else form
         if form.order != "scale_then_shift":
             raise ValueError(f"ContextPrior: form must have the order 'scale_then_shift', got {form.order!r}")
         self.context_channels = context_channels

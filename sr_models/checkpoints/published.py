@@ -8,6 +8,7 @@ given back as it was.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -102,7 +103,8 @@ def published_layout(model: SuperResolutionFlow) -> Layout:
             if not own.endswith(".initialized"):
                 name = publication.naming(own, before)
                 found[name] = own, _published_shape(name, tensor)
-        return found
+        found |= {name: (None, tuple(tensor.shape)) for name, tensor in publication.constants(model).items()}
+        return dict(sorted(found.items(), key=lambda item: _number(item[0])))
     assert model.encoder is not None
     layout: Layout = {}
     for evaluated, tensors in ((True, model.state_dict()), (False, publication.unevaluated(model))):
@@ -140,6 +142,12 @@ def _position(name: str) -> tuple[int, int, int]:
     if match is None:
         return (0, 0, 0) if name.startswith("RRDB.") else (2, 0, 0)
     return 1, int(match[1]), _ORDER.index(match[2]) if match[2] in _ORDER else len(_ORDER)
+
+
+def _number(name: str) -> float:
+    """Sort key of names in a published file of another kind: the number of the layer, other parts after all layers."""
+    match = re.match(r"flow\.layers\.(\d+)\.", name)
+    return math.inf if match is None else int(match[1])
 
 
 def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None:
@@ -180,6 +188,9 @@ def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict
             own[ours] = given[name].reshape(model.get_parameter(ours).shape)
         elif name in given:
             own[UNUSED + name] = given[name]
+    for name, constant in _publication_of(model).constants(model).items():
+        if name in given and not torch.allclose(given[name], constant.to(given[name])):
+            raise ValueError(f"{name} must hold what this model computes with, got other numbers")
     for prefix, module in model.named_modules():
         if isinstance(module, ActNorm):
             own[f"{prefix}.initialized"] = (own[f"{prefix}.bias"] != 0).any()
@@ -198,9 +209,10 @@ def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> d
         ValueError: a model that the published implementations do not have.
     """
     found = {}
+    constants = _publication_of(model).constants(model)
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
     for name, (ours, shape) in published_layout(model).items():
-        tensor = tensors.get(UNUSED + name) if ours is None else tensors[ours]
+        tensor = tensors.get(UNUSED + name, constants.get(name)) if ours is None else tensors[ours]
         found[name] = torch.zeros(shape, dtype=dtype) if tensor is None else tensor.reshape(shape)
     return found
 

@@ -118,6 +118,24 @@ class HierarchicalFlow(SuperResolutionFlow):
         latents.append((y - lr) * scale)
         return Encoding(latents, log_det, log_prior, hr[0].numel() if len(hr) else 0)
 
+    def reduce(self, hr: Tensor) -> Tensor:
+        """Reduce images to the low-resolution images that the flow makes of them.
+
+        Args:
+            hr: (B, 3, scale h, scale w) in [0, 1].
+
+        Returns:
+            (B, 3, h, w), neither rounded nor clamped.
+
+        Raises:
+            ValueError: sizes that the levels cannot halve, or images in 0..255.
+            TypeError: a dtype other than the model's.
+        """
+        self._check(hr, "hr")
+        for level in self._levels():
+            (_, hr), _ = level(hr)
+        return hr
+
     def walk_decode(self, invert: Inversion, latents: list[Tensor], lr: Tensor, noise: Tensor | None = None) -> Tensor:
         """Decode latents, each flow by a function of one's own: see :class:`SuperResolutionFlow`.
 

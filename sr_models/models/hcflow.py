@@ -3,6 +3,8 @@ Hierarchical Conditional Flow: A Unified Framework for Image Super-Resolution an
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -18,10 +20,10 @@ from sr_models.networks.tapped_rrdb import TappedRRDB
 from sr_models.registry import register_model
 from sr_models.training.recipe import Recipe
 
-__all__ = ["HCFlowConfig", "build_hcflow", "hcflow_step"]
+__all__ = ["HCFLOW_FORM", "HCFlowConfig", "build_hcflow", "hcflow_step", "hierarchy"]
 
 #: The published scale is exp(0.318 atan(2 r)).
-_FORM = AffineForm("bounded_atan_exp", bound=0.5)
+HCFLOW_FORM = AffineForm("bounded_atan_exp", bound=0.5)
 #: Published temperatures that differ from the usual one.
 _TEMPERATURES = {8: 0.8}
 
@@ -123,25 +125,50 @@ _FACES = replace(
 )
 def build_hcflow(config: HCFlowConfig) -> HierarchicalFlow:
     """Hierarchical flow whose levels are conditioned on each other (Liang et al., ICCV 2021)."""
+
+    def steps(channels: int, hidden_channels: int, count: int) -> list[nn.Module]:
+        return [hcflow_step(channels, 0, hidden_channels) for _ in range(count)]
+
+    return hierarchy(config, Squeeze(2), steps)
+
+
+def hierarchy(
+    config: HCFlowConfig,
+    squeeze: nn.Module,
+    level_steps: Callable[[int, int, int], list[nn.Module]],
+    *,
+    prior: AffineForm | None = None,
+    halfway: bool = True,
+) -> HierarchicalFlow:
+    """Build a hierarchical flow.
+
+    Args:
+        config: its sizes.
+        squeeze: halves the size at the start of every level.
+        level_steps: ``level_steps(channels, hidden_channels, count)``: the steps of a level.
+        prior: form of the priors, as of :class:`invflow.ContextPrior`; ``None``: its default.
+        halfway: as of :class:`~sr_models.networks.tapped_rrdb.TappedRRDB`.
+    """
     levels, conditional = [], []
-    channels = 3
+    channels, width = 3, config.features * (2 if halfway else 1)
     for level in range(config.levels):
         channels *= 4
         kept = 3 if level == config.levels - 1 else channels // 2
         steps, conditional_steps = config.steps_of(level)
-        layers = [hcflow_step(channels, 0, config.hidden_channels) for _ in range(steps)]
-        levels.append(FlowSequential([Squeeze(2), *layers, Split(channels, None, kept=kept)]))
+        layers = level_steps(channels, config.hidden_channels, steps)
+        levels.append(FlowSequential([copy.deepcopy(squeeze), *layers, Split(channels, None, kept=kept)]))
         features = TappedRRDB(
             kept,
-            [2 * config.features] * (config.levels - 1 - level),
+            [width] * (config.levels - 1 - level),
             features=config.features,
             growth=config.growth,
             blocks=config.blocks,
+            halfway=halfway,
         )
-        sizes = channels - kept, features.context_channels
+        sizes = channels - kept, width
         layers = [hcflow_step(*sizes, config.conditional_hidden_channels) for _ in range(conditional_steps)]
-        prior = ContextPrior(sizes[0], context_channels=sizes[1])
-        conditional.append(ConditionalFlow(features, FlowSequential([*layers, prior])))
+        layers.append(ContextPrior(sizes[0], context_channels=width, form=prior))
+        conditional.append(ConditionalFlow(features, FlowSequential(layers)))
         channels = kept
     return HierarchicalFlow(config.scale, levels, conditional, temperature=_TEMPERATURES.get(config.scale, TEMPERATURE))
 
@@ -152,4 +179,6 @@ def hcflow_step(channels: int, context_channels: int, hidden_channels: int) -> F
     net = ShallowNet(passed + context_channels, hidden_channels, 2 * (channels - passed))
     for conv in (part for part in net.layers[:-1] if isinstance(part, nn.Conv2d) and not part.weight.is_meta):
         nn.init.xavier_normal_(conv.weight, gain=0.1)
-    return FlowStep(channels, coupling=AffineCoupling(channels, net, context_channels=context_channels, form=_FORM))
+    return FlowStep(
+        channels, coupling=AffineCoupling(channels, net, context_channels=context_channels, form=HCFLOW_FORM)
+    )

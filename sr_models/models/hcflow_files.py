@@ -9,11 +9,14 @@ from typing import Any
 from sr_models.models.config import check_steps
 from sr_models.models.publication import Shapes, find_convolution, read_number
 
-__all__ = ["detect_hcflow", "hcflow_name", "hcflow_options"]
+__all__ = ["detect_hcflow", "detect_rescaling", "hcflow_name", "hcflow_options"]
 
 #: Prefixes of parameters within a flow step, and the published prefixes.
 _PARTS = {
     "conv1x1.": "permute.",
+    # the rescaling model's step is a sequence of two layers
+    "layers.0.": "actnorm.",
+    "layers.1.net.convs.": "affine.f.conv",
     "coupling.net.layers.0.": "affine.f.conv1.",
     "coupling.net.layers.2.": "affine.f.conv2.",
     "coupling.net.layers.4.": "affine.f.conv3.",
@@ -49,7 +52,11 @@ def hcflow_name(name: str, layers_before: Sequence[int]) -> str:
 def _part(name: str) -> str:
     for own, published in _PARTS.items():
         if name.startswith(own):
-            return published + name.removeprefix(own)
+            rest = name.removeprefix(own)
+            # convolutions of a dense network are numbered from 1
+            return published + (
+                re.sub(r"^\d+", lambda match: str(int(match[0]) + 1), rest) if own[-6:] == "convs." else rest
+            )
     return name
 
 
@@ -60,9 +67,22 @@ def detect_hcflow(shapes: Shapes) -> dict[str, Any] | None:
         ValueError: a file of HCFlow whose parts do not belong together.
     """
     levels = _count(shapes, _LEVEL)
-    if not levels:
-        return None
-    layers = _numbers(shapes, r"flow\.layers\.(\d+)\.")
+    return _sizes(shapes, levels) if levels and not _has_wavelets(shapes) else None
+
+
+def detect_rescaling(shapes: Shapes) -> dict[str, Any] | None:
+    """Return the same of a published file of the rescaling model."""
+    levels = _count(shapes, _LEVEL)
+    return _sizes(shapes, levels) if levels and _has_wavelets(shapes) else None
+
+
+def _has_wavelets(shapes: Shapes) -> bool:
+    return any(name.endswith(".haar_weights") for name in shapes)
+
+
+def _sizes(shapes: Shapes, levels: int) -> dict[str, Any]:
+    """Return the fields that both models have."""
+    layers = _numbers(shapes, r"flow\.layers\.(\d+)\.actnorm\.")
     # squeezes and splits have numbers in the list of layers, but no tensors
     steps = [0]
     for number in layers:
@@ -72,12 +92,11 @@ def detect_hcflow(shapes: Shapes) -> dict[str, Any] | None:
     conditional = [
         _count(shapes, rf"flow\.level{level}_condFlow\.additional_flow_steps\.(\d+)\.") for level in range(levels)
     ]
-    first = rf"flow\.layers\.{layers[0] if layers else 1}\.affine\.f\.conv1\.weight"
     return {
         "scale": 2**levels,
         "steps": check_steps("steps of the file", steps, levels),
         "conditional_steps": check_steps("conditional steps of the file", conditional, levels),
-        "hidden_channels": find_convolution(shapes, first)[0],
+        "hidden_channels": find_convolution(shapes, r"flow\.layers\.1\.affine\.f\.conv1\.weight")[0],
         "conditional_hidden_channels": find_convolution(
             shapes, r"flow\.level0_condFlow\.additional_flow_steps\.0\.affine\.f\.conv1\.weight"
         )[0],

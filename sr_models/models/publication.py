@@ -53,6 +53,7 @@ class Publication:
         not_in_file: fields of the config that no file tells, and in words what they decide.
         naming: ``naming(name, layers_before)`` returns the published name of one of the model's parameters, from the
             number of layers in the levels before each. Files are then in the order of the model's own parameters.
+        constants: published names and tensors that every file of a model holds, and that are no parameters here.
         prefix: beginning of names in its files that no other kind of file has.
     """
 
@@ -64,6 +65,7 @@ class Publication:
     unevaluated: Callable[[SuperResolutionFlow], Mapping[str, Tensor]] = _no_tensors
     not_in_file: Mapping[str, str] = field(default_factory=dict)
     naming: Callable[[str, Sequence[int]], str] | None = None
+    constants: Callable[[SuperResolutionFlow], Mapping[str, Tensor]] = _no_tensors
     prefix: str = "flowUpsamplerNet."
 
 

@@ -30,7 +30,6 @@ from invflow import (
     ZeroConv2d,
 )
 from invflow.ops._affine_form import OrderName, PackingName, ScaleName
-from invflow.ops._gaussian_split import PRIOR_FORM
 
 CONTEXT_CHANNELS = 3
 
@@ -90,7 +89,7 @@ def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
     return AffineInjector(channels, net, context_channels=CONTEXT_CHANNELS, form=form)
 
 
-def prior(channels: int, form: AffineForm = PRIOR_FORM) -> ContextPrior:
+def prior(channels: int, form: AffineForm | None = None) -> ContextPrior:
     return ContextPrior(channels, Net(CONTEXT_CHANNELS, 2 * channels), context_channels=CONTEXT_CHANNELS, form=form)
 
 
@@ -190,6 +189,7 @@ LAYERS = [
     LayerCase("permutation", lambda: Permutation(5), (5, 2, 3)),
     LayerCase("haar", HaarSqueeze, (3, 4, 2)),
     LayerCase("haar-bands-first", lambda: HaarSqueeze(bands_first=True), (2, 2, 6)),
+    LayerCase("haar-means", lambda: HaarSqueeze(bands_first=True, means=True), (2, 4, 2)),
     LayerCase("step-transition", lambda: FlowStep(3), (3, 3, 2)),
     LayerCase("step-injector", lambda: FlowStep(3, injector=injector(3)), (3, 3, 2), CONTEXT_CHANNELS),
     LayerCase("step-coupling", lambda: FlowStep(4, coupling=coupling(4)), (4, 2, 3)),

@@ -29,6 +29,7 @@ NAMES = {
     "srflowda_s": "srflow-da-s",
     "ncsr": "ncsr",
     "hcflow": "hcflow",
+    "hcflow_rescaling": "hcflow-rescaling",
 }
 
 
@@ -53,7 +54,7 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 
 def test_every_layout_is_here() -> None:
-    assert len(KEYS) == 15
+    assert len(KEYS) == 16
 
 
 @pytest.mark.parametrize("path", KEYS, ids=lambda path: path.stem)
@@ -63,7 +64,7 @@ def test_every_published_layout_is_detected_and_comes_back(path: Path) -> None:
     name, fields, preset = detect_model(state_dict)
     assert name == NAMES[variant]
     # the file of a model without an encoder tells everything
-    assert preset == {"srflow_celeba": "faces", "hcflow": ""}.get(variant, "released")
+    assert preset == {"srflow_celeba": "faces", "hcflow": "", "hcflow_rescaling": ""}.get(variant, "released")
     with torch.device("meta"):
         model = sr_models.create(name, **fields)
         expected = sr_models.create(name, scale=int(scale), preset=preset or "released")
