@@ -192,13 +192,14 @@ def _rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[tuple[in
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
+            found = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{one_line(path)} cannot be read: {error}") from error
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-        found = ", ".join(map(one_line, reader.fieldnames or ())) or "none"
+    if missing := [name for name in columns if name not in found]:
+        there = ", ".join(map(one_line, found)) or "none"
         raise ValueError(
-            f"{one_line(path)} must have the columns {', '.join(columns)}; {missing[0]} is missing of {found}"
+            f"{one_line(path)} must have the columns {', '.join(columns)}; {missing[0]} is missing of {there}"
         )
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,14 +29,19 @@ Map = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def plain_lpips(alexnet_weights: dict[str, torch.Tensor], linear_weights: dict[str, torch.Tensor]) -> Map:
     """LPIPS as the package computes it, with the random weights of the fixtures."""
     lpips = pytest.importorskip("lpips")
-    with torch.random.fork_rng():
-        network = lpips.LPIPS(net="alex", spatial=True, pretrained=False, pnet_rand=True, verbose=False).eval()
+    # no time for random weights of AlexNet's classifier
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = lpips.LPIPS(net="alex", spatial=True, pretrained=False, pnet_rand=True, verbose=False)
+    network = network.to_empty(device="cpu").eval()
     slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
     state = dict(linear_weights) | {f"lins.{key[3:]}": value for key, value in linear_weights.items()}
     for key, value in alexnet_weights.items():
         _, index, kind = key.split(".")
         state[f"net.slice{slices[int(index)]}.{index}.{kind}"] = value
-    network.load_state_dict(state, strict=False)
+    for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
+        state[f"scaling_layer.{name}"] = torch.tensor(values).view(1, 3, 1, 1)
+    network.load_state_dict(state, strict=True)
 
     def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         a, b = (torch.tensor(2 * image.astype(np.float64) / 255 - 1).float() for image in (first, second))
@@ -90,7 +96,7 @@ def measured(truth: np.ndarray, samples: list[np.ndarray], distance: Map) -> dic
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray], list[list[np.ndarray]]]:
-    """Two images in a folder, and samples of whole images, larger than the crop; the last image has a perfect one."""
+    """Two images in a folder, and samples of whole images, larger than the crop; the last one is nearly perfect."""
     folder = tmp_path_factory.mktemp("truth")
     rng = np.random.default_rng(0)
     truths, samples = [], []
@@ -103,7 +109,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.nd
         whole = np.pad(truth, [(0, high[0] - shape[0]), (0, high[1] - shape[1]), (0, 0)], "edge")
         noisy = [whole + rng.integers(-amount, amount + 1, whole.shape) for amount in (9, 4, 6)]
         samples.append([np.clip(image, 0, 255).astype(np.uint8) for image in noisy])
+    # one grey level in one pixel: the reduced images are the same
     samples[1][2] = np.pad(truths[1], [(0, 0), (0, 3), (0, 0)], "edge")
+    samples[1][2][20, 17, 1] += 1 if samples[1][2][20, 17, 1] < 255 else -1
     return folder, truths, samples
 
 
