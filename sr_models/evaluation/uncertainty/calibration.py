@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import weights_fingerprint
@@ -28,6 +29,8 @@ from sr_models.networks.precision import Precision, network_dtype, resolved
 
 __all__ = ["TEMPERATURES", "Calibration", "calibrate_model", "find_temperature"]
 
+#: Stands for a coverage of 1, which no temperature has if errors are normal.
+_SURE = 1 - 1e-6
 #: Temperatures that are tried unless others are given.
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 
@@ -80,7 +83,12 @@ class Calibration:
             "level": self.level,
             "calibrated": None
             if self.temperature is None
-            else {"temperature": self.temperature, "interval": self.interval, "between": self.bracket},
+            else {
+                "temperature": self.temperature,
+                # JSON has no NaN
+                "interval": None if np.isnan(self.interval).any() else self.interval,
+                "between": self.bracket,
+            },
             "temperatures": [self._summary_at(temperature) for temperature in sorted(self.rows)],
         }
 
@@ -93,7 +101,6 @@ class Calibration:
             "images": len(self.rows[temperature]),
             "nominal": nominal,
             "measured": scores.coverage().tolist(),
-            # JSON has no NaN
             "interval": None if np.isnan(ends).any() else ends,
             "with_ends": scores.with_ends,
             "without_ends": scores.without_ends,
@@ -199,19 +206,20 @@ def calibrate_model(
         )[0]
         return score_intervals([to_uint8(sample) for sample in batch], hr, lr)
 
-    with tqdm(total=len(pairs) * len(tried), desc="calibrating", unit="image") as bar:
-        for pair in pairs:
-            for temperature in tried:
-                if temperature not in record.rows.get(pair.name, {}):
-                    try:
-                        scores = score(pair, temperature)
-                    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                        if strict or not is_of_image(error):
-                            raise
-                        reason = " ".join(str(error).split()) or type(error).__name__
-                        record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
-                        break
-                    record.add(pair, temperature, scores)
+    pending = {pair: [each for each in tried if each not in record.rows.get(pair.name, {})] for pair in pairs}
+    total = len(pairs) * len(tried)
+    with tqdm(total=total, initial=total - sum(map(len, pending.values())), desc="calibrating", unit="image") as bar:
+        for pair, missing in pending.items():
+            for temperature in missing:
+                try:
+                    scores = score(pair, temperature)
+                except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+                    if strict or not is_of_image(error):
+                        raise
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
+                    break
+                record.add(pair, temperature, scores)
                 bar.update()
     names = [pair.name for pair in pairs if {*tried} <= record.rows.get(pair.name, {}).keys()]
     if not names:
@@ -225,9 +233,10 @@ def calibrate_model(
 
 
 def find_temperature(temperatures: Sequence[float], coverage: Sequence[float], level: float) -> float | None:
-    """Find the temperature at which coverage is a level, by linear interpolation between temperatures that were tried.
+    r"""Find the temperature at which coverage is a level, by interpolation between temperatures that were tried.
 
-    Coverage grows with the temperature. Where measured values fall nevertheless, the largest so far counts.
+    Coverage c grows with the temperature T. Where measured values fall nevertheless, the largest so far counts. Linear
+    in T is :math:`\Phi^{-1}((1 + c) / 2)`, as it is for normal errors: c itself is curved.
 
     Args:
         temperatures: ascending.
@@ -239,7 +248,7 @@ def find_temperature(temperatures: Sequence[float], coverage: Sequence[float], l
 
     Example:
         >>> round(find_temperature([0.8, 0.9, 1.0], [0.84, 0.88, 0.96], 0.9), 3)
-        0.925
+        0.918
     """
     rising = np.maximum.accumulate(coverage)
     if not rising[0] <= level <= rising[-1]:
@@ -247,8 +256,8 @@ def find_temperature(temperatures: Sequence[float], coverage: Sequence[float], l
     index = int(np.searchsorted(rising, level))
     if rising[index] == level:
         return float(temperatures[index])
-    low, high = rising[index - 1], rising[index]
-    share = (level - low) / (high - low)
+    low, wanted, high = ndtri((1 + np.minimum([rising[index - 1], level, rising[index]], _SURE)) / 2)
+    share = (wanted - low) / (high - low)
     return float(temperatures[index - 1] + share * (temperatures[index] - temperatures[index - 1]))
 
 

@@ -84,7 +84,7 @@ class CoverageRecord:
             former = json.loads(path.read_text("utf-8"))
             settings, images = dict(former["settings"]), dict(former["images"])
             digests = {name: str(image["digest"]) for name, image in images.items()}
-            rows = {name: _rows(image["temperatures"], self._settings["n"]) for name, image in images.items()}
+            rows = {name: _rows(image["temperatures"], settings["n"]) for name, image in images.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} exists, but does not hold coverage ({error}); {_HINT}") from error
         if changed := [
