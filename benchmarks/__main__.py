@@ -48,6 +48,7 @@ try:
     from benchmarks.peaks import peaks_of
     from benchmarks.report import plot
     from benchmarks.run import KINDS, OPERATORS, run
+    from benchmarks.vectors import measure_vectors
 except ModuleNotFoundError as error:
     sys.exit(_to_install(error))
 
@@ -61,6 +62,13 @@ def _overhead(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
     torch.set_num_threads(1)
     print(overhead_table(measure_overhead(arguments.rounds)))
+
+
+def _vectors(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    torch.set_num_threads(1)
+    print(measure_vectors(arguments.rounds))
 
 
 def _neighbour(arguments: argparse.Namespace) -> None:
@@ -171,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
     overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")
     overhead.set_defaults(function=_overhead)
+    vectors = commands.add_parser("vectors", help="vectors and states of few pixels, beside plain PyTorch, one thread")
+    vectors.add_argument("--rounds", type=int, default=15, help="measurements of each; default 15")
+    vectors.set_defaults(function=_vectors)
     neighbour = commands.add_parser(
         "neighbour", help="seconds of a training step on a quiet machine, and beside a process that keeps one core busy"
     )

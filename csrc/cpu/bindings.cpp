@@ -1,5 +1,4 @@
-// Python module invflow._C: addresses, sizes and strides in, nothing checked. invflow/backends/_cpu.py is its only
-// caller.
+// Python module invflow._C: addresses, sizes and strides in, nothing checked, or ordinary tensors (ordinary.cpp).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -9,6 +8,8 @@
 
 #include "invflow/dispatch.h"
 #include "invflow/tuples.h"
+#include "ordinary.h"
+#include "tensors.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -103,6 +104,18 @@ bool has_openmp() {
 #endif
 }
 
+// Called without pybind11's conversions, which take as long as a kernel.
+template <_PyCFunctionFast function>
+PyMethodDef method(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, nullptr};
+}
+
+PyMethodDef methods[] = {method<&invflow::forward_of_tensors>("forward_of_tensors"),
+                         method<&invflow::backward_of_tensors>("backward_of_tensors"),
+                         method<&invflow::numbers_of>("numbers_of"),
+                         method<&invflow::have_numbers>("have_numbers"),
+                         {}};
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -111,6 +124,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("flow_step_backward", &flow_step_backward);
   m.def("conv3x3", &conv3x3);
   m.def("conv3x3_weight_gradient", &conv3x3_weight_gradient);
+  if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw py::error_already_set();
+  m.def("know", &invflow::know);
   m.def("instruction_set", [] { return invflow::kernels().isa; });
   m.def("supported_instruction_sets", [] {
     std::vector<std::string> names;

@@ -42,3 +42,4 @@ def _facts(extension: Any) -> dict[str, str]:
 cpu = _Cpu("_C", device="cpu", launch=_launch, facts=_facts)
 if cpu.extension is not None:
     cpu.extension.instruction_set()  # a wrong INVFLOW_CPU_ISA is an error now, not at the first kernel
+    cpu.extension.know(torch)

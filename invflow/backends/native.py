@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from invflow._numerics import KERNEL_DTYPES, compute_dtype, empty_state
 from invflow.backends.protocol import Call, Form, Gradients
 
-__all__ = ["NO_VIEW", "Native", "Step", "View", "with_memory", "with_pixels_in_line", "words"]
+__all__ = ["NO_VIEW", "Native", "Step", "View", "form_of_words", "with_memory", "with_pixels_in_line", "words"]
 
 _SCALES = {
     "sigmoid": 0,
@@ -175,10 +174,15 @@ def _map(
     return _view(kept, h), grad_view, start, channels // form.outputs, repeat, *words(form), inverse
 
 
-@lru_cache(maxsize=256)
 def words(form: Form) -> tuple[int, float, int, int]:
     """Return a form as the kernels know it: scale, parameter, order, packing."""
     return _SCALES[form.scale], form.parameter, _ORDERS[form.order], _PACKINGS[form.packing]
+
+
+def form_of_words(given: tuple[int, float, int, int]) -> Form:
+    """Return the form that the kernels know by these words."""
+    scale, parameter, order, packing = given
+    return Form(list(_SCALES)[scale], parameter, list(_ORDERS)[order], list(_PACKINGS)[packing])
 
 
 def _view(kept: list[Tensor], tensor: Tensor) -> View:

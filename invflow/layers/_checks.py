@@ -34,7 +34,8 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
         return
     if context is None:
         raise ValueError(f"{type(layer).__name__}: context with {channels} channels is required, got None")
-    if isinstance(context, Tensor) or not is_shared(context):
+    is_tensor = isinstance(context, Tensor)
+    if is_tensor or not is_shared(context):
         check_state(context, "context")
     shape, given = x.shape, context.shape
     batch, samples = shape[0], given[0]
@@ -42,16 +43,16 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
     if len(shape) == 4 == len(given):  # faster than slices
         same = given[2] == shape[2] and given[3] == shape[3]
     else:
-        same = given[2:] == shape[2:] or (len(given) == 2 and isinstance(context, Tensor))
+        same = given[2:] == shape[2:] or (len(given) == 2 and is_tensor)
     if not fits or given[1] != channels or not same:
         allowed = [", ".join(map(str, (f"{batch} or a divisor", channels, *shape[2:])))]
-        if len(shape) > 2 and isinstance(context, Tensor):
+        if len(shape) > 2 and is_tensor:
             allowed.append(f"{batch} or a divisor, {channels}")
         raise ValueError(
             f"{type(layer).__name__}: context must have shape {' or '.join(f'({each})' for each in allowed)} for x of "
             f"shape {tuple(shape)}, got {tuple(given)}"
         )
-    if isinstance(context, Tensor):
+    if is_tensor and not (x.is_cpu and context.is_cpu):
         check_same_device(x, context=context)
 
 

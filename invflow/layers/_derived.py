@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from invflow._numerics import pixels_of, reads_freely
 from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, LayerError, UnusableWeightError, is_captured
+from invflow.ops._ordinary import have_numbers, numbers_of
 from invflow.ops._transforms import is_watched, reference_backward
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "are_plain",
     "compose",
     "derive",
+    "factors",
     "is_plain",
 ]
 
@@ -58,12 +60,24 @@ class ValueCache(Generic[T]):
 
     def __init__(self) -> None:
         # one attribute, since other threads may exchange it at any time
-        self._entry: tuple[list[Tensor], T] | None = None
+        self._entry: tuple[bytes | list[Tensor], T] | None = None
 
     def __reduce__(self) -> tuple[type[ValueCache[T]], tuple[()]]:
         return type(self), ()
 
-    def __call__(self, tensors: Sequence[Tensor], compute: Callable[[], T]) -> T:
+    def known(self, tensors: list[Tensor]) -> T | None:
+        """Return the value for tensors that need not be plain, if it is quickly found."""
+        entry = self._entry
+        if entry is None or not isinstance(entry[0], bytes) or not have_numbers(tensors, entry[0]):
+            return None
+        return entry[1]
+
+    def keep(self, tensors: list[Tensor], numbers: bytes, value: T) -> None:
+        """Remember the value for numbers, unless the tensors have others by now."""
+        if have_numbers(tensors, numbers):
+            self._entry = numbers, value
+
+    def __call__(self, tensors: list[Tensor], compute: Callable[[], T]) -> T:
         """Return ``compute()``, without a graph, or its last result if ``tensors`` have kept their values.
 
         Args:
@@ -77,16 +91,20 @@ class ValueCache(Generic[T]):
         with torch.inference_mode(False), torch.no_grad():
             if not all(map(reads_freely, tensors)):
                 return compute()
-            copies = [tensor.detach().clone() for tensor in tensors]
+            kept: bytes | list[Tensor] | None = numbers_of(tensors)
+            if kept is None:
+                kept = [tensor.detach().clone() for tensor in tensors]
             value = compute()
         # unless another thread has changed them meanwhile
-        if _same(tensors, copies):
-            self._entry = copies, value
+        if _same(tensors, kept):
+            self._entry = kept, value
         return value
 
 
-def _same(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> bool:
-    """Return whether tensors have the values of copies of them; ``False`` if looking would wait for a device."""
+def _same(tensors: list[Tensor], kept: bytes | list[Tensor]) -> bool:
+    """Return whether tensors have the values that were kept of them; ``False`` if looking would wait for a device."""
+    if isinstance(kept, bytes):
+        return have_numbers(tensors, kept)
     for tensor, copy in zip(tensors, kept, strict=True):
         if not reads_freely(tensor) or tensor.dtype is not copy.dtype or not torch.equal(tensor, copy):
             return False
@@ -114,9 +132,16 @@ class ChannelMap:
         log_abs_det: log |det M|, a float64 scalar.
     """
 
+    log_abs_det: Tensor
+
     def __init__(self, matrix: Tensor, shift: Tensor, log_abs_det: Tensor) -> None:
         self.matrix, self.shift, self.log_abs_det = matrix, shift, log_abs_det
         self._last: tuple[int, Tensor] | None = None
+
+    @property
+    def constant(self) -> Tensor | None:
+        """``log_abs_det``, or ``None`` if it has a graph."""
+        return None if self.log_abs_det.requires_grad else self.log_abs_det
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return the log-determinant for one sample, in the dtype of the matrix; cached per image size."""
@@ -132,6 +157,10 @@ class _SizedMap(ChannelMap):
 
     def __init__(self, matrix: Tensor, shift: Tensor, log_det: Tensor) -> None:
         self.matrix, self.shift, self._log_det = matrix, shift, log_det
+
+    @property
+    def constant(self) -> Tensor | None:
+        return None
 
     def log_det(self, x: Tensor) -> Tensor:
         return self._log_det
@@ -168,7 +197,7 @@ def derive(
     inverse: bool,
     cache: FactorCache,
     owner: nn.Module,
-    factors: tuple[Tensor, Tensor] | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
     pixels: int | None = None,
 ) -> ChannelMap:
     """Return the map of an actnorm, or none, and a convolution, differentiable with all its gradients in one go.
@@ -181,7 +210,7 @@ def derive(
         inverse: return the inverse map.
         cache: holds the weight's inverse and determinant, on the CPU.
         owner: the layer that an error names.
-        factors: inverse and ``log |det W|`` of the weight, if they are known; float64.
+        known: inverse and ``log |det W|`` of the weight, if they are known; float64.
         pixels: number of pixels of the states that the map is for; ``None`` for any.
 
     Raises:
@@ -193,7 +222,7 @@ def derive(
         exact = weight.double()
         used = torch.linalg.inv(exact) if inverse else exact
         return compose(used, torch.linalg.slogdet(exact).logabsdet, bias, log_scale, dtype, inverse=inverse)
-    weight_inverse, log_abs_det = factors or _factors(weight, cache, owner)
+    weight_inverse, log_abs_det = known or factors(weight, cache, owner)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         given = weight, bias, log_scale, weight_inverse, log_abs_det, dtype, inverse
         return ChannelMap(*_Map.apply(*given, None)) if pixels is None else _SizedMap(*_Map.apply(*given, pixels))
@@ -242,7 +271,12 @@ def _compose(
     return matrix, torch.mv(matrix, bias).to(dtype), log_abs_det
 
 
-def _factors(weight: Tensor, cache: FactorCache, owner: nn.Module) -> tuple[Tensor, Tensor]:
+def factors(weight: Tensor, cache: FactorCache, owner: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the inverse and ``log |det|`` of a weight, float64, without a graph; arguments as for :func:`derive`.
+
+    Raises:
+        UnusableWeightError: as :func:`derive`.
+    """
     if reads_freely(weight):
         return cache([weight], lambda: _factorize(weight, owner))
     store = present_store()

@@ -22,7 +22,8 @@ def factorize(weight: Tensor) -> tuple[Tensor, Tensor]:
     factors, pivots, _ = torch.linalg.lu_factor_ex(exact)
     eye = torch.eye(exact.shape[-1], dtype=exact.dtype, device=exact.device).expand_as(exact)
     log_abs_det = factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return torch.linalg.lu_solve(factors, pivots, eye), log_abs_det
+    # solutions come column by column, and kernels read rows
+    return torch.linalg.lu_solve(factors, pivots, eye).contiguous(), log_abs_det
 
 
 class FactorStore:

@@ -18,6 +18,7 @@ from invflow._numerics import pixels_of, reads_freely
 from invflow.layers._derived import ChannelMap, FactorCache
 from invflow.layers._factors import factorize, present_store
 from invflow.layers._late import LateCheck, is_captured
+from invflow.ops._ordinary import numbers_of
 from invflow.ops._transforms import is_watched, reference_backward, saving_is_watched
 
 __all__ = ["Derivation", "Maps", "Resumed", "Together", "factors_of", "map_of", "present_maps"]
@@ -27,14 +28,18 @@ class Sources(NamedTuple):
     """The convolution and the parameters from which the channel map of a flow step is derived.
 
     Attributes:
-        owner: the convolution.
+        owner: an InvertibleConv1x1.
         weight, bias, log_scale: its weight, and the actnorm's parameters.
     """
 
-    owner: nn.Module
+    owner: Any
     weight: Tensor
     bias: Tensor
     log_scale: Tensor
+
+    def are_trained(self) -> bool:
+        """Return whether one of the parameters needs a gradient."""
+        return self.weight.requires_grad or self.bias.requires_grad or self.log_scale.requires_grad
 
 
 class Derivation:
@@ -54,7 +59,7 @@ class Derivation:
 
 
 class Maps:
-    """The channel maps of a flow's steps, for one call and its backward pass.
+    """The channel maps of a flow's steps, for one call and its backward pass. They are derived when one is asked for.
 
     Args:
         flow: a FlowSequential.
@@ -64,40 +69,15 @@ class Maps:
 
     def __init__(self, flow: Any, derivation: Derivation, *, whole: bool) -> None:
         self._whole = whole
-        self._flows: set[int] = set()
-        self._places: dict[int, tuple[_Group, int]] = {}
-        self._factors: dict[int, tuple[_Group, int, tuple[Tensor, Tensor]]] = {}
-        kinds: dict[Any, list[tuple[str, nn.Module, Sources]]] = {}
-        for name, step, sources in self._steps(flow, ""):
-            if id(step) not in self._places:
-                tensors = sources[1:]
-                kind = (tuple(sources.weight.shape), *((tensor.dtype, tensor.device) for tensor in tensors))
-                kinds.setdefault(kind, []).append((name, step, sources))
-        dets, owners = [], []
-        for kind, found in kinds.items():
-            if len(found) < 2:
-                continue
-            cache = derivation.caches.setdefault((*kind, len(found)), FactorCache())
-            group = _Group([each[2] for each in found], cache)
-            usable = [True] * len(found)
-            if reads_freely(group.log_abs_det):
-                if not bool(group.log_abs_det.isfinite().all()):
-                    # these are derived where they are needed, and raise there
-                    usable = group.log_abs_det.isfinite().tolist()
-            else:
-                dets.append(group.log_abs_det)
-                owners += [(name, each.owner, each.weight) for name, _, each in found]
-            factors = zip(group.weight_inverse.unbind(), group.log_abs_det.unbind(), strict=True)
-            for index, ((_, step, each), pair) in enumerate(zip(found, factors, strict=True)):
-                if usable[index]:
-                    self._places[id(step)] = group, index
-                    self._factors[id(each.weight)] = group, index, pair
-        if dets:
-            derivation.late.note(torch.cat(dets), owners)
+        self._derived = _Derived(flow, derivation)
+
+    def derive(self) -> None:
+        """Derive the maps now, if they are not yet."""
+        self._derived.find()
 
     def covers(self, flow: nn.Module) -> bool:
         """Return whether the maps of a flow are among these."""
-        return id(flow) in self._flows
+        return self._derived.covers(flow)
 
     def factors_only(self) -> Maps:
         """Return these maps without those that have a graph."""
@@ -112,7 +92,7 @@ class Maps:
 
         It is not known any more once a parameter has changed, such as those of an actnorm that initialises.
         """
-        place = self._places.get(id(step))
+        place = self._derived.find().places.get(id(step))
         if place is None:
             return None
         group, index = place
@@ -123,23 +103,106 @@ class Maps:
 
     def factors_of(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the inverse of a weight and ``log |det|``, in float64; ``None`` if they are not known."""
-        place = self._factors.get(id(weight))
+        place = self._derived.find().factors.get(id(weight))
         if place is None:
             return None
         group, index, pair = place
         return pair if group.holds(index) else None
 
-    def _steps(self, flow: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Sources]]:
-        """Yield the steps of a flow, and of flows in it, that may be derived together, with their names in messages."""
-        self._flows.add(id(flow))
-        for position, layer in enumerate(flow._modules["layers"]):
-            name, own = f"{prefix}layer {position}: ", getattr(type(layer), "map_sources", None)
-            if own is not None:
-                sources = own(layer)
-                if sources is not None:
-                    yield name, layer, sources
-            elif getattr(type(layer), "deriving", None) is type(flow).deriving and "forward" not in layer.__dict__:
-                yield from self._steps(layer, name)
+
+class _Found(NamedTuple):
+    """Places of what was derived together.
+
+    Attributes:
+        places: group of a step, and its index there, by the id of the step.
+        factors: group and index of a weight, and its factors, by the id of the weight.
+    """
+
+    places: dict[int, tuple[_Group, int]]
+    factors: dict[int, tuple[_Group, int, tuple[Tensor, Tensor]]]
+
+
+class _Derived:
+    """The groups of a flow's steps, which are found at the first question."""
+
+    def __init__(self, flow: Any, derivation: Derivation) -> None:
+        self._flow, self._derivation = flow, derivation
+        self._found: _Found | None = None
+        self._flows: set[int] | None = None
+
+    def covers(self, flow: nn.Module) -> bool:
+        """Return whether a flow is this one or in it."""
+        if flow is self._flow:
+            return True
+        if self._flows is None:
+            self._flows = set(_flows_in(self._flow))
+        return id(flow) in self._flows
+
+    def find(self) -> _Found:
+        """Return the groups."""
+        found = self._found
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._found = self._derive()
+        return found
+
+    def _derive(self) -> _Found:
+        found = _Found({}, {})
+        kinds: dict[Any, list[tuple[str, nn.Module, Sources]]] = {}
+        steps: set[int] = set()
+        for name, step, sources in _steps_in(self._flow, ""):
+            if id(step) not in steps:
+                steps.add(id(step))
+                tensors = sources[1:]
+                kind = (tuple(sources.weight.shape), *((tensor.dtype, tensor.device) for tensor in tensors))
+                kinds.setdefault(kind, []).append((name, step, sources))
+        dets, owners = [], []
+        for kind, members in kinds.items():
+            if len(members) < 2:
+                continue
+            cache = self._derivation.caches.setdefault((*kind, len(members)), FactorCache())
+            group = _Group([each[2] for each in members], cache)
+            usable = [True] * len(members)
+            if reads_freely(group.log_abs_det):
+                if not bool(group.log_abs_det.isfinite().all()):
+                    # these are derived where they are needed, and raise there
+                    usable = group.log_abs_det.isfinite().tolist()
+            else:
+                dets.append(group.log_abs_det)
+                owners += [(name, each.owner, each.weight) for name, _, each in members]
+            factors = zip(group.weight_inverse.unbind(), group.log_abs_det.unbind(), strict=True)
+            for index, ((_, step, each), pair) in enumerate(zip(members, factors, strict=True)):
+                if usable[index]:
+                    found.places[id(step)] = group, index
+                    found.factors[id(each.weight)] = group, index, pair
+                    group.hand_over(index, each, pair)
+        if dets:
+            self._derivation.late.note(torch.cat(dets), owners)
+        return found
+
+
+def _flows_in(flow: Any) -> Iterator[int]:
+    """Yield the ids of a flow and of flows in it."""
+    yield id(flow)
+    for layer in flow._modules["layers"]:
+        if _is_flow(layer, flow):
+            yield from _flows_in(layer)
+
+
+def _is_flow(layer: nn.Module, flow: Any) -> bool:
+    return getattr(type(layer), "deriving", None) is type(flow).deriving and "forward" not in layer.__dict__
+
+
+def _steps_in(flow: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Sources]]:
+    """Yield the steps of a flow, and of flows in it, that may be derived together, with their names in messages."""
+    for position, layer in enumerate(flow._modules["layers"]):
+        name, own = f"{prefix}layer {position}: ", getattr(type(layer), "map_sources", None)
+        if own is not None:
+            sources = own(layer)
+            if sources is not None:
+                yield name, layer, sources
+        elif _is_flow(layer, flow):
+            yield from _steps_in(layer, name)
 
 
 _PRESENT: ContextVar[Maps | None] = ContextVar("invflow_maps", default=None)
@@ -180,8 +243,9 @@ class Together:
             return
         if not (reads_freely(like) or is_captured(like)):
             derivation.late.look()
-        with torch.inference_mode(False), torch.no_grad():
-            maps = Maps(flow, derivation, whole=whole)
+        maps = Maps(flow, derivation, whole=whole)
+        if not reads_freely(like):
+            maps.derive()
         self._token = _PRESENT.set(maps)
 
     def __exit__(self, *error: object) -> None:
@@ -235,6 +299,7 @@ class _Group:
     def __init__(self, sources: Sequence[Sources], cache: FactorCache) -> None:
         self._tensors = [tensor for kind in zip(*(each[1:] for each in sources), strict=True) for tensor in kind]
         self._versions = [tensor._version for tensor in self._tensors]
+        self._numbers = [numbers_of([each.weight]) for each in sources]
         weight, self._bias, self._log_scale = _stacked(self._tensors)
         store = present_store()
         if store is None:
@@ -249,6 +314,12 @@ class _Group:
         """Return whether no parameter of a step has been written to since."""
         tensors, versions, count = self._tensors, self._versions, len(self._tensors) // 3
         return all(tensors[i]._version == versions[i] for i in (index, index + count, index + 2 * count))
+
+    def hand_over(self, index: int, sources: Sources, factors: tuple[Tensor, Tensor]) -> None:
+        """Let a convolution on the CPU remember the factors of its weight."""
+        numbers = self._numbers[index]
+        if numbers is not None:
+            sources.owner._factorization.keep([sources.weight], numbers, factors)
 
     def maps(self, dtype: torch.dtype, inverse: bool, trained: bool) -> list[ChannelMap]:
         """Return the maps of all steps; with gradients if ``trained``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_channels, check_input, check_shape
 from invflow.layers._current import current
-from invflow.layers._derived import ChannelMap, FactorCache, Snapshot, compose, derive
+from invflow.layers._derived import ChannelMap, FactorCache, Snapshot, compose, derive, factors
 from invflow.layers._late import UnusableWeightError, look_at_weights
 from invflow.layers._together import factors_of
 from invflow.layers.conditioning import without_context
@@ -108,6 +108,17 @@ class InvertibleConv1x1(nn.Module):
         """Return the log-determinant (B,) of ``forward`` for a state of the shape and dtype of ``x``."""
         return (pixels_of(x) * self.log_abs_det()).to(compute_dtype(x.dtype)).repeat(x.shape[0])
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the inverse and ``log |det|`` of a plain weight, float64, without a graph.
+
+        Raises:
+            UnusableWeightError: a weight that has no inverse.
+        """
+        weight = self._parameters["weight"]
+        assert weight is not None
+        cache = self._factorization
+        return cache.known([weight]) or factors_of(weight) or factors(weight, cache, self)
+
     def sources(self) -> list[Tensor]:
         """Return the tensors whose values alone decide the map; an empty list if those are not known.
 
@@ -167,7 +178,7 @@ class InvertibleConv1x1(nn.Module):
             inverse=inverse,
             cache=self._factorization,
             owner=self,
-            factors=factors_of(weight),
+            known=factors_of(weight),
             pixels=pixels,
         )
 

@@ -36,7 +36,8 @@ from invflow.layers.protocol import (
     watches_all,
 )
 from invflow.layers.sequential import FlowSequential
-from invflow.ops import flow_step
+from invflow.ops import AffineForm, _transforms, flow_step
+from invflow.ops._ordinary import ordinary_call
 
 __all__ = ["FlowStep"]
 
@@ -138,25 +139,14 @@ class FlowStep(nn.Module):
                 divisor of B.
             affine: inverse map of actnorm and convolution; ``None`` for the present one.
         """
-        affine = self._channel_map(z.dtype, inverse=True, like=z) if affine is None else affine
         coupling_form, injector_form, start = None, None, 0
         if coupling is not None:
             part = cast(AffineCoupling, self._modules["coupling"])
             coupling_form, start = part.form, part.start
         if injector is not None:
             injector_form = cast(AffineInjector, self._modules["injector"]).form
-        x, log_det = flow_step(
-            z,
-            affine.matrix,
-            affine.shift,
-            coupling,
-            injector,
-            coupling_form=coupling_form,
-            injector_form=injector_form,
-            start=start,
-            inverse=True,
-        )
-        return x, log_det + affine.log_det(z)
+        affine = self._channel_map(z.dtype, inverse=True, like=z) if affine is None else affine
+        return self._with_map(z, affine, coupling, injector, coupling_form, injector_form, start, inverse=True)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return [check_shape(self, shape, self.channels)]
@@ -266,18 +256,71 @@ class FlowStep(nn.Module):
         self, x: Tensor, pending: PendingCoupling | None, injector: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The coupling of the layer before, actnorm, convolution and injector."""
-        affine = self._channel_map(x.dtype, inverse=False, like=x)
         parts: Any = self._modules
         h, form, start = (None, None, 0) if pending is None else pending
+        injector_form = None if injector is None else parts["injector"].form
+        if torch.is_grad_enabled() and x.is_cpu and not _transforms.is_watched():
+            sources = self.map_sources()
+            if sources is not None and sources.are_trained():
+                # their map and its gradients within the call
+                matrix_inverse, log_abs_det = parts["conv1x1"].factors()
+                found = ordinary_call(
+                    x,
+                    sources.weight,
+                    sources.bias,
+                    h,
+                    injector,
+                    coupling_form=form,
+                    injector_form=injector_form,
+                    start=start,
+                    log_scale=sources.log_scale,
+                    log_abs_det=log_abs_det,
+                    matrix_inverse=matrix_inverse,
+                )
+                if found is not None:
+                    return found
+        affine = self._channel_map(x.dtype, inverse=False, like=x)
+        return self._with_map(x, affine, h, injector, form, injector_form, start, inverse=False)
+
+    def _with_map(
+        self,
+        x: Tensor,
+        affine: ChannelMap,
+        coupling: Tensor | None,
+        injector: Tensor | None,
+        coupling_form: AffineForm | None,
+        injector_form: AffineForm | None,
+        start: int,
+        *,
+        inverse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return y, and log_det (B,) of coupling, injector and channel map."""
+        constant = affine.constant
+        if constant is not None:
+            found = ordinary_call(
+                x,
+                affine.matrix,
+                affine.shift,
+                coupling,
+                injector,
+                coupling_form=coupling_form,
+                injector_form=injector_form,
+                start=start,
+                inverse=inverse,
+                log_abs_det=constant,
+            )
+            if found is not None:
+                return found
         y, log_det = flow_step(
             x,
             affine.matrix,
             affine.shift,
-            h,
+            coupling,
             injector,
-            coupling_form=form,
-            injector_form=None if injector is None else parts["injector"].form,
+            coupling_form=coupling_form,
+            injector_form=injector_form,
             start=start,
+            inverse=inverse,
         )
         return y, log_det + affine.log_det(x)
 
@@ -319,9 +362,11 @@ class FlowStep(nn.Module):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             pixels = None if like is None else pixels_of(like)
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse, pixels=pixels)
+        cache = None if torch.compiler.is_compiling() else self._caches.get((dtype, inverse))
+        if cache is not None and (found := cache.known(tensors)) is not None:
+            return found
         if not is_plain(tensors):
             return conv.channel_map(bias, log_scale, dtype, inverse=inverse)
-        cache = self._caches.get((dtype, inverse))
         if cache is None:
             cache = self._caches.setdefault((dtype, inverse), ValueCache())
         return cache(tensors, lambda: conv.channel_map(bias, log_scale, dtype, inverse=inverse))

@@ -11,6 +11,7 @@ from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
+from invflow.ops._ordinary import ordinary_call
 
 __all__ = ["affine_coupling"]
 
@@ -49,6 +50,11 @@ def affine_coupling(
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
+    found = ordinary_call(
+        x, None, None, h, None, coupling_form=form, start=start, inverse=inverse, backend=backend
+    )
+    if found is not None:
+        return found
     check_state(x)
     form = form or PUBLISHED_FORM
     count = check_raw_output(x, h, outputs=form.outputs)

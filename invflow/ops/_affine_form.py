@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invflow.backends.native import words
 from invflow.backends.protocol import Form
 
 __all__ = ["PUBLISHED_FORM", "AffineForm", "OrderName", "PackingName", "ScaleName", "affine_form_of"]
@@ -91,7 +92,10 @@ class AffineForm:
         self._remember_form()
 
     def _remember_form(self) -> None:
-        object.__setattr__(self, "_form", Form(self.scale, self.parameter, self.order, self.packing))
+        form = Form(self.scale, self.parameter, self.order, self.packing)
+        object.__setattr__(self, "_form", form)
+        # kernels know no sums over channels
+        object.__setattr__(self, "words", None if self.volume_preserving and self.scale != "none" else words(form))
 
     @property
     def parameter(self) -> float:

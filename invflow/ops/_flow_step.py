@@ -10,6 +10,7 @@ from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._checks import check_affine, check_raw_output, check_same_device, check_start, check_state
 from invflow.ops._kernel import NO_MAP, run
+from invflow.ops._ordinary import ordinary_call
 
 __all__ = ["flow_step"]
 
@@ -68,6 +69,21 @@ def flow_step(
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
+    if matrix is not None:
+        found = ordinary_call(
+            x,
+            matrix,
+            shift,
+            coupling,
+            injector,
+            coupling_form=coupling_form,
+            injector_form=injector_form,
+            start=start,
+            inverse=inverse,
+            backend=backend,
+        )
+        if found is not None:
+            return found
     check_state(x)
     check_affine(x, matrix, shift)
     coupling_form, injector_form = coupling_form or PUBLISHED_FORM, injector_form or PUBLISHED_FORM

@@ -53,9 +53,14 @@ def has_values(tensor: Tensor) -> bool:
 
 
 def reference_backward(
-    reference: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
+    reference: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    needs: Sequence[bool],
+    *,
+    differentiable: bool = True,
 ) -> list[Tensor | None]:
-    """Compute differentiable gradients of ``reference(*inputs)``, for a backward pass that is differentiated itself.
+    """Compute gradients of ``reference(*inputs)``, for a backward pass that is differentiated itself.
 
     Views replace the inputs. An input computed from another one (h from x in a coupling) then does not contribute its
     own derivative.
@@ -65,16 +70,20 @@ def reference_backward(
         inputs: its tensors.
         grads: gradients of its results.
         needs: for every input, whether its gradient is wanted.
+        differentiable: give the gradients a graph of their own.
 
     Returns:
         A gradient for every input, ``None`` for those that are not wanted.
     """
     with torch.enable_grad():
-        views = [tensor.view_as(tensor) for tensor in inputs]
+        if differentiable:
+            views = [tensor.view_as(tensor) for tensor in inputs]
+        else:
+            views = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needs, strict=True)]
         results = reference(*views)
         wanted = [view for view, need in zip(views, needs, strict=True) if need]
         pairs = zip([results] if isinstance(results, Tensor) else results, grads, strict=True)
         # a log-determinant of nothing is a constant
         outputs, output_grads = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, output_grads, create_graph=True))
+        found = iter(torch.autograd.grad(outputs, wanted, output_grads, create_graph=differentiable))
     return [next(found) if need else None for need in needs]
