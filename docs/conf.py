@@ -35,6 +35,8 @@ html_title = f"invflow {version}"
 # anchors of headings, as GitHub makes them
 myst_heading_anchors = 3
 
+# invflow.interop is documented without the libraries that it adapts
+autodoc_mock_imports = ["FrEIA", "nflows", "normflows", "pyro", "zuko"]
 autodoc_inherit_docstrings = False  # nn.Module's text on forward says nothing of a layer
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "extra_repr"}

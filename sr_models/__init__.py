@@ -10,16 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "Calibration",
     "Encoding",
     "ModelCheck",
     "SuperResolutionFlow",
     "TrainingConfig",
+    "calibrate_model",
     "check_model",
     "create",
     "degrade",
     "describe",
     "evaluate_model",
+    "evaluate_samples",
     "from_published",
+    "intervals",
     "list_degradations",
     "list_models",
     "load",
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from sr_models.checkpoints.published import from_published
     from sr_models.degradations.registry import degrade, list_degradations, register_degradation
     from sr_models.evaluation.evaluate import evaluate_model
+    from sr_models.evaluation.folder import evaluate_samples
+    from sr_models.evaluation.uncertainty.calibration import Calibration, calibrate_model
+    from sr_models.evaluation.uncertainty.order_statistics import intervals
     from sr_models.flow.encoding import Encoding
     from sr_models.flow.model import SuperResolutionFlow
     from sr_models.inspection.check import ModelCheck, check_model
@@ -45,16 +52,20 @@ if TYPE_CHECKING:
 else:
     # not for type checkers, which would take every other name for an attribute of this module too
     _MODULES = {
+        "Calibration": "sr_models.evaluation.uncertainty.calibration",
         "Encoding": "sr_models.flow.encoding",
         "ModelCheck": "sr_models.inspection.check",
         "SuperResolutionFlow": "sr_models.flow.model",
         "TrainingConfig": "sr_models.training.config",
+        "calibrate_model": "sr_models.evaluation.uncertainty.calibration",
         "check_model": "sr_models.inspection.check",
         "create": "sr_models.registry",
         "degrade": "sr_models.degradations.registry",
         "describe": "sr_models.inspection.describe",
         "evaluate_model": "sr_models.evaluation.evaluate",
+        "evaluate_samples": "sr_models.evaluation.folder",
         "from_published": "sr_models.checkpoints.published",
+        "intervals": "sr_models.evaluation.uncertainty.order_statistics",
         "list_degradations": "sr_models.degradations.registry",
         "list_models": "sr_models.registry",
         "load": "sr_models.checkpoints.files",

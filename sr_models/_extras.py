@@ -17,10 +17,12 @@ EXTRAS = {
     "scipy": "sr",
     "skimage": "sr",
     "sklearn": "demo",
+    "starlette": "study",
     "tensorboard": "sr",
     "tifffile": "sr",
     "torchvision": "sr",
     "tqdm": "sr",
+    "uvicorn": "study",
     "yaml": "sr",
 }
 

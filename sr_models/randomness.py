@@ -16,7 +16,7 @@ from sr_models.seeds import check_seed
 __all__ = ["Purpose", "random_stream"]
 
 #: What random numbers are for. Streams of different purposes have nothing in common, whatever their seeds.
-Purpose = Literal["weights", "latents", "noise", "crops", "initialization", "check", "pixels"]
+Purpose = Literal["weights", "latents", "noise", "crops", "initialization", "check", "pixels", "bootstrap", "study"]
 
 
 def random_stream(seed: int, purpose: Purpose, *indices: int) -> torch.Generator:

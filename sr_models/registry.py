@@ -32,7 +32,13 @@ __all__ = [
 
 Builder = TypeVar("Builder", bound=Callable[[Any], "SuperResolutionFlow"])
 
-_BUILTIN = ("sr_models.models.srflow", "sr_models.models.srflow_da", "sr_models.models.ncsr")
+_BUILTIN = (
+    "sr_models.models.srflow",
+    "sr_models.models.srflow_da",
+    "sr_models.models.ncsr",
+    "sr_models.models.hcflow",
+    "sr_models.models.hcflow_rescaling",
+)
 _plugins: dict[str, ModelPlugin] = {}
 _loaded = False
 

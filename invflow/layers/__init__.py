@@ -24,6 +24,7 @@ from invflow.layers.inverse import Inverse
 from invflow.layers.logit import Logit
 from invflow.layers.networks import NetFactory, network_of
 from invflow.layers.permutation import Permutation
+from invflow.layers.prior import ContextPrior
 from invflow.layers.protocol import (
     Conditionable,
     Foldable,
@@ -47,6 +48,7 @@ __all__ = [
     "AffineInjector",
     "CheckerboardCoupling",
     "Conditionable",
+    "ContextPrior",
     "FactorStore",
     "FlowSequential",
     "FlowStep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from invflow.layers._drift import DRIFT_TOLERANCE, StoreDistance, relative_difference
+from invflow.layers._gradient_sums import GradientSums, LayerGraph
 from invflow.layers._together import Resumed, present_maps
-from invflow.layers._traces import Contents, check_version, differentiate, next_node, sources, version_of
+from invflow.layers._traces import Contents, check_version, next_node, version_of
 from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import Rerun, Reversible, Stage, num_latents_of, supports
 
-__all__ = ["Chain", "LayerGraph", "stages_of"]
+__all__ = ["Chain", "stages_of"]
 
 _keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
 
@@ -37,22 +38,6 @@ def _rerun_any(layer: Any, z: Tensor | list[Tensor], context: Any) -> Rerun:
     with torch.enable_grad():
         # not the leaf itself, which a layer may return as it is
         return Rerun(x.detach(), [x], *layer(x.view_as(x), context))
-
-
-class LayerGraph(NamedTuple):
-    """The graph that a layer has built in the forward pass.
-
-    Attributes:
-        leaves: parameters and other leaves that it starts from.
-        contexts: positions of the context's tensors that it uses, among those that need a gradient.
-        problem: why it cannot be built again later; ``None`` if it can.
-        cuts: no gradient of the state passes through the layer.
-    """
-
-    leaves: list[Tensor]
-    contexts: list[int]
-    problem: str | None
-    cuts: bool
 
 
 class _State(NamedTuple):
@@ -238,15 +223,15 @@ class _Inverted(torch.autograd.Function):
         for position, grad in zip(link.of_results, grads, strict=True):
             output_grads[position] = grad
         context, leaves = chain.context()
-        gradients = _Gradients(link, context, leaves)
+        gradients = GradientSums(link.name, link.graph, context, leaves)
         bound = state.bound
         with link.contents.modes(), Resumed(chain.maps):
             if x is None:
                 latents = [*leaving, state.z]
                 del leaving, z, state  # _reconstruct frees each when it has been used
-                before, grad_x = _reconstruct(gradients, latents, output_grads)
+                before, grad_x = _reconstruct(link, gradients, latents, output_grads)
             else:
-                grad_x = _evaluate_again(gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads)
+                grad_x = _evaluate_again(link, gradients, x, ctx.needs_input_grad[1], state, leaving, output_grads)
                 before = x
         if link.position:
             chain.hand_on(_State(before.detach(), x is not None, bound))
@@ -255,72 +240,13 @@ class _Inverted(torch.autograd.Function):
         return None, grad_x, *gradients.found()
 
 
-class _Gradients:
-    """Gradients of the context and the leaves of a link, summed over the stages of its layer."""
-
-    def __init__(self, link: _Link, context: Any, context_leaves: list[Tensor]) -> None:
-        self.link, self.context = link, context
-        self._context_leaves = context_leaves
-        self._contexts: set[int] = set()
-        self._sums: dict[int, Tensor] = {}
-        self._used: set[int] = set()
-
-    def add(
-        self, results: Sequence[Any], grads: Sequence[Tensor | None], leaves: list[Tensor], since: int
-    ) -> list[Tensor | None]:
-        """Differentiate a stage, and return the gradients of its state.
-
-        Args:
-            results: latents and log_det.
-            grads: their gradients.
-            leaves: the state, in one or more pieces.
-            since: number of the first node of its graph.
-        """
-        pairs = [
-            (result, grad)
-            for result, grad in zip(results, grads, strict=True)
-            if isinstance(result, Tensor) and result.requires_grad
-        ]
-        graph = sources([result for result, _ in pairs], self._context_leaves, since)
-        own = set(map(id, leaves))
-        used = {key: leaf for key, leaf in graph.leaves.items() if key not in own}
-        self._used |= used.keys()
-        self._contexts |= graph.reached
-        inputs = [*(self._context_leaves[i] for i in graph.reached), *used.values()]
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        known = [(result, grad.sum_to_size(result.shape)) for result, grad in pairs if grad is not None]
-        if not known or not (wanted or inputs):
-            return [None] * len(leaves)
-        found = differentiate([result for result, _ in known], [*wanted, *inputs], [grad for _, grad in known])
-        for tensor, part in zip(inputs, found[len(wanted) :], strict=True):
-            if part is not None:
-                key = id(tensor)
-                self._sums[key] = self._sums[key] + part if key in self._sums else part
-        of_state = dict(zip(map(id, wanted), found, strict=False))
-        return [of_state.get(id(leaf)) for leaf in leaves]
-
-    def found(self) -> list[Tensor | None]:
-        """Return the gradients, in the order of the inputs.
-
-        Raises:
-            RuntimeError: the layer has used other tensors than in the forward pass.
-        """
-        graph = self.link.graph
-        if self._used != set(map(id, graph.leaves)) or self._contexts != set(graph.contexts):
-            raise RuntimeError(
-                f"FlowSequential: {self.link.name}: its parameters are not those of the forward pass, which "
-                "memory='invert' needs"
-            )
-        inputs = [*(self._context_leaves[i] for i in graph.contexts), *graph.leaves]
-        return [self._sums.get(id(tensor)) for tensor in inputs]
-
-
 def _reconstruct(
-    gradients: _Gradients, latents: list[Tensor], grads: list[Tensor | None]
+    link: _Link, gradients: GradientSums, latents: list[Tensor], grads: list[Tensor | None]
 ) -> tuple[Tensor, Tensor | None]:
     """Return the input of a layer, reconstructed stage by stage, and its gradient.
 
     Args:
+        link: the layer.
         gradients: sums up all other gradients.
         latents: what the layer returned. They are taken off the list.
         grads: gradients of latents and log_det.
@@ -328,7 +254,7 @@ def _reconstruct(
     z = latents.pop()
     leaving = latents
     *leaving_grads, grad, grad_log_det = grads
-    for stage in reversed(stages_of(gradients.link.layer)):
+    for stage in reversed(stages_of(link.layer)):
         extra = stage.num_latents - 1
         output: Any = z
         output_grads = [grad]
@@ -337,7 +263,7 @@ def _reconstruct(
             del leaving[-extra:], leaving_grads[-extra:]
         since = next_node()
         # autocast ends before the backward pass, which would else round the float32 parts of a network
-        with torch.no_grad(), gradients.link.chain.autocast():
+        with torch.no_grad(), link.chain.autocast():
             again = stage.rerun(output, gradients.context)
         results = [*(again.z if isinstance(again.z, list | tuple) else [again.z]), again.log_det]
         parts = gradients.add(results, [*output_grads, grad_log_det], again.leaves, since)
@@ -354,7 +280,8 @@ def _joined(parts: list[Tensor | None], leaves: list[Tensor]) -> Tensor | None:
 
 
 def _evaluate_again(
-    gradients: _Gradients,
+    link: _Link,
+    gradients: GradientSums,
     x: Tensor,
     needs_x: bool,
     state: _State,
@@ -364,6 +291,7 @@ def _evaluate_again(
     """Return the gradient of a stored state, and check what was reconstructed of the state after the layer.
 
     Args:
+        link: the layer.
         gradients: sums up all other gradients.
         x: the stored state.
         needs_x: whether its gradient is wanted.
@@ -371,7 +299,6 @@ def _evaluate_again(
         leaving: latents that left.
         grads: gradients of latents and log_det.
     """
-    link = gradients.link
     leaf = x.detach().requires_grad_(needs_x)
     since = next_node()
     with torch.enable_grad(), link.chain.autocast():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from invflow._numerics import compute_dtype, pixels_of
+from invflow._numerics import compute_dtype, no_log_det, pixels_of
 from invflow.layers._checks import check_context, check_input, check_shape, check_split_latents
 from invflow.layers._derived import ChannelMap, compose
 from invflow.layers.conditioning import over_pixels, repeat_context
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from invflow.layers.conv1x1 import InvertibleConv1x1
     from invflow.layers.coupling import AffineCoupling
     from invflow.layers.injector import AffineInjector
+    from invflow.layers.prior import ContextPrior
     from invflow.layers.split import Split
 
 __all__ = ["FoldedAffine", "FoldedMap", "FoldedSplit", "merge_maps"]
@@ -135,7 +136,7 @@ class FoldedMap(nn.Module):
 
 
 class FoldedAffine(nn.Module):
-    """An affine coupling or injector in plain PyTorch.
+    """An affine coupling, injector or prior in plain PyTorch.
 
     Args:
         layer: the layer to copy.
@@ -147,10 +148,12 @@ class FoldedAffine(nn.Module):
 
     num_latents = 1
 
-    def __init__(self, layer: AffineCoupling | AffineInjector) -> None:
+    def __init__(self, layer: AffineCoupling | AffineInjector | ContextPrior, *, standardises: bool = False) -> None:
         super().__init__()
         self.channels, self.context_channels = layer.channels, layer.context_channels
         self.form = layer.form
+        #: Whether ``forward`` is the inverse of the map that the network's output makes.
+        self.standardises = standardises
         #: Which channels are transformed; the network sees the others. ``None`` for an injector, which transforms all.
         self.halves: Halves | None = getattr(layer, "halves", None)
         self.net = fold(layer.net)
@@ -182,7 +185,8 @@ class FoldedAffine(nn.Module):
         return torch.cat(self.halves.in_order(passed, changed), 1), log_det
 
     def _changed(self, x: Tensor, h: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        return _elementwise(x, h if torch.jit.is_tracing() else repeat_context(h, x.shape[0]), self.form, inverse)
+        h = h if torch.jit.is_tracing() else repeat_context(h, x.shape[0])
+        return _elementwise(x, h, self.form, inverse != self.standardises)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, context_channels={self.context_channels}, {self.form}"
@@ -203,17 +207,21 @@ class FoldedSplit(nn.Module):
     def __init__(self, split: Split) -> None:
         super().__init__()
         self.channels, self.kept, self.factored = split.channels, split.kept, split.factored
-        self.net = fold(split.net)
+        self.net = None if split.net is None else fold(split.net)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         if not torch.jit.is_tracing():
             check_input(self, x, self.channels)
         z = x[:, : self.kept]
+        if self.net is None:
+            return [x[:, self.kept :], z], no_log_det(x)
         epsilon, log_det = _elementwise(x[:, self.kept :], self.net(z), PRIOR_FORM, inverse=True)
         return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         epsilon, kept = z if torch.jit.is_tracing() else check_split_latents(z, self.kept, self.factored)
+        if self.net is None:
+            return torch.cat([kept, epsilon], 1), no_log_det(kept)
         factored, log_det = _elementwise(epsilon, self.net(kept), PRIOR_FORM, inverse=False)
         return torch.cat([kept, factored], 1), log_det
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,8 @@ class HaarSqueeze(nn.Module):
             ``True``: :math:`\text{band} \, C + c`, so that the first C channels are the state at half the size, times
             :math:`2^{d/2}`. This is the order of invertible rescaling networks (HCFlow among them), whose coefficients
             are means: those here divided by :math:`2^{d/2}`.
+        means: divide by it. Band 0 is then the block's mean, and the log-determinant is :math:`-N d / 2 \ln 2` for N
+            elements.
 
     Shape:
         x (B, C, *) with d = 1, 2 or 3 even spatial dimensions -> y (B, 2^d C, *) with half of each, log_det (B,).
@@ -51,9 +55,10 @@ class HaarSqueeze(nn.Module):
     num_latents = 1
     takes_shared_context = True
 
-    def __init__(self, *, bands_first: bool = False) -> None:
+    def __init__(self, *, bands_first: bool = False, means: bool = False) -> None:
         super().__init__()
         self.bands_first = bands_first
+        self.means = means
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(x)
@@ -63,9 +68,9 @@ class HaarSqueeze(nn.Module):
         for dimension in range(3, 3 + len(sizes)):
             even, odd = y.unflatten(dimension, (y.shape[dimension] // 2, 2)).unbind(dimension + 1)
             y = torch.stack([even + odd, even - odd], 3).flatten(2, 3)
-        y = self._scaled(y, len(sizes))
+        y = y * 2 ** (-len(sizes) if self.means else -len(sizes) / 2)
         y = y.transpose(1, 2) if self.bands_first else y
-        return _like(y.flatten(1, 2), x), no_log_det(x)
+        return _like(y.flatten(1, 2), x), self._log_det(x, -1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_state(z, "z")
@@ -81,7 +86,9 @@ class HaarSqueeze(nn.Module):
         for dimension in range(2 + count, 2, -1):
             low, high = x.unflatten(2, (x.shape[2] // 2, 2)).unbind(3)
             x = torch.stack([low + high, low - high], dimension + 1).flatten(dimension, dimension + 1)
-        return _like(self._scaled(x, count).squeeze(2), z), no_log_det(z)
+        # all factors at once, which is exact for images
+        x = x if self.means else x * 2 ** (-count / 2)
+        return _like(x.squeeze(2), z), self._log_det(z, 1)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         channels, *sizes = shape
@@ -94,7 +101,7 @@ class HaarSqueeze(nn.Module):
     @folding
     def folded(self) -> HaarSqueeze:
         """Return a copy: the layer is plain and constant as it is. See :class:`~invflow.layers.Foldable`."""
-        return HaarSqueeze(bands_first=self.bands_first)
+        return HaarSqueeze(bands_first=self.bands_first, means=self.means)
 
     def _check_sizes(self, sizes: tuple[int, ...]) -> None:
         self._check_count(len(sizes))
@@ -107,13 +114,14 @@ class HaarSqueeze(nn.Module):
         if not 1 <= dimensions <= 3:
             raise ValueError(f"HaarSqueeze: a state must have 1 to 3 spatial dimensions, got {dimensions}")
 
-    @staticmethod
-    def _scaled(y: Tensor, dimensions: int) -> Tensor:
-        # all factors at once, which is exact for images
-        return y * 2 ** (-dimensions / 2)
+    def _log_det(self, x: Tensor, sign: int) -> Tensor:
+        if not self.means:
+            return no_log_det(x)
+        elements = math.prod(x.shape[1:])
+        return no_log_det(x) + sign * 0.5 * math.log(2) * (x.dim() - 2) * elements
 
     def extra_repr(self) -> str:
-        return f"bands_first={self.bands_first}"
+        return f"bands_first={self.bands_first}, means={self.means}"
 
 
 def _like(y: Tensor, x: Tensor) -> Tensor:

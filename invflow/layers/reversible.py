@@ -20,7 +20,8 @@ from torch.utils import _pytree
 
 from invflow.layers._derived import LayerError
 from invflow.layers._drift import StoreDistance
-from invflow.layers._inversion import Chain, LayerGraph
+from invflow.layers._gradient_sums import LayerGraph
+from invflow.layers._inversion import Chain
 from invflow.layers._traces import SideEffects, next_node, sources
 from invflow.layers.conditioning import context_for
 from invflow.layers.protocol import checked_latents, watches_all

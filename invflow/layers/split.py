@@ -1,4 +1,4 @@
-"""Split: half of the channels leave the flow as a latent, standardised by a prior that the other half predicts."""
+"""Split: channels leave the flow as a latent, standardised by a prior that the others predict, or as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from invflow._numerics import no_log_det
 from invflow.layers._checks import check_channels, check_input, check_shape, check_split_latents
 from invflow.layers._layouts import evaluate
 from invflow.layers.conditioning import without_context
@@ -26,38 +27,51 @@ class Split(nn.Module):
     :math:`\log\det = -\sum \log\sigma` (Dinh et al., Real NVP, 2017, section 3.6; Kingma & Dhariwal, Glow, 2018).
 
     The prior of the latent :math:`\epsilon` is N(0, I), so :math:`\log p(x_2 | z) = \log N(\epsilon; 0, I) + \log\det`.
-    The last ``round(C / 2)`` channels leave. Mean and log-scale are the even and odd channels of the network's output.
+    The first K channels stay, and the last C - K leave. Mean and log-scale are the even and odd channels of the
+    network's output. Without a network the channels leave as they are, and log_det is 0.
 
     Args:
         channels: C, at least 2.
-        net: maps z (B, C - round(C / 2), *) to (B, 2 round(C / 2), *), or a factory ``net(in_channels, out_channels)``
-            of such a network; default :class:`ZeroConv2d`, which takes images only.
+        net: maps z (B, K, *) to (B, 2 (C - K), *), or a factory ``net(in_channels, out_channels)`` of such a network;
+            default :class:`ZeroConv2d`, which takes images only. ``None``: no prior.
+        kept: K, in 1..C - 1; default C - round(C / 2).
+
+    Raises:
+        ValueError: numbers of channels out of range.
 
     Shape:
-        x (B, C, *) -> [epsilon (B, round(C / 2), *), z (B, C - round(C / 2), *)], log_det (B,). The list is in encode
-        order, and the flow goes on with its last latent.
+        x (B, C, *) -> [epsilon (B, C - K, *), z (B, K, *)], log_det (B,). The list is in encode order, and the flow
+        goes on with its last latent.
     """
 
     num_latents = 2
     takes_shared_context = True
 
-    def __init__(self, channels: int, net: nn.Module | NetFactory = ZeroConv2d) -> None:
+    def __init__(
+        self, channels: int, net: nn.Module | NetFactory | None = ZeroConv2d, *, kept: int | None = None
+    ) -> None:
         super().__init__()
         if check_channels(self, channels) < 2:
             raise ValueError(f"Split: channels must be at least 2, got {channels}")
         self.channels = channels
-        self.factored = round(channels / 2)
-        self.kept = channels - self.factored
-        self.net = network_of(self, net, self.kept, 2 * self.factored)
+        self.kept = channels - round(channels / 2) if kept is None else kept
+        if not 1 <= self.kept < channels:
+            raise ValueError(f"Split: kept must be in 1..{channels - 1} for {channels} channels, got {kept}")
+        self.factored = channels - self.kept
+        self.net = None if net is None else network_of(self, net, self.kept, 2 * self.factored)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         check_input(self, x, self.channels)
         z, factored = x[:, : self.kept], x[:, self.kept :]
+        if self.net is None:
+            return [factored, z], no_log_det(x)
         epsilon, log_det = gaussian_split(factored, self._prior(z))
         return [epsilon, z], log_det
 
     def inverse(self, z: Sequence[Tensor], context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         epsilon, kept = check_split_latents(z, self.kept, self.factored)
+        if self.net is None:
+            return torch.cat([kept, epsilon], 1), no_log_det(kept)
         factored, log_det = gaussian_split(epsilon, self._prior(kept), inverse=True)
         return torch.cat([kept, factored], 1), log_det
 
@@ -66,7 +80,7 @@ class Split(nn.Module):
         return [(self.factored, *spatial), (self.kept, *spatial)]
 
     def reverse_stages(self) -> list[Stage]:
-        return [Stage(self._rerun, self.num_latents)]
+        return [Stage(self._rerun if self.net is not None else self._join, self.num_latents)]
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         return without_context(self)
@@ -87,6 +101,13 @@ class Split(nn.Module):
             epsilon, log_det = gaussian_split(factored, h)
             return Rerun(torch.cat([kept, factored], 1).detach(), [kept, factored], [epsilon, kept * 1], log_det)
 
+    def _join(self, z: Sequence[Tensor], context: Tensor | None) -> Rerun:
+        epsilon, kept = (latent.detach().requires_grad_() for latent in z)
+        with torch.enable_grad():
+            return Rerun(
+                torch.cat([kept, epsilon], 1).detach(), [kept, epsilon], [epsilon * 1, kept * 1], no_log_det(kept)
+            )
+
     def _prior(self, z: Tensor) -> Tensor:
         if z.dim() != 4 and isinstance(self.net, ZeroConv2d):
             raise ValueError(
@@ -100,4 +121,5 @@ class Split(nn.Module):
         return h
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, kept={self.kept}, factored={self.factored}"
+        prior = "" if self.net is not None else ", no prior"
+        return f"channels={self.channels}, kept={self.kept}, factored={self.factored}{prior}"

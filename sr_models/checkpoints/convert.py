@@ -29,7 +29,7 @@ from sr_models.io.files import write_bytes
 from sr_models.models.encoder import detect_encoder, is_encoder
 from sr_models.models.publication import shapes_of
 from sr_models.networks.rrdb import RRDBEncoder
-from sr_models.registry import create
+from sr_models.registry import create, published_models
 
 __all__ = ["convert_published", "read_state_dict", "write_published"]
 
@@ -146,7 +146,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"cannot read {path}: its tensors have several dtypes: {_names(dtypes)}")
     state_dict = plain_names(state_dict)
     shapes = shapes_of(state_dict)
-    if not is_encoder(shapes) and not any(name.startswith("flowUpsamplerNet.") for name in shapes):
+    prefixes = tuple({publication.prefix for _, publication in published_models()})
+    if not is_encoder(shapes) and not any(name.startswith(prefixes) for name in shapes):
         raise ValueError(
             f"cannot read {path}: it holds neither a published super-resolution flow nor an RRDB encoder, "
             f"but {describe_content(state_dict)}"
@@ -190,6 +191,8 @@ def _model_from_published(
     found = f"{name} at {like.scale}x with {_parameter_count(like):,} parameters"
     if unused := sum(map(torch.numel, state_dict.values())) - _parameter_count(like):
         found += f", and {unused:,} that are never evaluated"
+    if "stacked_blocks" not in fields:
+        return describe_file(like), tensors, found
     blocks_found = ", ".join(map(str, fields["stacked_blocks"]))
     conditioning = (
         f"RRDB blocks {blocks_found} condition the flow" if blocks_found else "no RRDB block conditions the flow"

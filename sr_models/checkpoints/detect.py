@@ -39,6 +39,10 @@ def detect_model(
     """
     shapes = shapes_of(state_dict)
     plugin, published, fields = _told(shapes)
+    if published.naming is not None:
+        if stacked_blocks is not None:
+            raise ValueError(f"blocks must be left out: {plugin.name} has no encoder whose blocks condition the flow")
+        return plugin.name, fields, ""
     _, context, *_ = find_convolution(shapes, _INJECTOR)
     count = context // fields["features"] - 1
     if count == 0 and stacked_blocks is None:
@@ -60,8 +64,11 @@ def told_by(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _told(shapes: Shapes) -> tuple[ModelPlugin, Publication, dict[str, Any]]:
-    encoder = detect_encoder(shapes, "RRDB.")
     plugin, published, own = _recognised(shapes)
+    if published.naming is not None:
+        config_of(plugin.name, **own)
+        return plugin, published, dict(own)
+    encoder = detect_encoder(shapes, "RRDB.")
     if encoder["scale"] not in plugin.scales:
         allowed = ", ".join(map(str, plugin.scales))
         raise ValueError(f"scale of {plugin.name} must be one of {allowed}, the file's is {encoder['scale']}")

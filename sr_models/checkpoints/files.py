@@ -177,7 +177,10 @@ def _read_one(path: Path) -> StoredWeights:
     elif path.suffix or path.is_file():
         stored = StoredWeights(*read_file(path), path)
     else:
-        raise FileNotFoundError(f"model {path} does not exist, neither as a file nor as the folder of a run")
+        raise FileNotFoundError(
+            f"model {path} does not exist, neither as a file nor as the folder of a run; "
+            f"models that come with this package: {', '.join(shipped_models())}"
+        )
     used = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
     _check_finite(f"model {path}", used)
     return stored

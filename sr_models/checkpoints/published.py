@@ -8,6 +8,7 @@ given back as it was.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -96,6 +97,15 @@ def published_layout(model: SuperResolutionFlow) -> Layout:
     """
     publication = _publication_of(model)
     before = [sum(map(len, model._levels()[:level])) for level in range(len(model.levels))]
+    if publication.naming is not None:
+        found: Layout = {}
+        for own, tensor in model.state_dict().items():
+            if not own.endswith(".initialized"):
+                name = publication.naming(own, before)
+                found[name] = own, _published_shape(name, tensor)
+        found |= {name: (None, tuple(tensor.shape)) for name, tensor in publication.constants(model).items()}
+        return dict(sorted(found.items(), key=lambda item: _number(item[0])))
+    assert model.encoder is not None
     layout: Layout = {}
     for evaluated, tensors in ((True, model.state_dict()), (False, publication.unevaluated(model))):
         for own, tensor in tensors.items():
@@ -132,6 +142,12 @@ def _position(name: str) -> tuple[int, int, int]:
     if match is None:
         return (0, 0, 0) if name.startswith("RRDB.") else (2, 0, 0)
     return 1, int(match[1]), _ORDER.index(match[2]) if match[2] in _ORDER else len(_ORDER)
+
+
+def _number(name: str) -> float:
+    """Sort key of names in a published file of another kind: the number of the layer, other parts after all layers."""
+    match = re.match(r"flow\.layers\.(\d+)\.", name)
+    return math.inf if match is None else int(match[1])
 
 
 def check_layout(given: Mapping[str, Tensor], layout: Layout, what: str) -> None:
@@ -172,6 +188,9 @@ def to_own(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict
             own[ours] = given[name].reshape(model.get_parameter(ours).shape)
         elif name in given:
             own[UNUSED + name] = given[name]
+    for name, constant in _publication_of(model).constants(model).items():
+        if name in given and not torch.allclose(given[name], constant.to(given[name])):
+            raise ValueError(f"{name} must hold what this model computes with, got other numbers")
     for prefix, module in model.named_modules():
         if isinstance(module, ActNorm):
             own[f"{prefix}.initialized"] = (own[f"{prefix}.bias"] != 0).any()
@@ -190,9 +209,10 @@ def to_published(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> d
         ValueError: a model that the published implementations do not have.
     """
     found = {}
+    constants = _publication_of(model).constants(model)
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
     for name, (ours, shape) in published_layout(model).items():
-        tensor = tensors.get(UNUSED + name) if ours is None else tensors[ours]
+        tensor = tensors.get(UNUSED + name, constants.get(name)) if ours is None else tensors[ours]
         found[name] = torch.zeros(shape, dtype=dtype) if tensor is None else tensor.reshape(shape)
     return found
 
@@ -255,10 +275,12 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
     published = {publication.model: (plugin, publication) for plugin, publication in published_models()}
     try:
         network, kind = options["network_G"], options["model"]
-        flow = network["flow"]
         if kind not in published:
             raise ValueError(f"options: model must be one of {', '.join(map(repr, published))}, got {kind!r}")
         plugin, publication = published[kind]
+        if publication.naming is not None:
+            return plugin.name, _checked(plugin.name, dict(publication.read_options(options)))
+        flow = network["flow"]
         scale = read_number(options, "scale")
         levels = config_of(plugin.name, scale=scale).levels
         if read_number(flow, "L") != levels:
@@ -281,11 +303,16 @@ def config_of_options(options: Mapping[str, Any], growth: int = 32) -> tuple[str
         raise ValueError(f"options: eps must be 1e-4, got {affine['eps']}")
     if not stacked.get("concat", True):
         raise ValueError(f"options: concat of stackRRDB must be true, got {stacked['concat']}")
+    return plugin.name, _checked(plugin.name, fields)
+
+
+def _checked(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config that options tell, if the model takes them."""
     try:
-        config_of(plugin.name, **fields)
+        config_of(name, **fields)
     except ValueError as error:
         raise ValueError(f"options: {error}") from None
-    return plugin.name, fields
+    return fields
 
 
 def _steps(flow: Mapping[str, Any], levels: int) -> int | tuple[int, ...]:

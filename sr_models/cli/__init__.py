@@ -1,5 +1,6 @@
 """The command line ``sr-models``. Every command is a module here, which is imported when the command runs.
 
+A command may have commands behind it, such as ``study results``, which is the module ``study_results``.
 A command's module has a function ``run``, whose signature and docstring make the command's ``--help``. If that is not
 enough, a function ``add_arguments(parser)`` declares the arguments.
 """
@@ -20,7 +21,10 @@ from sr_models.training.stopping import Stopped
 __all__ = ["COMMANDS", "main"]
 
 #: In the order of the overview.
-COMMANDS = ("list", "describe", "demo", "pack", "train", "sample", "evaluate", "convert")
+COMMANDS = (
+    *("list", "describe", "demo", "pack", "train", "sample"),
+    *("evaluate", "report", "rank", "calibrate", "study", "convert"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +78,9 @@ def _run(command: str, options: Sequence[str]) -> int:
     from sr_models.cli._parser import parse
 
     module = importlib.import_module(f"sr_models.cli.{command}")
+    if options and options[0] in getattr(module, "SUBCOMMANDS", ()):
+        module = importlib.import_module(f"sr_models.cli.{command}_{options[0]}")
+        command, options = f"{command} {options[0]}", options[1:]
     # a command that does only a part of its work returns 1
     return module.run(**parse(f"sr-models {command}", module, options)) or 0
 

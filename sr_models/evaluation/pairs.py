@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from sr_models.data.layouts import find_high, find_low, pair_names, size_problem
+from sr_models.evaluation.scoring import CROP_MULTIPLE
 from sr_models.io.images import check_pair, crop_to_multiple, read_image
 from sr_models.io.listing import Listing, Unused, list_images, one_line
 from sr_models.io.resize import imresize
 
-__all__ = ["Pair", "find_pairs", "load_pair"]
+__all__ = ["Pair", "find_pairs", "load_pair", "names_in_order"]
 
-# The challenge crops to multiples of 8 at every scale.
-_CROP_MULTIPLE = 8
 #: Kinds of unused files that are a fault of the image itself.
 _UNREADABLE = ("damaged", "too small")
 _NAMED = 5
@@ -32,11 +31,13 @@ class Pair:
         name: the file's path below the folder that was named.
         hr: high-resolution image.
         lr: low-resolution image; ``None``: the high-resolution image is reduced.
+        samples: files to score, if they are not drawn from a model.
     """
 
     name: str
     hr: Path
     lr: Path | None = None
+    samples: tuple[Path, ...] = ()
 
     def digest(self) -> str:
         """Hash the bytes of the files to 32 hexadecimal digits.
@@ -45,7 +46,7 @@ class Pair:
             OSError: a file that cannot be read.
         """
         digest = hashlib.sha256()
-        for path in (self.hr, *([self.lr] if self.lr else [])):
+        for path in (self.hr, *([self.lr] if self.lr else []), *self.samples):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:32]
 
@@ -69,7 +70,7 @@ def find_pairs(
         ValueError: no image that can be used, or pairs whose sizes do not fit.
     """
     source = find_high(images, split="valid")
-    high = list_images(source, smallest=_CROP_MULTIPLE)
+    high = list_images(source, smallest=CROP_MULTIPLE)
     failures = {_name(entry.path, high.root): entry.reason for entry in high.unused if entry.kind in _UNREADABLE}
     if lr_images is None:
         return [Pair(name, path) for name, path in zip(high.names, high.paths, strict=True)], failures
@@ -95,36 +96,44 @@ def find_pairs(
     return [Pair(high.names[index], high.paths[index], low.paths[other]) for index, other in found], failures
 
 
+def names_in_order(pairs: Iterable[Pair], failures: Iterable[str]) -> list[str]:
+    """Sort the names of all images, with those that cannot be read, by folder and name.
+
+    The place of a name is its number in the files of the challenge.
+    """
+    return sorted({*(pair.name for pair in pairs), *failures}, key=lambda name: PurePath(name).parts)
+
+
 def load_pair(hr_path: Path, scale: int, lr_path: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a high-resolution image, cropped to multiples of 8, and its low-resolution image.
+    """Read a high-resolution image and its low-resolution image, both whole.
 
     Args:
         hr_path: high-resolution image.
         scale: enlargement.
-        lr_path: low-resolution image, of 1 / scale of the rows and columns, rounded down or up. Only the part is used
-            that the cropped high-resolution image covers. ``None``: the cropped high-resolution image is reduced.
+        lr_path: low-resolution image, of 1 / scale of the rows and columns, rounded down or up. ``None``: the
+            high-resolution image is reduced, without the last rows and columns if ``scale`` does not divide them.
 
     Returns:
-        lr (h, w, 3) and hr (scale h, scale w, 3), uint8.
+        lr (h, w, 3) and hr (H, W, 3), uint8. H and W are at most ``scale`` h and ``scale`` w, and smaller only if the
+        low-resolution image is rounded up.
 
     Raises:
         FileNotFoundError: a file that is missing.
         ValueError: an unreadable file, or sizes that do not fit.
     """
     hr = read_image(hr_path)
-    if min(hr.shape[:2]) < _CROP_MULTIPLE:
+    if min(hr.shape[:2]) < CROP_MULTIPLE:
         raise ValueError(
-            f"image {hr_path} must be at least {_CROP_MULTIPLE} x {_CROP_MULTIPLE} pixels, "
+            f"image {hr_path} must be at least {CROP_MULTIPLE} x {CROP_MULTIPLE} pixels, "
             f"got {hr.shape[1]} x {hr.shape[0]}"
         )
-    whole = hr
-    hr = np.ascontiguousarray(crop_to_multiple(hr, _CROP_MULTIPLE))
     if lr_path is None:
+        hr = np.ascontiguousarray(crop_to_multiple(hr, scale))
         return imresize(hr, 1 / scale), hr
     lr = read_image(lr_path)
-    if size_problem(whole.shape[:2], lr.shape[:2], scale):
-        check_pair(lr, whole, scale)
-    return np.ascontiguousarray(lr[: hr.shape[0] // scale, : hr.shape[1] // scale]), hr
+    if size_problem(hr.shape[:2], lr.shape[:2], scale):
+        check_pair(lr, hr, scale)
+    return lr, np.ascontiguousarray(hr[: scale * lr.shape[0], : scale * lr.shape[1]])
 
 
 def _name(path: Path, root: Path) -> str:

@@ -6,18 +6,62 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import invflow
-from sr_models.evaluation.pairs import Pair
+from sr_models.evaluation.pairs import Pair, names_in_order
 from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_scores
 from sr_models.io.files import write_text
+from sr_models.io.listing import one_line
 
-__all__ = ["ScoreRecord"]
+__all__ = ["ScoreRecord", "StoredScores", "is_record", "read_record"]
 
 _HINT = "choose another output, or replace the scores with --overwrite"
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """An evaluation that was written by :class:`ScoreRecord`.
+
+    Attributes:
+        rows: scores of the images, in their order.
+        distance_name: name of the distance of the diversity score.
+        settings: what determines the scores: model, weights, scale, n, temperature, ...
+        about: further facts: version, file of the model, folder of the images, ...
+        failures: name of an image -> why it has no scores.
+    """
+
+    rows: list[Scores]
+    distance_name: str
+    settings: dict[str, Any]
+    about: dict[str, Any]
+    failures: dict[str, str]
+
+
+def read_record(path: str | os.PathLike[str]) -> StoredScores:
+    """Read the scores of an evaluation, finished or not, and the summary beside them.
+
+    Args:
+        path: the CSV file.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: another kind of file, or scores of an older version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of scores {one_line(path)}")
+    summary = _read_summary(path)
+    distance_name = str(summary["settings"].get("distance"))
+    rows = read_scores(path, distance_name)
+    return StoredScores(rows, distance_name, summary["settings"], summary["about"], summary["failures"])
+
+
+def is_record(path: Path) -> bool:
+    """Tell whether a CSV file was written by :class:`ScoreRecord`: whether the summary is beside it."""
+    return _summary_of(path).is_file()
 
 
 class ScoreRecord:
@@ -36,6 +80,8 @@ class ScoreRecord:
     Attributes:
         rows: name of an image -> its scores.
         failures: name of an image -> why it has no scores.
+        settings: what determines the rows, once the evaluation has begun.
+        overwrite: as given.
 
     Raises:
         FileNotFoundError: the folder of ``path`` does not exist.
@@ -55,8 +101,8 @@ class ScoreRecord:
         self.rows: dict[str, Scores] = {}
         self.failures: dict[str, str] = {}
         self._about = {"version": invflow.__version__, **(about or {})}
-        self._overwrite = overwrite
-        self._settings: dict[str, Any] = {}
+        self.overwrite = overwrite
+        self.settings: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
         self._order: dict[str, int] = {}
         if self.path is not None:
@@ -65,40 +111,37 @@ class ScoreRecord:
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"folder of output {self.path} does not exist")
 
-    def begin(self, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
+    def begin(self, settings: Mapping[str, Any], pairs: Sequence[Pair], unreadable: Mapping[str, str]) -> None:
         """Take over the rows that are there already, and write the settings; nothing is scored before.
 
         Args:
             settings: what determines the scores of an image, plain values by name.
             pairs: the images to score.
+            unreadable: name -> reason of images that cannot be scored.
 
         Raises:
             ValueError: the file holds scores of other settings or images, or cannot be read.
             OSError: the files cannot be written.
         """
-        self._settings = {**settings, "distance": self.distance_name}
-        self._order = {pair.name: number for number, pair in enumerate(pairs)}
+        self.settings = {**settings, "distance": self.distance_name}
+        self._order = {name: number for number, name in enumerate(names_in_order(pairs, unreadable))}
+        self.failures = dict(unreadable)
         if self.path is None:
             return
-        if self.path.exists() and not self._overwrite:
+        if self.path.exists() and not self.overwrite:
             self._take_over(self.path, pairs)
         else:
             # before the summary: a new one must never stand beside old rows
             self.path.unlink(missing_ok=True)
-        self._write_summary()
+        self._write_summary(self.path)
 
     def _take_over(self, path: Path, pairs: Sequence[Pair]) -> None:
-        try:
-            former = json.loads(self._summary.read_text("utf-8"))
-            settings, digests = dict(former["settings"]), dict(former["images"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path} exists, but {self._summary.name}, which tells its settings, cannot be read ({error}); {_HINT}"
-            ) from error
+        former = _read_summary(path)
+        settings, digests = former["settings"], former["images"]
         if changed := [
-            f"{name} was {settings.get(name)}, now {self._settings.get(name)}"
-            for name in {**settings, **self._settings}
-            if settings.get(name) != self._settings.get(name)
+            f"{name} was {settings.get(name)}, now {self.settings.get(name)}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
         ]:
             raise ValueError(f"{path} holds scores of other settings ({'; '.join(changed)}); {_HINT}")
         by_name = {pair.name: pair for pair in pairs}
@@ -115,35 +158,44 @@ class ScoreRecord:
         self.failures.pop(pair.name, None)
         if self.path is not None:
             self._digests[pair.name] = pair.digest()
-            self._write_summary()
+            self._write_summary(self.path)
             write_scores(self.path, self.ordered(), self.distance_name)
 
     def fail(self, name: str, reason: str) -> None:
         """Note why an image has no scores. The next evaluation tries it again."""
         self.failures[name] = reason
         if self.path is not None:
-            self._write_summary()
+            self._write_summary(self.path)
 
     def ordered(self) -> list[Scores]:
         """Return the rows in the order of the images."""
         return sorted(self.rows.values(), key=lambda row: self._order[row.image])
 
-    @property
-    def _summary(self) -> Path:
-        assert self.path is not None
-        # not scores.json, since a model's file has one beside it
-        return self.path.with_suffix(".summary.json")
-
-    def _write_summary(self) -> None:
-        mean = asdict(mean_scores(self.ordered())) if self.rows else {}
-        mean.pop("image", None)
+    def _write_summary(self, path: Path) -> None:
+        mean = mean_scores(self.ordered()).figures() if self.rows else {}
         content = {
             "about": self._about,
-            "settings": self._settings,
+            "settings": self.settings,
             "scored": f"{len(self.rows)} of {len(self._order)} images",
             # JSON has no NaN and no infinity
             "mean": {name: value if math.isfinite(value) else str(value) for name, value in mean.items()},
             "failures": self.failures,
             "images": self._digests,
         }
-        write_text(self._summary, json.dumps(content, indent=2))
+        write_text(_summary_of(path), json.dumps(content, indent=2))
+
+
+def _summary_of(path: Path) -> Path:
+    # not scores.json, since a model's file has one beside it
+    return path.with_suffix(".summary.json")
+
+
+def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
+    summary = _summary_of(path)
+    try:
+        content = json.loads(summary.read_text("utf-8"))
+        return {name: dict(content[name]) for name in ("about", "settings", "failures", "images")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} exists, but {summary.name}, which tells its settings, cannot be read ({error}); {_HINT}"
+        ) from error

@@ -1,8 +1,9 @@
-"""Decoding of latents to images, level by level and layer by layer: one layer's conditions exist at a time."""
+"""Decoding of latents to images, flow by flow and layer by layer: one layer's conditions exist at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ from torch import Tensor
 from invflow import FlowSequential
 from invflow._numerics import state_format
 from invflow.layers import condition
+from invflow.layers.conditioning import without_context
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.explosions import Watch
 
-__all__ = ["decode_levels"]
+__all__ = ["Inversion", "Place", "decode_flow", "sample_blocks", "state_chunks"]
 
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
@@ -25,52 +27,61 @@ _BLOCK_PIXELS, _BLOCK_PIXELS_OF_ACCELERATORS = 2**21, 2**22
 _FEWEST = 32
 
 
-def decode_levels(
-    levels: Sequence[FlowSequential],
+class Place(NamedTuple):
+    """Place of a flow in a model.
+
+    Attributes:
+        level: number of its level, from 1, the finest.
+        before: number of layers of the level that come before it, in encode order.
+    """
+
+    level: int
+    before: int = 0
+
+
+#: ``invert(flow, latents, context, place)``: the states (B M, C, H, W) that go into a flow. Its latents, (B M, ...)
+#: each, are taken off the end of the list: those of M successive states of every image of the context. The context is
+#: ``None`` for a flow that sees none.
+Inversion = Callable[[FlowSequential, list[Tensor], LevelContext | None, Place], Tensor]
+
+
+def decode_flow(
+    flow: FlowSequential,
     latents: list[Tensor],
-    contexts: list[LevelContext],
+    context: LevelContext | None,
+    place: Place,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Decode latents to images, unclamped.
+    """Invert a flow layer by layer, and every layer for as many states at once as fit a cache: an :data:`Inversion`.
 
     Args:
-        levels: levels in encode order.
-        latents: latents in encode order, each (B M, C, H, W): M successive ones belong to one low-resolution image.
-            They are taken off the list one by one, to free their memory.
-        contexts: contexts of the levels, for B images. They are taken off the list as well.
+        flow, latents, context, place: as of :data:`Inversion`.
         watch: looks at every layer's result.
-
-    Returns:
-        (B M, 3, scale h, scale w).
     """
-    for number, level in reversed(list(enumerate(levels, 1))):
-        with level.deriving(latents[-1]):
-            latents.append(_decode_level(level, latents, contexts.pop(), number, watch))
-    return latents.pop()
+    with flow.deriving(latents[-1]):
+        return _decode(flow, latents, context, place, watch)
 
 
-def _decode_level(
-    level: FlowSequential, latents: list[Tensor], context: LevelContext, level_number: int, watch: Watch | None
+def _decode(
+    flow: FlowSequential, latents: list[Tensor], context: LevelContext | None, place: Place, watch: Watch | None
 ) -> Tensor:
     x = latents.pop()
     count = len(x)
-    own = context.features.own
-    limit = _CHUNK_PIXELS if own.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
-    pixels = own.shape[2] * own.shape[3]
+    own = x if context is None else context.features.own
     # on a GPU that of the features: a state in another layout would be copied for every convolution. Those of a CPU
     # read any layout, and flow steps are faster in this one.
     layout = torch.contiguous_format if own.is_cpu else state_format(own)
-    chunks = list(_chunks(len(own), count // max(len(own), 1), pixels, limit))
+    chunks = list(state_chunks(len(own), count, own))
     states = [x[part].contiguous(memory_format=layout) for _, part in chunks]
     del x
     result: Tensor | None = None
-    for step in level.walk_inverse(latents):
+    for step in flow.walk_inverse(latents):
         step = step._replace(leaving=[latent.contiguous(memory_format=layout) for latent in step.leaving])
-        inverse = condition(step.layer, context)
+        inverse = without_context(step.layer) if context is None else condition(step.layer, context)
         for number, (images, part) in enumerate(chunks):
             state = inverse(step.input(states[number], part), images)
             if watch is not None:
-                state = watch(state, part.start, level_number, step.position)
+                state = watch(state, part.start, place.level, place.before + step.position)
             if step.position > 0:
                 states[number] = state
                 continue
@@ -99,6 +110,18 @@ def sample_blocks(samples: int, pixels: int, *, on_cpu: bool = False) -> list[ra
     count = next((count for count in counts if samples % count == 0), least)
     size = -(-samples // count)
     return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def state_chunks(images: int, states: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield images, and states of them, to process together: several images with all their states, or states of one.
+
+    Args:
+        images: number of images.
+        states: number of states of all images together, equally many of each.
+        like: (*, C, H, W), a state or a context: tells pixels and device.
+    """
+    limit = _CHUNK_PIXELS if like.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
+    return _chunks(images, states // max(images, 1), like.shape[2] * like.shape[3], limit)
 
 
 def _chunks(images: int, states: int, pixels: int, limit: int) -> Iterator[tuple[slice, slice]]:

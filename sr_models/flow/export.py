@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from invflow import FlowSequential
+from sr_models.flow.condition_sharing import LevelContext
+from sr_models.flow.decoding import Place
 from sr_models.flow.model import SuperResolutionFlow
 
 __all__ = ["Decoder"]
@@ -37,10 +40,12 @@ class Decoder(nn.Module):
         """
         model, states = self.model, list(latents)
         noise = lr.new_zeros(lr.shape[0], 1, 1, 1) if model.noise_channels else None
-        contexts = model.level_contexts(lr, noise)
-        for level, context in reversed(list(zip(model._levels(), contexts, strict=True))):
-            count = level.num_latents
-            x, _ = level.inverse(states[-count:], context.joined())
-            states[-count:] = [x]
-        base = model.base_image(lr, contexts)
-        return (states[0] if base is None else states[0] + base).clamp(0, 1)
+        return model.walk_decode(_invert, states, lr, noise).clamp(0, 1)
+
+
+def _invert(flow: FlowSequential, latents: list[Tensor], context: LevelContext | None, place: Place) -> Tensor:
+    """Invert a flow by plain calls: one state an image."""
+    count = flow.num_latents
+    given = latents[-count:]
+    del latents[-count:]
+    return flow.inverse(given, None if context is None else context.joined())[0]

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from invflow import FlowSequential, standard_normal_log_prob
 from invflow._numerics import reads_freely
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
+from sr_models.flow.arguments import check_image, check_noise, resized_noise
 from sr_models.flow.base import Base, add_base, check_base, enlarge_bicubic
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.consistency import Consistency
-from sr_models.flow.decoding import decode_levels
+from sr_models.flow.decoding import Inversion, Place, decode_flow
 from sr_models.flow.encoding import Encoding
 from sr_models.flow.explosions import OnExplode, Watch
 from sr_models.flow.graphs import GraphedDecoding
 from sr_models.flow.latents import TEMPERATURE
 from sr_models.flow.layouts import in_fastest_layout
+from sr_models.flow.progress import layer_pixels
 from sr_models.flow.sampling import draw_samples
-from sr_models.flow.shapes import LevelShapes, level_shapes
+from sr_models.flow.shapes import LevelShapes, level_shapes, smallest_shapes
 from sr_models.flow.value_range import check_range
 from sr_models.networks.precision import Precision
 from sr_models.networks.rrdb import RRDBEncoder
 
 __all__ = ["SuperResolutionFlow"]
 
-#: Beyond this, no multiple of a low-resolution image's sides is tried.
-_LARGEST_MULTIPLE = 256
-
 
 class SuperResolutionFlow(nn.Module):
     r"""Conditional flow p(hr | lr) (Lugmayr et al., SRFlow, 2020, figure 2).
 
     An encoder computes features of the low-resolution image. Level l of the flow works at 1 / 2^l of the high
-    resolution, with the features of that resolution as context.
+    resolution, with the features of that resolution as context. Other models are subclasses, as
+    :class:`sr_models.flow.hierarchy.HierarchicalFlow`, which has no encoder.
 
     Args:
         scale: enlargement, a power of two.
-        encoder: computes features of the low-resolution image.
+        encoder: computes features of the low-resolution image; ``None`` in a model of another kind.
         levels: one :class:`invflow.FlowSequential` a level, of any layers that know their ``output_shapes``. A level
             works at the resolution to which its first layer that changes it brings the state, a squeeze as a rule.
         noise_channels: channels of the noise that conditions the model as well; 0: none.
@@ -66,7 +66,7 @@ class SuperResolutionFlow(nn.Module):
     def __init__(
         self,
         scale: int,
-        encoder: RRDBEncoder,
+        encoder: RRDBEncoder | None,
         levels: Sequence[FlowSequential],
         *,
         noise_channels: int = 0,
@@ -90,6 +90,31 @@ class SuperResolutionFlow(nn.Module):
     def _levels(self) -> list[FlowSequential]:
         return [cast(FlowSequential, level) for level in self.levels]
 
+    def flows(self) -> list[FlowSequential]:
+        """List all flows that the model consists of: its levels."""
+        return self._levels()
+
+    def parts_of(self, level: int) -> list[nn.Module]:
+        """List the modules that work at the resolution of a level, from 0, those of the encoder left out."""
+        return [self.levels[level]]
+
+    def parameters_of_parts(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """Return the parameters of the encoder, if there is one, and all others, by name."""
+        both: tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]] = {}, {}
+        for name, parameter in self.named_parameters():
+            both[0 if name.startswith("encoder.") else 1][name] = parameter
+        return both
+
+    @property
+    def context_channels(self) -> int:
+        """Number of channels that condition every level, those of noise left out."""
+        return self._encoder().context_channels
+
+    def _encoder(self) -> RRDBEncoder:
+        if self.encoder is None:
+            raise ValueError(f"{self.name} has no encoder of the low-resolution image")
+        return self.encoder
+
     @property
     def lr_multiple(self) -> int:
         """Number that must divide height and width of a low-resolution image, so that every level can halve them.
@@ -98,16 +123,7 @@ class SuperResolutionFlow(nn.Module):
             TypeError: a layer of several latents without a method ``output_shapes``.
             ValueError: layers that do not fit each other.
         """
-        return self._smallest()[0]
-
-    def _smallest(self) -> tuple[int, list[LevelShapes]]:
-        """Return the side of the smallest low-resolution image that every level can halve, and its shapes."""
-        for side in range(1, _LARGEST_MULTIPLE):
-            try:
-                return side, self.level_shapes(side, side)
-            except ValueError:
-                continue
-        return _LARGEST_MULTIPLE, self.level_shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)
+        return smallest_shapes(self.level_shapes)[0]
 
     def contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[Tensor]:
         """Compute the context of each level, from first to last: (B, context channels, H/2^l, W/2^l).
@@ -125,15 +141,18 @@ class SuperResolutionFlow(nn.Module):
 
     def level_contexts(self, lr: Tensor, noise: Tensor | None = None) -> list[LevelContext]:
         """Compute the contexts of :meth:`contexts` before features are enlarged and joined; arguments as there."""
-        multiple, smallest = self._smallest()
+        multiple, smallest = smallest_shapes(self.level_shapes)
         if lr.shape[2] % multiple or lr.shape[3] % multiple:
             raise ValueError(f"lr must have height and width divisible by {multiple}, got {tuple(lr.shape[2:])}")
         factors = [shapes.state[1] / multiple for shapes in smallest]
         if noise is not None:
-            self._check_noise(noise, lr)
-        maps = self.encoder.features(lr, factors)
+            check_noise(noise, lr, self.noise_channels, self.scale, self.name)
+        maps = self._encoder().features(lr, factors)
         return [
-            LevelContext(maps[factor], None if noise is None or not noisy else self._resized(noise, maps[factor].own))
+            LevelContext(
+                maps[factor],
+                None if noise is None or not noisy else resized_noise(noise, maps[factor].own, self.noise_channels),
+            )
             for factor, noisy in zip(factors, self.noise_steps, strict=True)
         ]
 
@@ -147,8 +166,11 @@ class SuperResolutionFlow(nn.Module):
 
         Returns:
             (B, 3, scale h, scale w), unclamped.
+
+        Raises:
+            ValueError: a model without an encoder.
         """
-        image = self.encoder.image(lr)
+        image = self._encoder().image(lr)
         return image if self.base == "none" else enlarge_bicubic(lr, self.scale) + image
 
     def base_image(self, lr: Tensor, contexts: Sequence[LevelContext]) -> Tensor | None:
@@ -165,21 +187,7 @@ class SuperResolutionFlow(nn.Module):
             return base
         finest = contexts[0].features.own
         known = (finest, finest.shape[2] // lr.shape[2]) if finest.shape[2] >= lr.shape[2] else None
-        return base + self.encoder.image(lr, known)
-
-    def _resized(self, noise: Tensor, context: Tensor) -> Tensor:
-        size = context.shape[2:]
-        if noise.shape[2:] == (1, 1):
-            return noise.expand(context.shape[0], self.noise_channels, *size)
-        return F.interpolate(noise, size=size, mode="bicubic")
-
-    def _check_noise(self, noise: Tensor, lr: Tensor) -> None:
-        if not self.noise_channels:
-            raise ValueError(f"noise must be None: {self.name} is not conditioned on noise")
-        batch, height, width = lr.shape[0], lr.shape[2] * self.scale, lr.shape[3] * self.scale
-        allowed = [(batch, 1, 1, 1), (batch, self.noise_channels, height, width)]
-        if tuple(noise.shape) not in allowed:
-            raise ValueError(f"noise must have shape {allowed[0]} or {allowed[1]}, got {tuple(noise.shape)}")
+        return base + self._encoder().image(lr, known)
 
     def encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Encoding:
         """Compute latents and likelihood of high-resolution images.
@@ -202,9 +210,12 @@ class SuperResolutionFlow(nn.Module):
                 f"hr must have shape {expected} for lr of shape {tuple(lr.shape)} at scale {self.scale}, "
                 f"got {tuple(hr.shape)}"
             )
+        return self._encode(in_fastest_layout(hr), in_fastest_layout(lr), noise)
+
+    def _encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Encoding:
+        """Encode images that fit each other."""
         latents: list[Tensor] = []
         log_det = hr.new_zeros(hr.shape[0])
-        hr, lr = in_fastest_layout(hr), in_fastest_layout(lr)
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
         x = hr if base is None else hr - base
@@ -240,10 +251,25 @@ class SuperResolutionFlow(nn.Module):
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
         """Decode latents (B M, ...) of M successive samples of each of the B images, and empty the list."""
-        lr = in_fastest_layout(lr)
+        return self.walk_decode(partial(decode_flow, watch=watch), latents, in_fastest_layout(lr), noise)
+
+    def walk_decode(self, invert: Inversion, latents: list[Tensor], lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Decode latents, each flow by a function of one's own.
+
+        Args:
+            invert: inverts a flow, and takes its latents off their list.
+            latents: in encode order, the last of them being the first that is inverted.
+            lr: (B, 3, h, w) in [0, 1].
+            noise: as in :meth:`encode`.
+
+        Returns:
+            (B M, 3, scale h, scale w), unclamped.
+        """
         contexts = self.level_contexts(lr, noise)
         base = self.base_image(lr, contexts)
-        images = decode_levels(self._levels(), latents, contexts, watch)
+        for number, level in reversed(list(enumerate(self._levels(), 1))):
+            latents.append(invert(level, latents, contexts.pop(), Place(number)))
+        images = latents.pop()
         return images if base is None else add_base(images, base)
 
     @folding
@@ -262,6 +288,14 @@ class SuperResolutionFlow(nn.Module):
         """
         levels = self.level_shapes(height, width)
         return [*(shape for level in levels for shape in level.leaving), levels[-1].rest]
+
+    def drawn_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
+        """Return shapes (C, H, W) of the latents that samples differ in: the first of :meth:`latent_shapes`, or all."""
+        return self.latent_shapes(height, width)
+
+    def layer_pixels(self, height: int, width: int) -> int:
+        """Count the pixels that the inverses of all layers make, for a low-resolution image of this size."""
+        return layer_pixels(self._levels(), (3, height * self.scale, width * self.scale))
 
     def level_shapes(self, height: int, width: int) -> list[LevelShapes]:
         """Return the shapes in every level, from first to last, for a low-resolution image of this size.
@@ -351,8 +385,8 @@ class SuperResolutionFlow(nn.Module):
         """Decode latents as :meth:`sample` does: without noise, watched, and by a CUDA graph where one fits.
 
         Args:
-            latents: latents (B M, C, H, W) in encode order, of M successive samples of each of the B images. The list
-                is emptied.
+            latents: latents (B M, C, H, W) of :meth:`drawn_shapes`, of M successive samples of each of the B images.
+                The list is emptied.
             lr: (B, 3, h, w), of a size that the levels can halve.
             watch: looks at every layer's result.
             graph: as in :meth:`sample`.
@@ -369,12 +403,7 @@ class SuperResolutionFlow(nn.Module):
         return self._graphed(self, decode, latents, lr, watch, graph)
 
     def _check(self, image: Tensor, name: str, *, look: bool = True) -> None:
-        if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
-            given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(f"{name} must have shape (batch, 3, height, width), got {given}")
-        dtype = self.encoder.conv_first.weight.dtype
-        if image.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
+        check_image(image, name, next(self.parameters()).dtype)
         if not look:
             return
         # Waiting for an accelerator at every training step would be dear, and one look finds images in 0..255.

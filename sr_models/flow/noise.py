@@ -24,11 +24,18 @@ class NoisyPair(NamedTuple):
 
 
 def noisy_pair(
-    model: SuperResolutionFlow, hr: Tensor, lr: Tensor, std: float, streams: Sequence[torch.Generator]
+    model: SuperResolutionFlow,
+    hr: Tensor,
+    lr: Tensor,
+    std: float,
+    streams: Sequence[torch.Generator],
+    *,
+    width: float = 0.0,
 ) -> NoisyPair:
     r"""Add the noise of a training step to a batch of images.
 
-    Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`. A noise-conditional one draws
+    Most models see :math:`hr + \sigma \varepsilon` with a fixed :math:`\sigma`, or uniform noise instead. A
+    noise-conditional one draws
     :math:`c \sim U(0, M)` for every image (Kim and Son, NCSR, 2021, section 3.2). It sees :math:`hr + v` with
     :math:`v = c \, \varepsilon`, and the low-resolution image plus :math:`v` reduced like an image. Its condition is
     :math:`v`, or c if it takes one channel of noise.
@@ -39,16 +46,19 @@ def noisy_pair(
         lr: (B, 3, h, w) in [0, 1].
         std: :math:`\sigma`.
         streams: generators of the CPU, one for every image.
+        width: that of noise from U(0, width), where ``std`` is 0.
 
     Returns:
         The arguments of ``encode``.
     """
-    if not (std or model.noise_channels):
+    if not (std or width or model.noise_channels):
         return NoisyPair(hr, lr, None)
 
     def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
         return torch.stack([draw(shape, generator=each, dtype=torch.float32, device="cpu") for each in streams])
 
+    if width and not model.noise_channels:
+        return NoisyPair(hr + width * _moved(drawn(torch.rand, *hr.shape[1:]), hr), lr, None)
     noise = drawn(torch.randn, *hr.shape[1:])
     if not model.noise_channels:
         return NoisyPair(hr + std * _moved(noise, hr), lr, None)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invflow import FlowSequential
 from invflow._numerics import reads_freely
 from invflow.layers import check_weights
 from invflow.layers._late import look_at_weights
@@ -43,9 +42,9 @@ class Decoder(Protocol):
     @property
     def lr_multiple(self) -> int: ...
 
-    def _levels(self) -> list[FlowSequential]: ...
+    def layer_pixels(self, height: int, width: int) -> int: ...
 
-    def latent_shapes(self, height: int, width: int) -> list[tuple[int, ...]]: ...
+    def drawn_shapes(self, height: int, width: int) -> list[tuple[int, ...]]: ...
 
     def decode_samples(self, latents: list[Tensor], lr: Tensor, watch: Watch, graph: bool | None) -> Tensor: ...
 
@@ -122,15 +121,14 @@ def _layer_progress(
     height, width = lr.shape[2:]
     area = height * width or 1
     decoded = area if tile is None else decoded_pixels(height, width, tile=tile, multiple=model.lr_multiple)
-    shape = (3, height * model.scale, width * model.scale)
-    return progress_of(model._levels(), shape, len(lr) * n * decoded / area, on_progress)
+    return progress_of(model.layer_pixels(height, width) * len(lr) * n * decoded / area, on_progress)
 
 
 def _watched_samples(
     model: Decoder, lr: Tensor, settings: _Settings, samples: Sequence[int], attempt: int = 0
 ) -> Tensor:
     """Return samples (B, number of samples, 3, scale h, scale w). Those that explode are drawn again, alone."""
-    shapes, n = model.latent_shapes(lr.shape[2], lr.shape[3]), len(samples)
+    shapes, n = model.drawn_shapes(lr.shape[2], lr.shape[3]), len(samples)
     draw = partial(draw_latents, pinned=True) if lr.is_cuda else draw_latents
     latents = [
         latent.to(lr, non_blocking=True).expand(len(lr), *latent.shape).flatten(0, 1)

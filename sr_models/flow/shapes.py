@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from invflow import FlowSequential
 from invflow.layers.protocol import Shape
 
-__all__ = ["LevelShapes", "level_shapes"]
+__all__ = ["LevelShapes", "level_shapes", "smallest_shapes"]
+
+#: Beyond this, no multiple of a low-resolution image's sides is tried.
+_LARGEST_MULTIPLE = 256
 
 
 class LevelShapes(NamedTuple):
@@ -53,3 +56,20 @@ def level_shapes(levels: Sequence[FlowSequential], shape: Shape) -> list[LevelSh
             raise TypeError(f"level {number}: {error}") from error
         found.append(LevelShapes(given if state[1:] == given[1:] else state, leaving, rest))
     return found
+
+
+def smallest_shapes(shapes: Callable[[int, int], list[LevelShapes]]) -> tuple[int, list[LevelShapes]]:
+    """Return the side of the smallest low-resolution image that every level can halve, and its shapes.
+
+    Args:
+        shapes: ``shapes(height, width)`` for a low-resolution image of this size.
+
+    Raises:
+        TypeError, ValueError: as ``shapes``, for layers that do not fit each other.
+    """
+    for side in range(1, _LARGEST_MULTIPLE):
+        try:
+            return side, shapes(side, side)
+        except ValueError:
+            continue
+    return _LARGEST_MULTIPLE, shapes(_LARGEST_MULTIPLE, _LARGEST_MULTIPLE)

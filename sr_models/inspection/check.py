@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invflow import FlowSequential
+from sr_models.flow.condition_sharing import LevelContext
+from sr_models.flow.decoding import Place
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.randomness import random_stream
 
@@ -79,15 +81,19 @@ def check_model(model: SuperResolutionFlow, *, size: int = 8, seed: int = 0) -> 
     round_trip = (model.decode(model.encode(*given).latents, given[1]) - given[0]).abs().max()
 
     exact = copy.deepcopy(model).cpu().double()
-    latents, contexts = exact.encode(hr.double(), lr.double()).latents, exact.contexts(lr.double())
-    x, layers = latents.pop(), []
-    for number, level, context in reversed(list(zip(itertools.count(1), exact._levels(), contexts, strict=False))):
-        for step in level.walk_inverse(latents):
+    layers: list[Amplification] = []
+
+    def invert(flow: FlowSequential, latents: list[Tensor], context: LevelContext | None, place: Place) -> Tensor:
+        x, given = latents.pop(), None if context is None else context.joined()
+        for step in flow.walk_inverse(latents):
             moved = [_moved(latent, generator) for latent in (*step.leaving, x)]
-            changed, _ = step.layer.inverse(moved if step.leaving else moved[0], context)
-            x, _ = step.layer.inverse(step.input(x), context)
+            changed, _ = step.layer.inverse(moved if step.leaving else moved[0], given)
+            x, _ = step.layer.inverse(step.input(x), given)
             factor = ((changed - x).abs().max() / _STEP).item()
-            layers.append(Amplification(number, step.position, type(step.layer).__name__, factor))
+            layers.append(Amplification(place.level, place.before + step.position, type(step.layer).__name__, factor))
+        return x
+
+    exact.walk_decode(invert, list(exact.encode(hr.double(), lr.double()).latents), lr.double())
     return ModelCheck(round_trip.item(), layers)
 
 

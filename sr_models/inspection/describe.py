@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class LevelDescription:
     Attributes:
         reduction: the level works at 1 / reduction of the high resolution.
         channels: channels of the state after the squeeze.
-        transition_steps: steps of actnorm and 1x1 convolution only.
+        transition_steps: steps that nothing conditions, in most models of actnorm and 1x1 convolution only.
         steps: steps that the features of the low resolution condition.
         noise_steps: number of these steps that noise conditions as well.
         context_channels: channels of the features.
@@ -95,24 +96,26 @@ class Description:
         encoder, flow = self.encoder_multiply_adds, self.flow_multiply_adds
         total, published = self.encoder_parameters + self.flow_parameters, self.published_flow_parameters
         parameters = f"parameters: encoder {self.encoder_parameters:,}, flow {self.flow_parameters:,}, total {total:,}"
-        if published is not None:
+        if published is not None and published > self.flow_parameters:
             parameters += (
                 f"\n    (published files hold {published - self.flow_parameters:,} more that are never evaluated: "
                 f"flow {published:,}, total {self.encoder_parameters + published:,})"
             )
-        return "\n".join(
-            [
-                f"{self.name} at {self.scale}x: {self.config}",
-                "",
-                *table,
-                "",
-                parameters,
-                f"million multiply-adds per pixel of the high resolution, one sample: encoder {encoder / 1e6:.2f}, "
-                f"flow {flow / 1e6:.2f}, total {(encoder + flow) / 1e6:.2f}",
+        lines = [
+            f"{self.name} at {self.scale}x: {self.config}",
+            "",
+            *table,
+            "",
+            parameters,
+            f"million multiply-adds per pixel of the high resolution, one sample: encoder {encoder / 1e6:.2f}, "
+            f"flow {flow / 1e6:.2f}, total {(encoder + flow) / 1e6:.2f}",
+        ]
+        if self.unused_multiply_adds:
+            lines.append(
                 f"    ({(encoder + flow + self.unused_multiply_adds) / 1e6:.2f} with the encoder's last convolutions, "
-                "which only the L1 pretraining needs)",
-            ]
-        )
+                "which only the L1 pretraining needs)"
+            )
+        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -134,33 +137,33 @@ def describe(name: str, *, scale: int = 4, preset: str = "released", **overrides
         model = create(name, scale=scale, preset=preset, **overrides)
     levels: list[LevelDescription] = []
     side = model.lr_multiple
-    for level, shapes in zip(model._levels(), model.level_shapes(side, side), strict=True):
+    for shapes in model.level_shapes(side, side):
         channels, height, _ = shapes.state
         reduction = side * scale // height
         last = [shapes.rest] if len(levels) == len(model.levels) - 1 else []
-        steps = [part for part in level.modules() if isinstance(part, FlowStep)]
-        conditional = [part for part in level.modules() if getattr(part, "coupling", None) is not None]
+        parts = nn.ModuleList(model.parts_of(len(levels)))
+        steps = [part for part in parts.modules() if isinstance(part, FlowStep)]
+        conditional = [part for part in parts.modules() if _is_conditional(part)]
         levels.append(
             LevelDescription(
                 reduction=reduction,
                 channels=channels,
-                transition_steps=sum(step.coupling is None and step.injector is None for step in steps),
+                transition_steps=sum(step.injector is None and not _is_conditional(step) for step in steps),
                 steps=len(conditional),
                 noise_steps=model.noise_steps[len(levels)],
-                context_channels=model.encoder.context_channels,
+                context_channels=model.context_channels,
                 latents=tuple(shape[0] for shape in (*shapes.leaving, *last)),
-                multiply_adds=_multiply_adds(level) / reduction**2,
+                multiply_adds=_multiply_adds(parts) / reduction**2,
             )
         )
     used, unused = _encoder_multiply_adds(model, max(scale / level.reduction for level in levels))
-    flow = _parameter_count(model.levels)
     return Description(
         name=model.name,
         scale=scale,
         config=model.config,
         levels=tuple(levels),
-        encoder_parameters=_parameter_count(model.encoder),
-        flow_parameters=flow,
+        encoder_parameters=_parameter_count(model.parameters_of_parts()[0]),
+        flow_parameters=_parameter_count(model.parameters_of_parts()[1]),
         published_flow_parameters=_published_flow_parameters(model),
         encoder_multiply_adds=used,
         unused_multiply_adds=unused,
@@ -175,6 +178,8 @@ def _multiply_adds(module: nn.Module) -> int:
 def _encoder_multiply_adds(model: SuperResolutionFlow, largest: float) -> tuple[float, float]:
     """Count multiply-adds for features up to the largest factor, and the rest, per pixel of the high resolution."""
     encoder, scale = model.encoder, model.scale
+    if encoder is None:
+        return 0.0, 0.0
     used = _multiply_adds(nn.ModuleList([encoder.conv_first, encoder.trunk, encoder.trunk_conv])) / scale**2
     unused = float(_multiply_adds(encoder.hr_conv) + _multiply_adds(encoder.last_conv))
     for stage, conv in enumerate(encoder.upconvs, 1):
@@ -194,5 +199,10 @@ def _published_flow_parameters(model: SuperResolutionFlow) -> int | None:
     return sum(torch.Size(shape).numel() for name, (_, shape) in layout.items() if not name.startswith("RRDB."))
 
 
-def _parameter_count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _parameter_count(parameters: Mapping[str, nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())
+
+
+def _is_conditional(part: nn.Module) -> bool:
+    """Return whether a part of a flow has a coupling that a context conditions."""
+    return bool(getattr(getattr(part, "coupling", None), "context_channels", 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Publication:
 
     :mod:`sr_models.checkpoints.published` knows everything that they share: the encoder, the numbering of layers, and
     the options for the fields of :class:`sr_models.models.config.FlowConfig`. The model's config must have these.
+    With a ``naming``, files and options are of another kind: ``detect`` and ``read_options`` then return every field of
+    the config.
 
     Attributes:
         model: the option ``model`` of published options files.
@@ -49,6 +51,10 @@ class Publication:
         unevaluated: returns the tensors that published files have and the model does not evaluate, by the names that
             the model would give them.
         not_in_file: fields of the config that no file tells, and in words what they decide.
+        naming: ``naming(name, layers_before)`` returns the published name of one of the model's parameters, from the
+            number of layers in the levels before each. Files are then in the order of the model's own parameters.
+        constants: published names and tensors that every file of a model holds, and that are no parameters here.
+        prefix: beginning of names in its files that no other kind of file has.
     """
 
     model: str
@@ -58,6 +64,9 @@ class Publication:
     names: Mapping[str, str] = field(default_factory=dict)
     unevaluated: Callable[[SuperResolutionFlow], Mapping[str, Tensor]] = _no_tensors
     not_in_file: Mapping[str, str] = field(default_factory=dict)
+    naming: Callable[[str, Sequence[int]], str] | None = None
+    constants: Callable[[SuperResolutionFlow], Mapping[str, Tensor]] = _no_tensors
+    prefix: str = "flowUpsamplerNet."
 
 
 def has_part(part: str) -> Detection:

@@ -9,6 +9,7 @@ import torch
 
 from sr_models.data.kept import DISK_CACHE
 from sr_models.data.photographs import Photographs
+from sr_models.evaluation.metrics.vgg import find_vgg
 from sr_models.inspection.describe import Description, describe
 from sr_models.io.listing import one_line
 from sr_models.registry import create
@@ -36,6 +37,8 @@ class RunCheck:
 
     def __init__(self, config: TrainingConfig, disk_cache: float = DISK_CACHE) -> None:
         check_crop(config)
+        if config.recipe.feature_weight:
+            find_vgg(config.feature_weights)
         self.config = config
         self.photographs = [
             Photographs(
@@ -96,12 +99,14 @@ def check_crop(config: TrainingConfig) -> None:
     """Check that every level of the model can halve a crop as often as it must.
 
     Raises:
-        ValueError: a crop of another size, in a run that trains the flow.
+        ValueError: a crop of another size, in a run that trains the flow; pretraining of an encoder that is not there.
     """
-    if config.encoder_steps == config.recipe.steps:
-        return
     with torch.device("meta"):
         model = create(config.model, scale=config.scale, preset=config.preset, **config.overrides)
+    if config.encoder_steps and model.encoder is None:
+        raise ValueError(f"encoder_steps must be 0: {config.model} has no encoder, got {config.encoder_steps}")
+    if config.encoder_steps == config.recipe.steps:
+        return
     multiple = config.scale * model.lr_multiple
     if config.crop % multiple:
         raise ValueError(f"crop must be a multiple of {multiple} for {config.model}, got {config.crop}")

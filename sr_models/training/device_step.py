@@ -34,16 +34,17 @@ class Outcome(NamedTuple):
     norm: Tensor
 
 
-def fused_adam(groups: Iterable[Iterable[nn.Parameter]]) -> torch.optim.Adam:
+def fused_adam(groups: Iterable[Iterable[nn.Parameter]], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Adam:
     """Return Adam with learning rates on the device, and an update that can be left out there.
 
     Args:
-        groups: parameters of every group.
+        groups: parameters of every group, of which one may be empty.
+        betas: Adam's decays of the gradient and of its square.
     """
     listed = [list(group) for group in groups]
-    device = listed[0][0].device
+    device = next(parameter.device for group in listed for parameter in group)
     settings = [{"params": group, "lr": torch.zeros((), device=device)} for group in listed]
-    return torch.optim.Adam(settings, fused=True, capturable=device.type == "cuda")
+    return torch.optim.Adam(settings, betas=betas, fused=True, capturable=device.type == "cuda")
 
 
 class DeviceStep:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sr_models.networks.rrdb import RRDB
 from sr_models.training.objective import Objective, Phase
 
 __all__ = [
@@ -97,7 +98,7 @@ def distribute(objective: Objective, phase: Phase, fabric: Fabric, strategy: Str
     """
     if strategy == "fsdp":
         mesh = torch.distributed.device_mesh.init_device_mesh(fabric.device.type, (fabric.world_size,))
-        for block in objective.model.encoder.trunk:
+        for block in [part for part in objective.model.modules() if isinstance(part, RRDB)]:
             fully_shard(block, mesh=mesh)
         fully_shard(objective, mesh=mesh)
         return objective
@@ -105,7 +106,7 @@ def distribute(objective: Objective, phase: Phase, fabric: Fabric, strategy: Str
         return objective
     own = [fabric.device.index] if fabric.device.type == "cuda" else None
     # a likelihood leaves out the convolutions of the encoder that make an image of its features
-    unused = phase.encoder and phase.flow
+    unused = objective.model.encoder is not None and phase.encoder and phase.flow
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its new name is of torch 2.14
         # the only buffers are flags and permutations, which no step changes

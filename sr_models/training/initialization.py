@@ -53,7 +53,7 @@ def initialize_flow(content: Content, config: TrainingConfig, data: RandomCrops,
     average = content["average"]
     if average is not None:
         # what the flow was before it had begun is nothing to average with
-        average = {**average, **gather({f"levels.{name}": p for name, p in model.levels.named_parameters()})}
+        average = {**average, **gather(model.parameters_of_parts()[1])}
     return {"model": gather(model.state_dict()), "average": average, "optimizer": {}}
 
 

@@ -12,9 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from invflow import FlowSequential
 from invflow.layers import FactorStore
 from sr_models.checkpoints.files import describe_file
 from sr_models.flow.model import SuperResolutionFlow
@@ -22,6 +21,7 @@ from sr_models.training.average import begin_average, share_of_new, update_avera
 from sr_models.training.config import TrainingConfig
 from sr_models.training.device_step import DeviceStep, Outcome, fused_adam
 from sr_models.training.distribution import Strategy, distribute, last_part_only, mean
+from sr_models.training.image_losses import ImageLosses
 from sr_models.training.objective import Objective, Phase
 from sr_models.training.state import Content, gather, gather_optimizer, like, model_of, restore_optimizer
 
@@ -63,20 +63,20 @@ class Learner:
     ) -> None:
         self.phase, self.config, self.fabric = phase, config, fabric
         model = model_of(content, average=False).train()
-        for level in model.levels:
-            assert isinstance(level, FlowSequential)
-            level.memory = config.memory
+        for flow in model.flows():
+            flow.memory = config.memory
         self.objective = Objective(model.to(fabric.device), config)
         self.objective.prepare(phase)
         if config.compile:
             self.objective.compile_losses()
         self._module = distribute(self.objective, phase, fabric, strategy)
-        groups = [list(model.encoder.parameters()), list(model.levels.parameters())]
+        groups = [list(parameters.values()) for parameters in model.parameters_of_parts()]
+        betas = 0.9, config.recipe.beta2
         self.device_decides = device_decides(config, fabric, strategy)
         if self.device_decides:
-            self._optimizer = fused_adam(groups)
+            self._optimizer = fused_adam(groups, betas)
         else:
-            self._optimizer = torch.optim.Adam([{"params": group} for group in groups])
+            self._optimizer = torch.optim.Adam([{"params": group} for group in groups], betas=betas)
         restore_optimizer(content["optimizer"], self._optimizer, model)
         self._average = like(content["average"], model) if content["average"] else None
         if config.average and self._average is None:
@@ -84,6 +84,12 @@ class Learner:
         self._scaler = torch.amp.GradScaler(fabric.device.type, enabled=config.precision == "fp16")
         if content["scaler"]:
             self._scaler.load_state_dict(content["scaler"])
+        self._images = ImageLosses(config, fabric.device, content.get("adversary"))
+        if self._images.adversary is not None and fabric.world_size > 1:
+            raise ValueError(
+                "adversarial_weight must be 0 with several devices: every one would have its own adversary"
+            )
+        self._batch: Batch = ()
         self._device_step = self._make_device_step(model, _makes_graph(model, config, fabric, strategy))
 
     def take(self, batch: Batch, rates: Sequence[float], step: int) -> Outcome:
@@ -103,14 +109,20 @@ class Learner:
         """Compute the clipped gradients of a step, and return the mean loss of all processes; arguments as above."""
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        self._batch = batch
+        self._optimizer.zero_grad()
+        self._take_carried()
         loss = mean(self._backward(batch), self.fabric)
         self._scaler.unscale_(self._optimizer)
         return Outcome(loss, self._clip())
 
     def update(self, step: int) -> None:
         """Change weights and average by the gradients of this step."""
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        if step >= self.config.discriminator_steps:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        if self.phase.loss == "nll":
+            self._update_by_images(step)
         if self._average is not None:
             update_average(self._average, self.objective.model, self.config.average, self._updates(step))
 
@@ -135,6 +147,7 @@ class Learner:
             **self.weights(),
             "optimizer": gather_optimizer(self._optimizer, self.objective.model),
             "scaler": self._scaler.state_dict() or None,
+            "adversary": self._images.state(),
         }
 
     def _make_device_step(self, model: SuperResolutionFlow, graph: bool) -> DeviceStep | None:
@@ -147,7 +160,7 @@ class Learner:
             self._optimizer,
             average=list(average.values()),
             averaged=[parameters[name] for name in average],
-            clip=self.config.gradient_clip or math.inf,
+            clip=self.config.recipe.gradient_clip or math.inf,
             graph=graph,
         )
 
@@ -163,26 +176,65 @@ class Learner:
 
     def _backward(self, batch: Batch) -> Tensor:
         """Accumulate the gradients of a batch's parts; return this process's mean loss."""
-        self._optimizer.zero_grad()
+        weight = 1.0 if self.phase.loss == "l1" else self.config.recipe.nll_weight
         loss = torch.zeros((), device=self.fabric.device)
         for number, part in enumerate(batch, start=1):
             hr, lr, crops = self._moved(part)
             with last_part_only(self._module, number == len(batch)):
                 part_loss = self._module(hr, lr, crops, self.phase.loss) / len(batch)
-                self._scaler.scale(part_loss).backward()
+                self._scaler.scale(weight * part_loss).backward()
             loss += part_loss.detach()
         return loss
+
+    def _update_by_images(self, step: int) -> None:
+        """Take the updates by losses of decoded images, each where its loss and gradient are finite."""
+        losses, learns = self._images, step >= self.config.discriminator_steps
+        for name in losses.names:
+            self._optimizer.zero_grad()
+            total = torch.zeros((), device=self.fabric.device)
+            pairs: list[tuple[Tensor, Tensor]] = []
+            for number, part in enumerate(self._batch, start=1):
+                hr, lr, crops = self._moved(part)
+                with last_part_only(self._module, number == len(self._batch)), torch.set_grad_enabled(learns):
+                    images = self._module(hr, lr, crops, name)
+                    pairs.append((hr, images.detach()))
+                    if learns:
+                        loss = losses(name, images, hr) / len(self._batch)
+                        loss.backward()
+                        total += loss.detach()
+            if learns and torch.isfinite(mean(total, self.fabric) + self._clip()):
+                self._optimizer.step()
+            if name == "sample" and losses.adversary is not None:
+                losses.adversary.learn(pairs, self.config.discriminator_rate(step))
+        if self.config.recipe.carry_gradient:
+            self._carry()
+
+    def _carry(self) -> None:
+        """Keep the present gradient for the next step, among what the optimizer knows of every parameter."""
+        for parameter in self.objective.parameters():
+            if parameter.grad is not None and parameter.grad.isfinite().all():
+                self._optimizer.state[parameter]["carried"] = parameter.grad
+        self._optimizer.zero_grad()
+
+    def _take_carried(self) -> None:
+        for parameter, state in self._optimizer.state.items():
+            carried = state.pop("carried", None)
+            if carried is not None and parameter.requires_grad:
+                parameter.grad = carried
 
     def _clip(self) -> Tensor:
         """Limit the gradient's norm as the settings say, and return what it was."""
         parameters = [parameter for parameter in self.objective.parameters() if parameter.grad is not None]
-        norm = clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
+        recipe = self.config.recipe
+        if recipe.value_clip:
+            clip_grad_value_(parameters, recipe.value_clip)
+        norm = clip_grad_norm_(parameters, recipe.gradient_clip or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def device_decides(config: TrainingConfig, fabric: Fabric, strategy: Strategy) -> bool:
-    """Return whether the device alone takes a step: without gradients of other processes, or a scale of them."""
-    alone = fabric.world_size == 1 and strategy != "fsdp"
+    """Return whether the device alone takes a step: one update, without gradients of other processes or their scale."""
+    alone = fabric.world_size == 1 and strategy != "fsdp" and config.recipe.is_plain
     return fabric.device.type == "cuda" and alone and config.precision != "fp16"
 
 
@@ -191,7 +243,7 @@ def _no_graph(config: TrainingConfig, fabric: Fabric, strategy: Strategy) -> str
     if fabric.device.type != "cuda":
         return f"CUDA graphs need a CUDA device, not {fabric.device.type}"
     if not device_decides(config, fabric, strategy):
-        return "processes that share gradients, and precision fp16, wait for the device in every step"
+        return "processes that share gradients, precision fp16, and losses of images wait for the device in every step"
     if config.memory == "invert":
         return "memory invert compares reconstructed states in every step"
     return None

@@ -220,5 +220,7 @@ def _initial_model(config: TrainingConfig, notes: list[str]) -> SuperResolutionF
     if config.init_from is not None:
         notes.append(load_initial_weights(model, config.init_from))
     if config.encoder is not None:
+        if model.encoder is None:
+            raise ValueError(f"encoder must be left out: {config.model} has no encoder, got {config.encoder}")
         load_encoder(config.encoder, model.encoder)
     return model

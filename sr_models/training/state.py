@@ -20,7 +20,7 @@ __all__ = ["Content", "begin", "gather", "gather_optimizer", "like", "model_of",
 
 #: Content of a checkpoint but for its format: ``step`` (finished steps), ``description`` (JSON of the model),
 #: ``model``, ``average``, ``optimizer`` (by parameter), ``scaler`` (of gradients in float16), ``skipped`` (steps),
-#: ``best``.
+#: ``best``, ``adversary`` (a discriminator that learns beside the model).
 Content = dict[str, Any]
 
 
@@ -35,6 +35,7 @@ def begin(model: SuperResolutionFlow) -> Content:
         "scaler": None,
         "skipped": 0,
         "best": None,
+        "adversary": None,
     }
 
 

@@ -39,9 +39,7 @@ def opening(
         Lines to print.
     """
     recipe = config.recipe
-    encoder, flow = (
-        sum(parameter.numel() for parameter in part.parameters()) for part in (model.encoder, model.levels)
-    )
+    encoder, flow = (sum(parameter.numel() for parameter in part.values()) for part in model.parameters_of_parts())
     phases = f", {config.encoder_steps:,} of them pretrain the encoder" if config.encoder_steps else ""
     lines = [
         f"{config.model} {config.scale}x, preset {config.preset}: {encoder + flow:,} parameters "

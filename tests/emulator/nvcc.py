@@ -1,4 +1,4 @@
-"""PTX from nvcc, where it is installed, kept in the build folder like everything compiled."""
+"""PTX and machine code from nvcc, where it is installed, kept in the build folder like everything compiled."""
 
 from __future__ import annotations
 
@@ -40,6 +40,29 @@ def compile_ptx(
         build.run([str(nvcc()), *options, "-o", str(path), str(source)])
 
     return build.kept(cache / f"{source.stem}-{architecture}-{key}.ptx", make).read_text()
+
+
+def ptxas() -> str | None:
+    """Path of the assembler beside nvcc, or None."""
+    return shutil.which("ptxas", path=str(Path(nvcc() or "").parent))
+
+
+def compile_cubin(source: Path, architecture: int, *, include: Sequence[Path] = ()) -> Path:
+    """The machine code of ``source``; what ptxas said of it stands beside it, in a file that ends in ``.txt``.
+
+    ``nvcc -cubin`` makes the same, in the same two steps, but would make PTX again that is also run on the CPU. Raises
+    ``RuntimeError`` with what a tool says.
+    """
+    ptx = compile_ptx(source, architecture, include=include)
+    output = build.DEFAULT_CACHE / f"{source.stem}-{architecture}-{build.digest(ptx, version())}.cubin"
+
+    def make(path: Path) -> None:
+        report, text = path.with_suffix(".txt"), path.with_suffix(".ptx")
+        text.write_text(ptx)
+        report.write_text(build.run([str(ptxas()), "-v", f"-arch=sm_{architecture}", str(text), "-o", str(path)]))
+        report.replace(output.with_suffix(".txt"))
+
+    return build.kept(output, make)
 
 
 @functools.cache

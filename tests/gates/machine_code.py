@@ -35,11 +35,6 @@ class MachineCode:
     stores: tuple[int, ...]
 
 
-def ptxas() -> str | None:
-    """Path of the assembler beside nvcc, or None."""
-    return shutil.which("ptxas", path=str(Path(nvcc.nvcc() or "").parent))
-
-
 @functools.cache
 def nvdisasm() -> str | None:
     """Path of NVIDIA's disassembler, beside nvcc or in the package of Triton, or None."""
@@ -51,7 +46,7 @@ def nvdisasm() -> str | None:
 
 def unavailable() -> str | None:
     """Return why machine code cannot be made and read here, or ``None``."""
-    if nvcc.nvcc() is None or ptxas() is None:
+    if nvcc.nvcc() is None or nvcc.ptxas() is None:
         return "nvcc is not installed"
     return None if nvdisasm() else "nvdisasm is neither beside nvcc nor in a package triton"
 
@@ -61,30 +56,15 @@ def machine_code(source: Path, architecture: int, *, include: Sequence[Path] = (
 
     ``include``: folders of headers, which count among the sources. Raises ``RuntimeError`` with what a tool says.
     """
-    report = _compiled(source, architecture, include).with_suffix(".txt").read_text()
+    report = nvcc.compile_cubin(source, architecture, include=include).with_suffix(".txt").read_text()
     of_kernel = instructions(source, architecture, include=include)
     return [_described(symbol, architecture, said, of_kernel[symbol]) for symbol, said in _reports(report)]
 
 
 def instructions(source: Path, architecture: int, *, include: Sequence[Path] = ()) -> dict[str, list[str]]:
     """The instructions of each kernel of ``source``, by its symbol, without operands, such as ``STS.128``."""
-    cubin = _compiled(source, architecture, include)
+    cubin = nvcc.compile_cubin(source, architecture, include=include)
     return dict(_by_kernel(build.run([str(nvdisasm()), "-c", str(cubin)])))
-
-
-def _compiled(source: Path, architecture: int, include: Sequence[Path]) -> Path:
-    """The machine code; what ptxas said of it stands beside it. ``nvcc -cubin`` makes the same, in the same two steps,
-    but would make PTX again that is also run on the CPU."""
-    ptx = nvcc.compile_ptx(source, architecture, include=include)
-    output = build.DEFAULT_CACHE / f"{source.stem}-{architecture}-{build.digest(ptx, nvcc.version())}.cubin"
-
-    def make(path: Path) -> None:
-        report, text = path.with_suffix(".txt"), path.with_suffix(".ptx")
-        text.write_text(ptx)
-        report.write_text(build.run([str(ptxas()), "-v", f"-arch=sm_{architecture}", str(text), "-o", str(path)]))
-        report.replace(output.with_suffix(".txt"))
-
-    return build.kept(output, make)
 
 
 def _reports(text: str) -> Iterator[tuple[str, str]]:

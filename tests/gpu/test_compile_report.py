@@ -220,6 +220,21 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_quick_compiles_for_another_target_what_is_short_of_registers_on_the_first(monkeypatch):
+    def facts_of_jobs(jobs, processes):
+        for source, _ in jobs:
+            yield FINE._replace(registers=193 if source.options["num_warps"] == 8 else 192)
+
+    monkeypatch.setattr(compilations, "facts_of_jobs", facts_of_jobs)
+    launch = [affine(torch.empty(SHAPE, device="meta"))]
+    arguments = launch, ["sm_80", "gfx942", "sm_90"], 1, lambda done, total: None
+    everything, quick = compilations.rows(*arguments), compilations.rows_that_may_differ(*arguments)
+    assert {row.target for row in everything} == {"sm_80", "gfx942", "sm_90"}
+    expected = [row for row in everything if row.target != "sm_90" or row.facts.registers == 193]
+    assert 0 < len(expected) < len(everything)
+    assert sorted(quick) == sorted(expected)
+
+
 def test_check_fails_on_a_violation(monkeypatch, capsys):
     monkeypatch.setattr(compilations, "rows", lambda *arguments: [row(FINE), row(FINE._replace(spills=8))])
     assert main([]) == 0

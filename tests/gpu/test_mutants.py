@@ -8,7 +8,9 @@ import pytest
 
 from tests.emulator.drivers import cuda as cuda_driver
 from tests.emulator.drivers.cuda import CSRC
-from tests.gates.mutants import MUTANTS, Mutant, killer, mutated, table, verdict
+from tests.gates import mutants_of_cpu
+from tests.gates.mutant import Mutant, mutated
+from tests.gates.mutants import MUTANTS, killer, table, verdict
 from tests.gpu.marks import takes_minutes
 
 needs_compiler = pytest.mark.skipif(
@@ -26,6 +28,12 @@ def test_mutants_are_edits_of_the_sources(mutant: Mutant, tmp_path: Path) -> Non
     copy = mutated(mutant, tmp_path)
     changed = [path for path in CSRC.rglob("*.*") if path.read_bytes() != (copy / path.relative_to(CSRC)).read_bytes()]
     assert changed == [CSRC / "cuda" / mutant.file]
+
+
+def test_mutants_of_the_cpu_are_edits_of_the_sources() -> None:
+    for mutant in mutants_of_cpu.MUTANTS:
+        assert (CSRC / "cpu" / mutant.file).read_text().count(mutant.old) == 1, mutant.name
+        assert mutant.new != mutant.old, mutant.name
 
 
 @pytest.mark.parametrize(("old", "count"), [("no such text", 0), ("const", None)])

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from packaging_tools import build_wheel, copy_sources, path_without, run
+from packaging_tools import build_wheel, compiler_in_a_hurry, copy_sources, path_without, run
 from processes import run_python
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
     done = run(sys.executable, "-m", "build", "--sdist", "--outdir", str(base / "sdist"), str(copy_sources(source)))
     assert done.returncode == 0, done.stdout + done.stderr
     (sdist,) = (base / "sdist").glob("invflow-*.tar.gz")
-    done = build_wheel(sdist, base / "dist", PATH=path)
+    done = build_wheel(sdist, base / "dist", PATH=path, CXX=str(compiler_in_a_hurry(base / "c++")))
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = (base / "dist").glob("invflow-*.whl")
     return found

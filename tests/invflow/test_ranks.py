@@ -8,146 +8,39 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from copies import Copies
 from layer_cases import latents_of, weighted_sum
+from rank_cases import (
+    SPATIAL,
+    C,
+    K,
+    Net,
+    built,
+    checkerboard,
+    each_case,
+    each_conditional,
+    each_rank,
+    full_step,
+    injector,
+    inputs_of,
+    spline,
+    state,
+)
 from torch import Tensor, nn
 
 import invflow
 from invflow import (
     ActNorm,
-    AffineCoupling,
-    AffineForm,
-    AffineInjector,
-    CheckerboardCoupling,
-    FlowSequential,
-    FlowStep,
     HaarSqueeze,
-    InvertibleConv1x1,
-    InvertibleConv1x1LU,
     Permutation,
-    SplineCoupling,
     Split,
     Squeeze,
     ZeroConv2d,
     affine_coupling,
     channel_affine,
     flow_step,
-    gaussian_split,
 )
 from invflow.layers import Inverse, condition, fold
-from invflow.ops import affine_coupling_reference, channel_affine_reference, flow_step_reference
-from invflow.ops._pixels import as_image
 from invflow.testing import assert_invertible, assert_log_det
-
-C, K = 4, 3
-SPATIAL = {2: (), 3: (4,), 4: (4, 2), 5: (2, 2, 4)}
-each_rank = pytest.mark.parametrize("rank", SPATIAL)
-
-
-class Net(nn.Module):
-    """A network as users write it for states of a rank."""
-
-    def __init__(self, rank: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        kinds: dict[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-        part = nn.Linear if rank == 2 else lambda i, o: kinds[rank](i, o, 3, padding=1)
-        self.first, self.last = part(inputs, 5), part(5, outputs)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.last(self.first(torch.cat(inputs, 1)).tanh())
-
-
-def coupling(rank: int, context: int = 0, form: AffineForm | None = None) -> AffineCoupling:
-    return AffineCoupling(C, Net(rank, C // 2 + context, C), context_channels=context, form=form)
-
-
-def injector(rank: int) -> AffineInjector:
-    return AffineInjector(C, Net(rank, K, 2 * C), context_channels=K)
-
-
-def full_step(rank: int) -> FlowStep:
-    return FlowStep(C, injector=injector(rank), coupling=coupling(rank, K))
-
-
-def flow(rank: int, memory: str = "store") -> FlowSequential:
-    """Two steps, a split whose latent leaves, and what goes on: nested, and with a context for all."""
-    inner = FlowSequential([Split(C, Net(rank, C // 2, C)), ActNorm(C // 2)], memory=memory)
-    return FlowSequential([full_step(rank), full_step(rank), inner], memory=memory)
-
-
-def multi_scale(rank: int) -> FlowSequential:
-    wide = 2 ** (rank - 2)
-    step = FlowStep(wide, coupling=AffineCoupling(wide, Net(rank, wide // 2, wide)))
-    return FlowSequential([Squeeze(), step, Split(wide, Net(rank, wide // 2, wide)), ActNorm(wide // 2)])
-
-
-def additive(rank: int) -> AffineCoupling:
-    """Return a coupling of the first channels, of which one more passes."""
-    return AffineCoupling(C, Net(rank, 3, 1), form=AffineForm("none"), stop=1)
-
-
-def checkerboard(rank: int) -> CheckerboardCoupling:
-    return CheckerboardCoupling(C, Net(rank, C + K, 2 * C), context_channels=K, passes="odd")
-
-
-def spline(rank: int) -> SplineCoupling:
-    return SplineCoupling(C, Net(rank, 1 + K, 3 * 8), bins=3, context_channels=K, start=1)
-
-
-#: Layers for states of a rank; whether they take a context; the channels of the state.
-LAYERS: dict[str, tuple[Callable[[int], nn.Module], bool, int]] = {
-    "actnorm": (lambda rank: ActNorm(C), False, C),
-    "conv1x1": (lambda rank: InvertibleConv1x1(C), False, C),
-    "conv1x1-lu": (lambda rank: InvertibleConv1x1LU(C), False, C),
-    "coupling": (lambda rank: coupling(rank, form=AffineForm("exp", packing="split")), False, C),
-    "coupling-conditional": (lambda rank: coupling(rank, K), True, C),
-    "coupling-additive": (additive, False, C),
-    "coupling-volume-preserving": (
-        lambda rank: coupling(rank, K, AffineForm("atan_exp", volume_preserving=True)),
-        True,
-        C,
-    ),
-    "checkerboard": (checkerboard, True, C),
-    "spline": (spline, True, C),
-    "permutation": (lambda rank: Permutation(C, seed=0), False, C),
-    "haar": (lambda rank: HaarSqueeze(), False, 1),
-    "haar-bands-first": (lambda rank: HaarSqueeze(bands_first=True), False, 1),
-    "injector": (injector, True, C),
-    "split": (lambda rank: Split(C, Net(rank, C // 2, C)), False, C),
-    "step": (lambda rank: FlowStep(C), False, C),
-    "step-full": (full_step, True, C),
-    "squeeze": (lambda rank: Squeeze(), False, 1),
-    "sequential": (flow, True, C),
-    "multi-scale": (multi_scale, False, 1),
-}
-#: Layers of pixels; a vector has none.
-SPATIAL_ONLY = {"squeeze", "haar", "haar-bands-first", "multi-scale", "checkerboard"}
-CASES = [(name, rank) for name, rank in itertools.product(LAYERS, SPATIAL) if rank > 2 or name not in SPATIAL_ONLY]
-each_case = pytest.mark.parametrize(("name", "rank"), CASES, ids=lambda value: str(value))
-each_conditional = pytest.mark.parametrize(
-    ("name", "rank"), [case for case in CASES if LAYERS[case[0]][1]], ids=lambda value: str(value)
-)
-
-
-def built(name: str, rank: int) -> nn.Module:
-    torch.manual_seed(1)
-    layer = LAYERS[name][0](rank).double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    for part in layer.modules():
-        if isinstance(part, ActNorm):
-            part.mark_initialized()
-    return layer
-
-
-def state(rank: int, channels: int = C, batch: int = 2) -> Tensor:
-    return torch.randn(batch, channels, *SPATIAL[rank], dtype=torch.float64)
-
-
-def inputs_of(name: str, rank: int) -> tuple[Tensor, Tensor | None]:
-    _, conditional, channels = LAYERS[name]
-    return state(rank, channels), state(rank, K) if conditional else None
 
 
 @each_case
@@ -300,48 +193,6 @@ def test_squeeze_numbers_channels_by_blocks(rank):
         assert torch.equal(y[:, place :: 2**n], picked)
 
 
-OPERATORS = {
-    "channel_affine": (lambda x, h, matrix, shift, **options: channel_affine(x, matrix, shift, **options)),
-    "affine_coupling": (lambda x, h, matrix, shift, **options: affine_coupling(x, h[:, :C], **options)[0]),
-    "flow_step": (lambda x, h, matrix, shift, **options: flow_step(x, matrix, shift, h[:, :C], h, **options)[0]),
-    "gaussian_split": (lambda x, h, matrix, shift, **options: gaussian_split(x, h, **options)[0]),
-}
-REFERENCES = {
-    "channel_affine": lambda x, h, matrix, shift: channel_affine_reference(x, matrix, shift),
-    "affine_coupling": lambda x, h, matrix, shift: affine_coupling_reference(x, h[:, :C])[0],
-    "flow_step": lambda x, h, matrix, shift: flow_step_reference(x, matrix, shift, h[:, :C], h)[0],
-}
-
-
-def arguments(rank, dtype=torch.float32):
-    tensors = torch.randn(3, C, *SPATIAL[rank]), torch.randn(3, 2 * C, *SPATIAL[rank]), torch.randn(C, C)
-    return [tensor.to(dtype) for tensor in (*tensors, torch.randn(C))]
-
-
-@each_rank
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_operators_see_the_pixels_of_any_state_as_those_of_an_image(operator, rank):
-    call, (x, h, matrix, shift) = OPERATORS[operator], arguments(rank)
-    image, h_image = (tensor.reshape(*tensor.shape[:2], -1, 1) for tensor in (x, h))
-    expected = call(image, h_image, matrix, shift, backend="reference").reshape(x.shape)
-    for backend in ("reference", "cpu"):
-        torch.testing.assert_close(call(x, h, matrix, shift, backend=backend), expected)
-    if operator in REFERENCES:
-        torch.testing.assert_close(REFERENCES[operator](x, h, matrix, shift), expected)
-
-
-@each_rank
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_operators_under_transforms_and_without_values(operator, rank):
-    call, given = OPERATORS[operator], arguments(rank)
-    expected = call(*given)
-    x, h, matrix, shift = given
-    mapped = torch.vmap(lambda x, h: call(x[None], h[None], matrix, shift)[0])
-    torch.testing.assert_close(mapped(x, h), expected, rtol=1e-4, atol=1e-5)
-    on_meta = call(*(tensor.to("meta") for tensor in given))
-    assert on_meta.shape == x.shape
-
-
 def test_compiled_steps_have_the_gradients_of_eager_ones():
     layer, x, context = built("step-full", 5), state(5), torch.randn(1, K, dtype=torch.float64)
     expected = step_of(layer, x, context)
@@ -355,53 +206,6 @@ def test_exported_programs_have_the_rank_of_the_state():
     exported = torch.export.export(layer, (state(3),), dynamic_shapes={"x": {0: batch}})
     x = state(3, batch=5)
     assert_equal_steps(exported.module()(x), layer(x))
-
-
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
-    "some channels": lambda x: torch.cat([x, x], 1)[:, C // 2 : C // 2 + C],
-    "some channels of channels last": lambda x: torch.cat([x, x], 1).movedim(1, -1).contiguous().movedim(-1, 1)[:, 1:5],
-    "every other sample": lambda x: torch.cat([x, x])[::2],
-}
-
-
-@each_rank
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_stay_views_and_results_keep_them(layout, rank):
-    x = LAYOUTS[layout](torch.randn(4, C, *SPATIAL[rank]))
-    with Copies() as copies:
-        image = as_image(x)
-    assert copies.count == 0
-    assert image.data_ptr() == x.data_ptr()
-    assert image.dim() == 4
-    assert torch.equal(image.reshape(x.shape), x)
-    h, matrix, shift = (torch.randn(4, C, *SPATIAL[rank]), torch.eye(C), torch.zeros(C))
-    expected = x.movedim(1, -1).contiguous().movedim(-1, 1) if "last" in layout else x.contiguous()
-    expected = x.contiguous() if rank == 2 else expected
-    for result in (channel_affine(x, matrix, shift), affine_coupling(x, h)[0]):
-        assert result.stride() == expected.stride()
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-def test_part_of_a_volume_is_copied_once_in_its_layout(layout):
-    x = LAYOUTS[layout](torch.randn(2, C, 4, 4, 4))[:, :, 1:3, :, :3]
-    with Copies() as copies:
-        image = as_image(x)
-    assert copies.count == 1
-    assert (image.stride(1) == 1) == (layout == "channels last")
-    expected = x.flatten(2).unsqueeze(2)
-    assert torch.equal(image, expected)
-
-
-@pytest.mark.parametrize("rank", [3, 5])
-def test_squeeze_keeps_the_layout_of_other_ranks(rank):
-    x = LAYOUTS["channels last"](torch.randn(2, C, *SPATIAL[rank]))
-    y, _ = Squeeze()(x)
-    assert torch.equal(y, Squeeze()(x.contiguous())[0])
-    back, _ = Squeeze().inverse(y)
-    for result in (y, back):
-        assert result.movedim(1, -1).is_contiguous()
 
 
 def zeros(*shape: int) -> Tensor:

@@ -45,8 +45,8 @@ def test_opcheck(name, layout, shape, kernels):
     operator = getattr(torch.ops.invflow, name).default
     place = REGISTERED.index(name) + LAYOUTS.index(layout) + SHAPES.index(shape)
     for number, arguments in enumerate(arguments_of(name, random(shape[1]), random)):
-        # half of all: every pair of arguments and a name, a layout or a shape
-        if SLOW or (place + number) % 2 == 0:
+        # a quarter of all: every pair of arguments, a name, a layout and a shape
+        if SLOW or (place + number) % 4 == 0:
             torch.library.opcheck(operator, (*arguments, kernels.backend))
 
 

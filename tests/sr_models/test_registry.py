@@ -18,7 +18,7 @@ TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonesuch", {}), "model must be one of 'ncsr', 'srflow', .*, 'srflow-da-s', got 'nonesuch'"),
+        (("nonesuch", {}), "model must be one of 'hcflow', .*, 'ncsr', 'srflow', .*, 'srflow-da-s', got 'nonesuch'"),
         (("srflow-da", {"scale": 3}), "scale of srflow-da must be one of 4, 8, got 3"),
         (("srflow-da", {"preset": "x"}), "preset of srflow-da must be one of 'released', 'small', 'tiny', got 'x'"),
         (("srflow", {"preset": "faces"}), "scale of srflow with preset 'faces' must be 8, got 4"),

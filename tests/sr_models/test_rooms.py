@@ -27,6 +27,7 @@ FLOORS = [
     {"models"},
     {"checkpoints"},
     {"inspection", "evaluation"},
+    {"study"},
     {"training"},
     {"demo"},
     {"cli"},

@@ -24,7 +24,8 @@ MORE = os.environ.get("INVFLOW_GOLDEN", "")
 FLOAT32_FLOOR = 16 * torch.finfo(torch.float32).eps
 
 #: Factor of the last convolutions of the networks of full-size fixtures.
-ZERO_CONV_GAIN = 0.25
+ZERO_CONV_GAIN = {"hcflow": 0.1}
+OTHER_ZERO_CONV_GAIN = 0.25
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Golden:
                 # the last convolution of a network, which has an output scale beside its weight
                 network, _, kind = key.rpartition(".")
                 if kind == "weight" and f"{network}.logs" in shapes:
-                    weights[key] *= ZERO_CONV_GAIN
+                    weights[key] *= ZERO_CONV_GAIN.get(self.facts["model"], OTHER_ZERO_CONV_GAIN)
         else:
             weights = self.section("sd/")
         return {**weights, **self.section("sd_override/")}
@@ -101,7 +102,7 @@ def procedural_weight(key: str, shape: list[int], seed: int) -> Tensor:
     """The weight that a full-size fixture has under this name: noise seeded by the name, scaled by what it is."""
     # the fixtures are defined by the legacy generator
     random = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
-    if key.endswith("invconv.weight"):
+    if key.endswith(("invconv.weight", "permute.weight")):
         channels = shape[0]
         permutation = np.eye(channels)[random.permutation(channels)]
         values = permutation + 0.3 * random.standard_normal(shape) / np.sqrt(channels)

@@ -17,6 +17,7 @@ from invflow import (
     AffineForm,
     AffineInjector,
     CheckerboardCoupling,
+    ContextPrior,
     FlowSequential,
     FlowStep,
     HaarSqueeze,
@@ -38,6 +39,7 @@ FORMS = [
     AffineForm(scale, order=order, packing=packing)
     for scale, order, packing in itertools.product(_SCALES, *map(get_args, (OrderName, PackingName)))
 ]
+BOUNDED = AffineForm("bounded_atan_exp", "scale_then_shift", bound=0.5)
 ADDITIVE, VOLUME_PRESERVING = AffineForm("none"), AffineForm("bounded_atan_exp", volume_preserving=True)
 # The operators have tests with every form. Of layers, every form is one of the coupling or of the injector, and either
 # has every pair of a scale, an order and a packing.
@@ -85,6 +87,10 @@ def spline(channels: int, context_channels: int = 0, bins: int = 5, stop: int | 
 def injector(channels: int, form: AffineForm | None = None) -> AffineInjector:
     net = Net(CONTEXT_CHANNELS, (2 if form is None else form.outputs) * channels)
     return AffineInjector(channels, net, context_channels=CONTEXT_CHANNELS, form=form)
+
+
+def prior(channels: int, form: AffineForm | None = None) -> ContextPrior:
+    return ContextPrior(channels, Net(CONTEXT_CHANNELS, 2 * channels), context_channels=CONTEXT_CHANNELS, form=form)
 
 
 def two_scales() -> FlowSequential:
@@ -142,7 +148,7 @@ def latents_of(z: Tensor | list[Tensor]) -> list[Tensor]:
 def reads_the_state(layer: nn.Module) -> int:
     """Number of networks that look at the state."""
     kinds = AffineCoupling | CheckerboardCoupling | SplineCoupling | Split
-    return sum(isinstance(part, kinds) for part in layer.modules())
+    return sum(isinstance(part, kinds) and part.net is not None for part in layer.modules())
 
 
 LAYERS = [
@@ -156,6 +162,10 @@ LAYERS = [
     LayerCase("split", lambda: Split(4), (4, 3, 2)),
     LayerCase("split-odd", lambda: Split(5), (5, 2, 3)),
     LayerCase("split-with-network", lambda: Split(3, Net(1, 4)), (3, 2, 3)),
+    LayerCase("split-unequal", lambda: Split(5, kept=1), (5, 2, 3)),
+    LayerCase("split-without-prior", lambda: Split(5, None, kept=3), (5, 2, 3)),
+    LayerCase("prior", lambda: prior(3), (3, 2, 3), CONTEXT_CHANNELS),
+    LayerCase("prior-bounded", lambda: prior(2, BOUNDED), (2, 3, 2), CONTEXT_CHANNELS),
     *(
         LayerCase(f"coupling-{form_name(form)}", lambda form=form: coupling(4, form), (4, 2, 3))
         for form in FORMS_OF_LAYERS["coupling"]
@@ -179,6 +189,7 @@ LAYERS = [
     LayerCase("permutation", lambda: Permutation(5), (5, 2, 3)),
     LayerCase("haar", HaarSqueeze, (3, 4, 2)),
     LayerCase("haar-bands-first", lambda: HaarSqueeze(bands_first=True), (2, 2, 6)),
+    LayerCase("haar-means", lambda: HaarSqueeze(bands_first=True, means=True), (2, 4, 2)),
     LayerCase("step-transition", lambda: FlowStep(3), (3, 3, 2)),
     LayerCase("step-injector", lambda: FlowStep(3, injector=injector(3)), (3, 3, 2), CONTEXT_CHANNELS),
     LayerCase("step-coupling", lambda: FlowStep(4, coupling=coupling(4)), (4, 2, 3)),

@@ -49,6 +49,13 @@ def build_wheel(source: Path, to: Path, **environment: str) -> subprocess.Comple
     return run(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(to), str(source), **environment)
 
 
+def compiler_in_a_hurry(path: Path) -> Path:
+    """A compiler that optimises less than it is told to: kernels take half the time to compile, and are slower."""
+    path.write_text('#!/bin/bash\nexec g++ "${@/#-O3/-O1}"\n')
+    path.chmod(0o755)
+    return path
+
+
 # An object with a mark instead of the compiled source, and two lines in a log.
 STAND_IN = """#!/bin/bash
 case " $* " in *" -c "*csrc*) ;; *) exec {compiler} {options} "$@";; esac

@@ -10,19 +10,29 @@ from sr_models.evaluation.metrics.distances import (
     best_available_distance,
     lpips_available,
     mse_distance,
+    window_errors,
 )
-from sr_models.evaluation.metrics.diversity import DiversityResult, diversity_score
-from sr_models.evaluation.metrics.fidelity import lr_psnr, psnr, ssim
+from sr_models.evaluation.metrics.diversity import (
+    DiversityResult,
+    diversity_of_maps,
+    diversity_percent,
+    diversity_score,
+)
+from sr_models.evaluation.metrics.fidelity import lr_psnr, psnr, psnr_y, ssim
 
 __all__ = [
     "Distance",
     "DiversityResult",
     "LPIPSDistance",
     "best_available_distance",
+    "diversity_of_maps",
+    "diversity_percent",
     "diversity_score",
     "lpips_available",
     "lr_psnr",
     "mse_distance",
     "psnr",
+    "psnr_y",
     "ssim",
+    "window_errors",
 ]

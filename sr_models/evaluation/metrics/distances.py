@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sr_models.evaluation.metrics._arguments import check_same_rgb
@@ -37,6 +38,46 @@ def mse_distance(sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
     """
     check_same_rgb(sr, hr)
     return np.mean((2 / 255 * (sr.astype(np.float64) - hr)) ** 2, axis=2)
+
+
+def against(distance: Distance, hr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the distance to one image; LPIPS computes the activations of that image once for all samples.
+
+    Args:
+        distance: as for :func:`diversity_score`.
+        hr: Array (H, W, 3), uint8.
+
+    Returns:
+        Maps a uint8 image (H, W, 3) to its distances (H, W).
+    """
+    if isinstance(distance, LPIPSDistance):
+        return distance.against(hr)
+    return lambda sr: distance(sr, hr)
+
+
+def window_errors(sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
+    """Return the squared error of every window of 16 x 16 pixels, as the NTIRE challenge of 2022 measures it.
+
+    Values are from 0 to 255, errors are averaged over R, G and B. Windows reach beyond the border, where the error is
+    0, as far as they hold a pixel of the image.
+
+    Args:
+        sr: Array (H, W, 3), uint8.
+        hr: Array (H, W, 3), uint8.
+
+    Returns:
+        Array (H + 15, W + 15), float64.
+
+    Raises:
+        TypeError: If one of the images is not a uint8 array.
+        ValueError: If the images are not (H, W, 3), or differ in shape.
+    """
+    check_same_rgb(sr, hr)
+    difference = np.subtract(sr, hr, dtype=np.int16).astype(np.int32)
+    squares = np.einsum("hwc,hwc->hw", difference, difference)
+    sums = np.pad(squares, (16, 15)).cumsum(0, dtype=np.int64).cumsum(1)
+    sums = sums[16:] - sums[:-16]
+    return (sums[:, 16:] - sums[:, :-16]) / (3 * 256)
 
 
 class LPIPSDistance:
@@ -111,7 +152,7 @@ class LPIPSDistance:
 
     @torch.inference_mode()
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
-        """Return the distance map.
+        """Compute the distance map.
 
         Args:
             sr: Array (H, W, 3), uint8, at least 31 pixels high and wide.
@@ -125,12 +166,41 @@ class LPIPSDistance:
             ValueError: If the images are not (H, W, 3), differ in shape, or are too small.
         """
         check_same_rgb(sr, hr)
-        if min(sr.shape[:2]) < _SMALLEST_IMAGE:
-            raise ValueError(f"LPIPS needs images of at least 31x31 pixels, got {sr.shape[0]}x{sr.shape[1]}")
+        return self.against(hr)(sr)
+
+    def against(self, hr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the distance to one image, whose activations are computed once for all samples that are compared.
+
+        Args:
+            hr: Array (H, W, 3), uint8, at least 31 pixels high and wide.
+
+        Raises:
+            TypeError, ValueError: as for a call, there and of what is returned.
+        """
+        check_same_rgb(hr, hr)
+        if min(hr.shape[:2]) < _SMALLEST_IMAGE:
+            raise ValueError(f"LPIPS needs images of at least 31x31 pixels, got {hr.shape[0]}x{hr.shape[1]}")
+        truth = self._activations(hr)
+
+        def measure(sr: np.ndarray) -> np.ndarray:
+            check_same_rgb(sr, hr)
+            total = torch.zeros((1, 1, *hr.shape[:2]), device=self._device)
+            for linear, first, second in zip(self._model.lins, self._activations(sr), truth, strict=True):
+                with torch.autocast(self._device.type, enabled=False):
+                    weighted = linear(first.sub_(second).square_())
+                    total += F.interpolate(weighted, size=hr.shape[:2], mode="bilinear", align_corners=False)
+            return total[0, 0].cpu().numpy()
+
+        return measure
+
+    def _activations(self, image: np.ndarray) -> list[Tensor]:
+        """Compute AlexNet's activations, normalised over the channels."""
+        import lpips
+
         # Without this, validation inside a mixed-precision trainer would measure in bfloat16.
         with torch.autocast(self._device.type, enabled=False):
-            map_: Tensor = self._model(self._to_input(sr), self._to_input(hr))
-        return map_[0, 0].cpu().numpy()
+            found = self._model.net(self._model.scaling_layer(self._to_input(image)))
+            return [lpips.normalize_tensor(activation) for activation in found]
 
     def _to_input(self, image: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)

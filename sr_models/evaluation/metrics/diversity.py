@@ -1,12 +1,12 @@
 """Diversity of a set of samples by the formula of the NTIRE challenges."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sr_models.evaluation.metrics._arguments import check_same_rgb
-from sr_models.evaluation.metrics.distances import Distance
+from sr_models.evaluation.metrics.distances import Distance, against
 from sr_models.io.images import check_rgb
 
 
@@ -19,12 +19,16 @@ class DiversityResult:
         mean_distance: Mean distance to the truth over samples and pixels.
         global_best: Mean distance of the best sample.
         local_best: Mean distance if the best sample could be chosen anew for every pixel.
+        distances: Mean distance of each sample.
+        nearest: ``local_best`` of the first sample, of the first two, and so on.
     """
 
     score: float
     mean_distance: float
     global_best: float
     local_best: float
+    distances: tuple[float, ...] = ()
+    nearest: tuple[float, ...] = ()
 
 
 def diversity_score(samples: Sequence[np.ndarray], hr: np.ndarray, distance: Distance) -> DiversityResult:
@@ -52,15 +56,43 @@ def diversity_score(samples: Sequence[np.ndarray], hr: np.ndarray, distance: Dis
     check_rgb("hr", hr)
     if len(samples) == 0:
         raise ValueError("samples must hold at least one image, got none")
-    means = []
-    nearest = np.full(hr.shape[:2], np.inf)
-    for sample in samples:
-        check_same_rgb(sample, hr)
-        map_ = np.asarray(distance(sample, hr), dtype=np.float64)
-        if map_.shape != nearest.shape:
-            raise ValueError(f"distance must return a map of shape {nearest.shape}, got {map_.shape}")
-        means.append(float(map_.mean()))
-        nearest = np.minimum(nearest, map_)
-    global_best, local_best = min(means), float(nearest.mean())
-    score = 100 * (global_best - local_best) / global_best if global_best > 0 else 0.0
-    return DiversityResult(score, float(np.mean(means)), global_best, local_best)
+    measure = against(distance, hr)
+
+    def maps() -> Iterable[np.ndarray]:
+        for sample in samples:
+            check_same_rgb(sample, hr)
+            map_ = np.asarray(measure(sample), dtype=np.float64)
+            if map_.shape != hr.shape[:2]:
+                raise ValueError(f"distance must return a map of shape {hr.shape[:2]}, got {map_.shape}")
+            yield map_
+
+    return diversity_of_maps(maps())
+
+
+def diversity_of_maps(maps: Iterable[np.ndarray]) -> DiversityResult:
+    """Measure diversity as :func:`diversity_score` does, by the distance maps of the samples, all of one shape."""
+    distances, nearest = [], []
+    best: np.ndarray | None = None
+    for map_ in maps:
+        best = map_ if best is None else np.minimum(best, map_)
+        distances.append(float(map_.mean()))
+        nearest.append(float(best.mean()))
+    return DiversityResult(
+        diversity_percent(distances, nearest),
+        float(np.mean(distances)),
+        min(distances),
+        nearest[-1],
+        tuple(distances),
+        tuple(nearest),
+    )
+
+
+def diversity_percent(distances: Sequence[float], nearest: Sequence[float]) -> float:
+    """Return the score of as many samples as there are distances.
+
+    Args:
+        distances: mean distance of each sample.
+        nearest: ``local_best`` of the first sample, of the first two, and so on; there may be more than distances.
+    """
+    best = min(distances)
+    return 100 * (best - nearest[len(distances) - 1]) / best if best > 0 else 0.0

@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CONVOLUTIONS", "LPIPSWeights", "find_alexnet", "load_lpips_weights"]
+__all__ = [
+    "CONVOLUTIONS",
+    "LPIPSWeights",
+    "array_of",
+    "find_alexnet",
+    "load_lpips_weights",
+    "read_arrays",
+    "read_tensors",
+    "tensor_of",
+]
 
 #: Index of each convolution in torchvision's `alexnet().features`; LPIPS numbers its slices from 1 in this order.
 CONVOLUTIONS = (0, 3, 6, 8, 10)
@@ -76,14 +85,15 @@ def load_lpips_weights(weights: str | os.PathLike[str] | None = None) -> LPIPSWe
     """
     file = find_alexnet(weights)
     if file.suffix == ".ckpt":
-        return LPIPSWeights(*_of_arrays(_read_arrays(file), file), file)
+        return LPIPSWeights(*_of_arrays(read_arrays(file), file), file)
     import lpips
 
     linear = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    return LPIPSWeights(_read_tensors(file), _read_tensors(linear), file)
+    return LPIPSWeights(read_tensors(file), read_tensors(linear), file)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict that ``torch.save`` wrote; ``ValueError`` for anything else."""
     try:
         weights: Any = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged file makes torch.load raise nearly anything, UnicodeDecodeError and KeyError included.
@@ -105,7 +115,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds {module}.{name}, only numpy arrays are allowed")
 
 
-def _read_arrays(path: Path) -> Any:
+def read_arrays(path: Path) -> Any:
+    """Read a pickle of dictionaries of numpy arrays and nothing else; ``ValueError`` for anything else."""
     try:
         return _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
     # A damaged pickle can raise nearly anything.
@@ -118,15 +129,16 @@ def _of_arrays(arrays: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Te
     alexnet, linear = {}, {}
     for number, index in enumerate(CONVOLUTIONS):
         for kind in ("kernel", "bias"):
-            array = _entry(arrays, path, "AlexNet_0", f"Conv_{number}", kind)
-            alexnet[f"features.{index}.{'weight' if kind == 'kernel' else kind}"] = _tensor(array)
-        linear[f"lin{number}.model.1.weight"] = _tensor(
-            _entry(arrays, path, f"NetLinLayer_{number}", "Conv_0", "kernel")
+            array = array_of(arrays, path, "AlexNet_0", f"Conv_{number}", kind)
+            alexnet[f"features.{index}.{'weight' if kind == 'kernel' else kind}"] = tensor_of(array)
+        linear[f"lin{number}.model.1.weight"] = tensor_of(
+            array_of(arrays, path, f"NetLinLayer_{number}", "Conv_0", "kernel")
         )
     return alexnet, linear
 
 
-def _entry(arrays: Any, path: Path, *names: str) -> np.ndarray:
+def array_of(arrays: Any, path: Path, *names: str) -> np.ndarray:
+    """Return the array under these names of nested dictionaries; ``ValueError`` if there is none in float32."""
     found = arrays
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
@@ -135,6 +147,6 @@ def _entry(arrays: Any, path: Path, *names: str) -> np.ndarray:
     return found
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def tensor_of(array: np.ndarray) -> Tensor:
     """Copy an array; kernels are (height, width, in, out) there."""
     return torch.from_numpy(np.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array, order="C"))

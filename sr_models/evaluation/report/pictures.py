@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import matplotlib
 import numpy as np
@@ -13,17 +14,41 @@ from matplotlib.figure import Figure
 from sr_models.io.resize import imresize
 
 __all__ = [
+    "IntervalMaps",
     "PhotographPictures",
+    "Samples",
     "coloured",
     "draw_overview",
     "encode_figure",
     "inconsistency",
+    "mean_error",
     "same_details",
     "spread",
+    "viewed_part",
 ]
 
-# Part of a photograph that is shown enlarged: (height, width) in pixels.
-_DETAIL = (96, 128)
+#: Part of a photograph that is shown enlarged, and that which a viewer shows: (height, width) in pixels.
+_DETAIL, _VIEWED = (96, 128), (384, 512)
+#: Parts begin at multiples of so many pixels.
+_STEP = 16
+
+#: What samples belong to: a temperature, or a method's name.
+Samples: TypeAlias = "float | str"
+
+
+@dataclass(frozen=True)
+class IntervalMaps:
+    """Intervals of the samples of a photograph.
+
+    Attributes:
+        level: share of values that they should hold.
+        width: their widths in grey levels, mean over the colours: (H, W).
+        outside: share of the colours of a pixel of which they do not hold the truth: (H, W).
+    """
+
+    level: float
+    width: np.ndarray
+    outside: np.ndarray
 
 
 @dataclass
@@ -35,14 +60,16 @@ class PhotographPictures:
         lr: low-resolution image, which the model saw.
         hr: the truth.
         plain: label -> image that was made without latents: bicubic interpolation, the encoder's image.
-        samples: temperature -> samples.
+        samples: temperature, or name of a method -> samples.
+        intervals: name of a method -> :class:`IntervalMaps`.
     """
 
     name: str
     lr: np.ndarray
     hr: np.ndarray
     plain: dict[str, np.ndarray]
-    samples: dict[float, list[np.ndarray]] = field(default_factory=dict)
+    samples: dict[Samples, list[np.ndarray]] = field(default_factory=dict)
+    intervals: dict[str, IntervalMaps] = field(default_factory=dict)
 
     @property
     def scale(self) -> int:
@@ -64,19 +91,38 @@ def same_details(
         Label -> image (96, 128, 3) uint8, or smaller where the photograph is.
     """
     hr = photograph.hr.astype(np.float64)
-    lost = np.abs(hr - photograph.plain["bicubic"])
-    height, width = hr.shape[:2]
-    corners = [
-        (top, left)
-        for top in range(0, max(height - _DETAIL[0], 0) + 1, 16)
-        for left in range(0, max(width - _DETAIL[1], 0) + 1, 16)
-    ]
+    part = _highest_mean(np.abs(hr - photograph.plain["bicubic"])) if hardest else _most_contrast(hr, _DETAIL)
+    return {label: image[part] for label, image in images.items()}
 
-    def part(image: np.ndarray, top: int, left: int) -> np.ndarray:
-        return image[top : top + _DETAIL[0], left : left + _DETAIL[1]]
 
-    corner = max(corners, key=lambda c: part(lost, *c).mean() if hardest else part(hr, *c).std())
-    return {label: part(image, *corner) for label, image in images.items()}
+def viewed_part(photograph: PhotographPictures) -> tuple[slice, slice]:
+    """Return rows and columns of what a viewer shows: 384 x 512 pixels with the most contrast, or all there are."""
+    return _most_contrast(photograph.hr.astype(np.float64), _VIEWED)
+
+
+def _highest_mean(values: np.ndarray) -> tuple[slice, slice]:
+    return _best_part(_window_sums(values, _DETAIL), values, _DETAIL)
+
+
+def _most_contrast(values: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
+    count = min(size[0], values.shape[0]) * min(size[1], values.shape[1]) * values.shape[2]
+    # the variance: of values around 0, so that little is lost in the difference
+    values = values - values.mean()
+    return _best_part(_window_sums(values**2, size) - _window_sums(values, size) ** 2 / count, values, size)
+
+
+def _window_sums(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Sum values (H, W, 3) over all windows that begin at multiples of the step."""
+    height, width = min(size[0], values.shape[0]), min(size[1], values.shape[1])
+    sums = np.pad(values.sum(-1).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    top = np.arange(0, values.shape[0] - height + 1, _STEP)[:, None]
+    left = np.arange(0, values.shape[1] - width + 1, _STEP)
+    return sums[top + height, left + width] - sums[top, left + width] - sums[top + height, left] + sums[top, left]
+
+
+def _best_part(scores: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> tuple[slice, slice]:
+    top, left = (int(index) * _STEP for index in np.unravel_index(scores.argmax(), scores.shape))
+    return slice(top, top + min(size[0], values.shape[0])), slice(left, left + min(size[1], values.shape[1]))
 
 
 def draw_overview(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
@@ -96,6 +142,11 @@ def draw_overview(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
 def spread(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Standard deviation of every pixel over samples (H, W, 3) uint8: (H, W) float64, mean over the colours."""
     return np.stack(samples).astype(np.float64).std(0).mean(-1)
+
+
+def mean_error(samples: Sequence[np.ndarray], hr: np.ndarray) -> np.ndarray:
+    """Absolute difference of samples (H, W, 3) uint8 to the truth: (H, W) float64, mean over samples and colours."""
+    return np.mean([np.abs(sample.astype(np.float64) - hr).mean(-1) for sample in samples], 0)
 
 
 def inconsistency(image: np.ndarray, lr: np.ndarray) -> np.ndarray:

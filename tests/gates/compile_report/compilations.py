@@ -15,6 +15,9 @@ from tests.gates.compile_report.instances import Instance
 SLOWEST = 10.0
 #: Bits that the widest load of a contiguous float32 state has.
 WIDEST = 128
+#: Registers of a thread on one target from which another of the same maker may spill, of the 255 that there are. No two
+#: NVIDIA targets differed by more than 48; shared memory and widths of loads were the same on all of them.
+SCARCE = 192
 
 _KERNELS = {kernel.__name__: kernel for kernel in tuning.CONFIGS}
 
@@ -48,8 +51,33 @@ def label(config: Any) -> str:
     return f"{pixels} pixels, {config.num_warps} warp{'s' * (config.num_warps > 1)}"
 
 
-def rows(
+def rows_that_may_differ(
     instances: Sequence[Instance], targets: Sequence[str], processes: int, progress: Callable[[int, int], None]
+) -> list[Row]:
+    """Compile everything for the first target of each maker, and for its others what may spill there.
+
+    Args:
+        instances, targets, processes, progress: as of :func:`rows`.
+    """
+    makers = [TARGETS[target].gpu.backend for target in targets]
+    first = [target for number, target in enumerate(targets) if makers.index(makers[number]) == number]
+    found = rows(instances, first, processes, progress)
+    scarce = {row[:4] for row in found if row.facts.registers > SCARCE}
+
+    def may_spill(kernel: str, instance: str, target: str, configuration: str) -> bool:
+        of_maker = targets[makers.index(TARGETS[target].gpu.backend)]
+        return (kernel, instance, of_maker, configuration) in scarce
+
+    others = [target for target in targets if target not in first]
+    return found + rows(instances, others, processes, progress, may_spill)
+
+
+def rows(
+    instances: Sequence[Instance],
+    targets: Sequence[str],
+    processes: int,
+    progress: Callable[[int, int], None],
+    wanted: Callable[[str, str, str, str], bool] = lambda *names: True,
 ) -> list[Row]:
     """Compile instances for targets; what two instances have in common is compiled once, for the first.
 
@@ -58,6 +86,7 @@ def rows(
         targets: keys of :data:`~tests.gates.compile_report.compiling.TARGETS`.
         processes: how many compile at once.
         progress: called with the number of finished compilations and of all.
+        wanted: chooses by the names of kernel, instance, target and configuration.
     """
     jobs: dict[str, tuple[Instance, str, str, Source]] = {}
     for target in targets:
@@ -66,11 +95,12 @@ def rows(
                 source = source_of(instance.kernel, instance.arguments, config, TARGETS[target])
                 jobs.setdefault(f"{target} {source}", (instance, target, label(config), source))
     found = []
+    chosen = [job for job in jobs.values() if wanted(job[3].kernel, job[0].name, *job[1:3])]
     for (instance, target, configuration, source), facts in zip(
-        jobs.values(), facts_of_jobs([(job[3], job[1]) for job in jobs.values()], processes), strict=True
+        chosen, facts_of_jobs([(job[3], job[1]) for job in chosen], processes), strict=True
     ):
         found.append(Row(source.kernel, instance.name, target, configuration, instance.contiguous_float32, facts))
-        progress(len(found), len(jobs))
+        progress(len(found), len(chosen))
     return found
 
 

@@ -89,6 +89,15 @@ def test_unknown_names(folder: Path, name: str) -> None:
         sr_models.load(name)
 
 
+def test_sampling_says_which_names_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(Path("a.png"), np.zeros((4, 4, 3), np.uint8))
+    assert main(["sample", "a.png", "--checkpoint", "mine-tiny"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "sr-models: error: model mine-tiny does not exist, neither as a file nor as the folder of a run; "
+        "models that come with this package: mine"
+    )
+
+
 def test_a_path_of_the_same_name_comes_first(folder: Path) -> None:
     Path("mine").mkdir()
     other = sr_models.create("srflow-da", **TINY)

@@ -9,19 +9,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sr_models.checkpoints.files import describe_file, load_model
 from sr_models.cli import main
+from sr_models.evaluation.metrics import lpips_available
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.images import read_image, write_image
+from sr_models.io.resize import imresize
 
 
 def test_evaluate(run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "--checkpoint", str(run / "model.safetensors"), "--images", str(folder), "--n", "2"]
     assert main([*arguments, "--output", str(tmp_path / "scores.csv")]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"image +NLL b/dim +PSNR +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
+    assert re.search(r"image +NLL b/dim +PSNR +PSNR-Y +SSIM +LR-PSNR +worst +diversity\((lpips|mse)\)", printed)
     assert (tmp_path / "scores.csv").read_text().count("\n") == 3
     distance = re.findall(r"diversity\((\w+)\)", printed)[0]
     assert f"distance: {distance}, {'weights of' if distance == 'lpips' else 'since'} " in printed
@@ -109,3 +113,93 @@ def test_precision_of_networks(run: Path, folder: Path, tmp_path: Path, capsys: 
     assert "holds scores of other settings (precision was bf16, now None)" in capsys.readouterr().err
     assert main([*arguments, "--precision", "fp16"]) == 2
     assert "precision fp16 is for GPUs" in capsys.readouterr().err
+
+
+def test_samples_of_the_challenge_and_its_tables(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ``sample`` writes, ``evaluate`` reads; and saving the samples of an evaluation gives the same scores."""
+    if not lpips_available()[0]:
+        pytest.skip(lpips_available()[1])
+    low, truth = tmp_path / "low", tmp_path / "truth"
+    for name in ("a", "b"):
+        hr = read_image(folder / f"{name}.png")
+        for place, image, file in ((low, imresize(hr, 1 / 4), f"{name}x4"), (truth, hr, name)):
+            place.mkdir(exist_ok=True)
+            write_image(place / f"{file}.png", image)
+    common = ["--checkpoint", str(run), "--n", "2", "--temperature", "0.9"]
+    sampled = tmp_path / "sampled"
+    assert main(["sample", *common, "--images", str(low), "--output", str(sampled), "--naming", "ntire"]) == 0
+    names = [f"00000{image}_sample0000{sample}.png" for image in (0, 1) for sample in (0, 1)]
+    assert sorted(path.name for path in sampled.iterdir()) == names
+    saved, table = tmp_path / "saved", tmp_path / "Mine.csv"
+    scored = ["evaluate", "--images", str(truth), "--output", str(table), "--format", "ntire"]
+    assert main([*scored, *common, "--lr_images", str(low), "--save_samples", str(saved)]) == 0
+    assert sorted(path.name for path in saved.iterdir()) == names
+    tables = sorted(path.name for path in tmp_path.glob("Mine*"))
+    assert tables == ["Mine.csv", "Mine.scores.csv", "Mine.scores.summary.json", "Mine_full.csv", "Mine_mean.csv"]
+    about = json.loads((tmp_path / "Mine.scores.summary.json").read_text())["about"]
+    assert (about["samples"], about["device"], about["threads"]) == (str(saved), "cpu", torch.get_num_threads())
+    assert about["parameters"] == sum(parameter.numel() for parameter in load_model(run).parameters())
+    expected = table.read_text()
+    for source in (sampled, saved):
+        folder_scored = ["--samples", str(source), "--scale", "4", "--overwrite"]
+        assert main([*scored, *folder_scored]) == 0
+        assert table.read_text() == expected
+    capsys.readouterr()
+    assert main(["sample", *common, "--images", str(low), "--output", str(tmp_path / "named")]) == 0
+    assert main([*scored, "--samples", str(tmp_path / "named"), "--overwrite"]) == 0
+    assert table.read_text() == expected
+
+
+def test_saved_samples_that_are_missing_are_drawn_again(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scored: list[int]
+) -> None:
+    saved = tmp_path / "saved"
+    arguments = ["evaluate", "--checkpoint", str(run), "--images", str(folder), "--n", "1"]
+    arguments += ["--save_samples", str(saved), "--output", str(tmp_path / "scores.csv")]
+    assert main(arguments) == 0
+    assert sorted(path.name for path in saved.iterdir()) == ["000000.png", "000001.png"]
+    assert len(scored) == 2
+    (saved / "000001.png").unlink()
+    assert main(arguments) == 0
+    assert len(scored) == 3
+    assert (saved / "000001.png").exists()
+    assert main(arguments) == 0
+    assert len(scored) == 3
+    # others' files are not lost
+    write_image(saved / "000000.png", np.zeros((4, 4, 3), dtype=np.uint8))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "000000.png is not a sample of this command" in capsys.readouterr().err
+    assert len(scored) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --checkpoint, a model, or --samples, a folder of images to score; got none"),
+        (["--checkpoint", "{run}", "--samples", "{folder}"], "a folder of images to score; got both"),
+        (["--samples", "{folder}", "--temperature", "0.5"], "temperature belongs to --checkpoint, which is not given"),
+        (["--samples", "{folder}", "--save_samples", "x"], "save_samples belongs to --checkpoint"),
+        (["--checkpoint", "{run}", "--scale", "4"], "scale belongs to --samples, which is not given"),
+        (["--checkpoint", "{run}", "--format", "ntire"], "format ntire needs"),
+        (["--samples", "{folder}"], "scale must be given, 4 for instance"),
+    ],
+)
+def test_options_that_do_not_fit(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    given = [argument.format(run=run, folder=folder) for argument in arguments]
+    assert main(["evaluate", "--images", str(folder), *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tables_of_others_are_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not lpips_available()[0]:
+        pytest.skip(lpips_available()[1])
+    (tmp_path / "Team_mean.csv").write_text("mine")
+    arguments = ["evaluate", "--samples", str(folder), "--images", str(folder), "--scale", "4", "--format", "ntire"]
+    assert main([*arguments, "--output", str(tmp_path / "Team.csv")]) == 2
+    assert "Team_mean.csv exists, but not Team.scores.csv, from which it was made" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["Team_mean.csv"]

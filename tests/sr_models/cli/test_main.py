@@ -34,7 +34,8 @@ class TestMistakes:
             ("sample --n many", "many"),
             (
                 "train --model nonesuch --images {images} --output {out}",
-                "model must be one of 'ncsr', 'srflow', 'srflow-da', 'srflow-da-d', 'srflow-da-r', 'srflow-da-s', got",
+                "model must be one of 'hcflow', 'hcflow-rescaling', 'ncsr', 'srflow', 'srflow-da', 'srflow-da-d', "
+                "'srflow-da-r', 'srflow-da-s', got",
             ),
             ("train --model srflow-da --preset huge --images {images} --output {out}", "got 'huge'"),
             ("train --model srflow-da --scale 5 --images {images} --output {out}", "one of 4, 8, got 5"),

@@ -28,7 +28,9 @@ ROWS.append("the same, consistency exact")
 
 def words(report: Path) -> str:
     """The text of a report, without its pictures."""
-    return " ".join(html.unescape(re.sub(r'src="data:[^"]*"|<[^>]*>', " ", report.read_text())).split())
+    return " ".join(
+        html.unescape(re.sub(r"<(style|script)>.*?</\1>|<[^>]*>", " ", report.read_text(), flags=re.DOTALL)).split()
+    )
 
 
 @pytest.fixture
@@ -106,8 +108,8 @@ def test_own_photographs(tiny_demo: Path) -> None:
     write_image("mine & yours.png", np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
     text = words(run_demo("out", images=["mine & yours.png"], minutes=0))
     assert "enlarges 1 photograph four times" in text
-    # cropped to multiples of 8, as the scores are defined
-    assert "mine & yours: 22 x 16 to 88 x 64 pixels" in text
+    # cropped to multiples of the scale
+    assert "mine & yours: 22 x 17 to 88 x 68 pixels" in text
     assert "cat" not in text
     assert Path("out/pictures/mine & yours_t0.5_sample000.png").exists()
 
@@ -125,7 +127,7 @@ def test_own_photographs(tiny_demo: Path) -> None:
 def test_an_interruption_leaves_a_report_that_says_what_is_missing(
     tiny_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, missing: str
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -175,7 +177,7 @@ def test_the_curve_grows_in_the_report(tiny_demo: Path, short: None, monkeypatch
     def noted(self: run.Report, **content: Any) -> None:
         put(self, **content)
         if "training" in content:
-            shown.append((words(self.path), self.path.read_text().count("<svg")))
+            shown.append((words(self.path), self.path.read_text().count('<div class="training">\n<svg')))
 
     monkeypatch.setattr(run.Report, "put", noted)
     run_demo("out")
@@ -199,7 +201,10 @@ def test_a_photograph_that_explodes_costs_no_other(tiny_demo: Path, monkeypatch:
     assert text.count("cat could not be sampled at temperature 1: the samples exploded.") == 1
     assert "cat: 20 x 16" in text
     assert "dog: 20 x 16" not in text
-    assert "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 temperature squared error" in text
+    assert (
+        "temperature 0 temperature 0.3 temperature 0.5 temperature 0.6 The same as numbers temperature squared error"
+        in text
+    )
     exploding.add(("cat", 0.5))
     with pytest.raises(ValueError, match=r"no photograph could be sampled: cat could not .*; dog could not "):
         run_demo("other", minutes=0)

@@ -100,7 +100,7 @@ def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, f
     rows = evaluate_model(model, folder, samples=2, distance=mse_distance)
     table = scores_table(rows, "mse")
     headings = [word.strip() for word in table.splitlines()[0].split("  ") if word]
-    assert headings == ["image", "NLL b/dim", "PSNR", "SSIM", "LR-PSNR", "worst", "diversity(mse)", "mse"]
+    assert headings == ["image", "NLL b/dim", "PSNR", "PSNR-Y", "SSIM", "LR-PSNR", "worst", "diversity(mse)", "mse"]
     assert [line.split()[0] for line in table.splitlines()] == ["image", "a.png", "b.png", "mean"]
     write_scores(tmp_path / "scores.csv", rows, "mse")
     with (tmp_path / "scores.csv").open() as file:
@@ -114,21 +114,43 @@ def test_table_and_csv_name_the_distance(model: sr_models.SuperResolutionFlow, f
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("size", [(5, 7), (4, 9), (8, 3)])
 def test_a_folder_of_low_resolution_images_of_any_size(tmp_path: Path, scale: int, size: tuple[int, int]) -> None:
-    """The truth is cropped to multiples of 8 at the right and the bottom, and the given image to the same part."""
+    """The model sees the whole image, given or made."""
     rng = np.random.default_rng(0)
     lr = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    hr = rng.integers(0, 256, (scale * size[0], scale * size[1], 3), dtype=np.uint8)
+    hr = rng.integers(0, 256, (scale * size[0] + 1, scale * size[1], 3), dtype=np.uint8)
     for name, image in (("lr", lr), ("hr", hr)):
         (tmp_path / name).mkdir()
         write_image(tmp_path / name / "x.png", image)
-    if min(hr.shape[:2]) < 8:
+    if scale * size[1] < 8:
         with pytest.raises(ValueError, match="must be at least 8 x 8 pixels"):
             load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr" / "x.png")
         return
-    height, width = (scale * side // 8 * 8 for side in size)
     found_lr, found_hr = load_pair(tmp_path / "hr" / "x.png", scale, tmp_path / "lr" / "x.png")
-    assert np.array_equal(found_hr, hr[:height, :width])
-    assert np.array_equal(found_lr, lr[: height // scale, : width // scale])
+    assert np.array_equal(found_hr, hr[:-1])
+    assert np.array_equal(found_lr, lr)
     made_lr, made_hr = load_pair(tmp_path / "hr" / "x.png", scale)
     assert np.array_equal(made_hr, found_hr)
-    assert np.array_equal(made_lr, imresize(found_hr, 1 / scale))
+    assert np.array_equal(made_lr, imresize(np.ascontiguousarray(hr[:-1]), 1 / scale))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_whole_images_are_enlarged_and_cropped_afterwards(
+    model: sr_models.SuperResolutionFlow, tmp_path: Path, given: bool
+) -> None:
+    """A last row and column of the low-resolution image that the crop leaves out are seen by the model nevertheless."""
+    hr = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
+    lr = imresize(hr, 1 / 4)
+    assert lr.shape == (5, 7, 3)
+    for name, image in (("hr", hr), ("lr", lr)):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "x.png", image)
+    options = {"lr_images": tmp_path / "lr"} if given else {}
+    (row,) = evaluate_model(model, tmp_path / "hr", samples=2, temperature=0.5, distance=mse_distance, **options)
+    drawn = [to_uint8(sample) for sample in model.sample(to_tensor(lr)[None], 2, temperature=0.5)[0]]
+    truth = np.ascontiguousarray(hr[:16, :24])
+    cropped = [np.ascontiguousarray(sample[:16, :24]) for sample in drawn]
+    assert row.sample_psnrs == tuple(psnr(sample, truth) for sample in cropped)
+    assert row.sample_lr_psnrs == tuple(lr_psnr(sample, truth, 4) for sample in cropped)
+    with torch.no_grad():
+        assert row.nll == model.encode(to_tensor(hr)[None], to_tensor(lr)[None]).bits_per_dim.item()
+    assert row.seconds > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 import sr_models
 from sr_models.evaluation.evaluate import evaluate_model
 from sr_models.evaluation.metrics import mse_distance
-from sr_models.evaluation.record import ScoreRecord
-from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_scores
+from sr_models.evaluation.record import ScoreRecord, read_record
+from sr_models.evaluation.scores import Scores, mean_scores, read_scores, scores_table, write_scores
 from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import write_image
@@ -270,13 +271,56 @@ def test_a_damaged_table_is_named(evaluate: Evaluate, tmp_path: Path, content: s
 
 
 def test_numbers_come_back_to_the_last_digit(tmp_path: Path) -> None:
-    rows = [Scores('odd, "name"\n.png', math.pi, 1 / 3, -0.0, math.inf, -1e-300, 5e-324, 1e300)]
+    figures = (math.pi, 1 / 3, -0.0, math.inf, -1e-300, 5e-324, 1e300)
+    rows = [Scores('odd, "name"\n.png', *figures, 0.1, 2.5, figures, (0.7,), (), (math.inf,), (1e-9, 2.0), (1 / 7,))]
     write_scores(tmp_path / "x.csv", rows, "lpips")
     assert read_scores(tmp_path / "x.csv", "lpips") == rows
+    assert read_scores(tmp_path / "x.csv", "lpips")[0].seconds == 2.5
     with pytest.raises(ValueError, match="does not hold scores with the distance mse"):
         read_scores(tmp_path / "x.csv", "mse")
     write_scores(tmp_path / "x.csv", [Scores("a", math.nan, 1, 1, 1, 1, 1, 1)], "mse")
     assert math.isnan(read_scores(tmp_path / "x.csv", "mse")[0].nll)
+
+
+def test_scores_of_an_older_version_are_named(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The first figures are those that there were from the beginning."""
+    evaluate()
+    path = tmp_path / "scores.csv"
+    lines = [line.split(",")[:8] for line in path.read_text().splitlines()]
+    path.write_text("".join(",".join(line) + "\n" for line in lines))
+    assert lines[0][-1] == "distance_mse"
+    with pytest.raises(ValueError, match=r"scores.csv was written by an older version, .* replace it with --overwrite"):
+        evaluate()
+    with pytest.raises(ValueError, match=r"scores.csv was written by an older version"):
+        read_record(path)
+
+
+def test_a_record_is_read_with_its_settings(evaluate: Evaluate, drawn: _Heights, tmp_path: Path) -> None:
+    drawn.errors[6] = ExplosionError("sample 0 exploded")
+    rows, _ = evaluate(seed=3)
+    found = read_record(tmp_path / "scores.csv")
+    assert found.rows == rows
+    assert [len(row.sample_distances) for row in found.rows] == [2, 2]
+    assert (found.distance_name, found.settings["seed"], found.about["by"]) == ("mse", 3, "test")
+    assert found.failures == {"b.png": "sample 0 exploded"}
+    with pytest.raises(FileNotFoundError, match=r"there is no file of scores .*none.csv"):
+        read_record(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", "ä.png".encode("latin1"), b"a\nb.png", "\u2028.png".encode()])
+def test_names_of_all_bytes(model: SuperResolutionFlow, folder: Path, tmp_path: Path, name: bytes) -> None:
+    """A file system takes any bytes; so do the files of scores, and the table can be printed in UTF-8."""
+    odd = os.fsdecode(name)
+    try:
+        (folder / "a.png").rename(folder / odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    options = {"samples": 1, "distance": mse_distance}
+    rows = evaluate_model(model, folder, record=ScoreRecord(tmp_path / "s.csv", distance_name="mse"), **options)
+    assert odd in [row.image for row in rows]
+    assert evaluate_model(model, folder, record=ScoreRecord(tmp_path / "s.csv", distance_name="mse"), **options) == rows
+    assert name in (tmp_path / "s.csv").read_bytes()
+    assert len(scores_table(rows, "mse").encode().splitlines()) == len(scores_table(rows, "mse").splitlines()) == 5
 
 
 def test_places_that_cannot_be_written_are_found_before_anything_is_drawn(

@@ -18,10 +18,10 @@ def test_a_perfect_value_does_not_hide_the_others() -> None:
 
 def test_means_over_images() -> None:
     rows = [
-        Scores("a", -4.0, math.inf, 1.0, math.inf, 60.0, 1.0, 0.1),
-        Scores("b", -2.0, 30.0, 0.8, 50.0, 40.0, 3.0, 0.3),
+        Scores("a", -4.0, math.inf, 1.0, math.inf, 60.0, 1.0, 0.1, 31.0),
+        Scores("b", -2.0, 30.0, 0.8, 50.0, 40.0, 3.0, 0.3, 33.0),
     ]
     mean = mean_scores(rows)
-    assert mean == Scores("mean", -3.0, 30.0, 0.9, 50.0, 50.0, 2.0, pytest.approx(0.2))
+    assert mean == Scores("mean", -3.0, 30.0, 0.9, 50.0, 50.0, 2.0, pytest.approx(0.2), 32.0)
     assert mean_scores(rows[:1]).lr_psnr == math.inf
-    assert scores_table(rows[:1], "mse").splitlines()[-1].split()[2:6] == ["inf", "1.0000", "inf", "60.00"]
+    assert scores_table(rows[:1], "mse").splitlines()[-1].split()[2:7] == ["inf", "31.00", "1.0000", "inf", "60.00"]

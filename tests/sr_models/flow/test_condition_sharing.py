@@ -18,7 +18,7 @@ from invflow import ActNorm, AffineCoupling, AffineInjector, FlowSequential, Flo
 from invflow.layers import condition
 from sr_models.flow import condition_sharing, decoding, merged_convs
 from sr_models.flow.condition_sharing import LevelContext, features_conv
-from sr_models.flow.decoding import decode_levels
+from sr_models.flow.decoding import Place, decode_flow
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, ShallowNet
 from sr_models.networks.rrdb import Features
@@ -91,7 +91,7 @@ def test_samples_of_several_images_in_chunks_of_any_size(
     monkeypatch.setattr(decoding, "_CHUNK_PIXELS", pixels)
     with torch.no_grad():
         expected = unshared(model, latents, lr.repeat_interleave(samples, 0))
-        actual = decode_levels(list(model.levels), latents, model.level_contexts(lr))
+        actual = model.walk_decode(decode_flow, latents, lr)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -168,7 +168,7 @@ def test_networks_that_cannot_be_split_get_the_joined_context() -> None:
     z = torch.randn(4, 4, 4, 4)
     with torch.no_grad():
         expected, _ = level.inverse(z, features.joined())
-        actual = decode_levels([level], [z], [LevelContext(features)])
+        actual = decode_flow(level, [z], LevelContext(features), Place(1))
     torch.testing.assert_close(actual, expected)
 
 

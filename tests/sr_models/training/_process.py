@@ -1,6 +1,6 @@
 """A training process of its own: ``python _process.py '{"config": ..., "output": ..., ...}'``, also under torchrun.
 
-With ``"spoil": [rank, step]`` the loss of this process in this step is NaN.
+With ``"spoil": {rank: step}`` the loss of this process in this step is NaN.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def spoil(step: int) -> None:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    rank, step = given.pop("spoil", (None, None))
-    if str(rank) == os.environ["RANK"]:
-        spoil(step)
+    spoiled = given.pop("spoil", {})
+    if os.environ["RANK"] in spoiled:
+        spoil(spoiled[os.environ["RANK"]])
     callbacks = [record_gradients(Path(given["output"]))]
     train_model(TrainingConfig(**given.pop("config")), accelerator="cpu", callbacks=callbacks, **given)

@@ -42,7 +42,7 @@ class TestPlan:
     def test_null_is_the_default(self, shared: dict[str, Any]) -> None:
         stages = plan_stages(shared, [{**ENCODER, "batch_size": None, "gradient_clip": None, "val_images": None}])
         assert stages[0].config.recipe.batch_size == 12
-        assert (stages[0].config.gradient_clip, stages[0].config.val_images) == (10.0, None)
+        assert (stages[0].config.recipe.gradient_clip, stages[0].config.val_images) == (10.0, None)
 
     @pytest.mark.parametrize(
         ("stages", "message"),

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sr_models.evaluation.report.charts import line_chart
+from sr_models.evaluation.report.figures import figures_of
 from sr_models.evaluation.report.page import PARTS, Picture, Report
 
 RNG = np.random.default_rng(0)
@@ -30,7 +32,14 @@ def picture(caption: str, note: str = "", *, pixels: bool = False) -> Picture:
     return Picture.of(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), caption, note, pixels=pixels)
 
 
+FIGURE = figures_of("lpips")[0]
+CELL = {"text": "0.25", "interval": "0.2 to 0.3", "best": True, "certain": True, "at": 50.0, "span": (40.0, 60.0)}
+CHART = line_chart("LPIPS", {"a <b>": [(0.0, 1.0), (1.0, 2.0)]}, x_label="t")
+
 CONTENT: dict[str, Any] = {
+    "glance": {
+        "tiles": [{"figure": FIGURE, "value": "0.1", "unit": "dB", "name": "<model>", "compared": "bicubic 0.4"}]
+    },
     "pictures": [
         {
             "name": name,
@@ -38,12 +47,35 @@ CONTENT: dict[str, Any] = {
             "details": [picture("d")] * 3,
             "hardest": [picture("h")] * 4,
             "whole": [picture("w")] * 2,
+            "chosen": 1,
+            "part": "Some of it.",
         }
         for name in ("cat", "dog")
     ],
-    "scores": {"rows": [["", "PSNR"], ["bicubic", "25.12"]], "explanation": "Means."},
+    "scores": {
+        "columns": [FIGURE],
+        "rows": [{"name": "bi<cubic>", "style": 0, "baseline": True, "cells": [CELL]}],
+        "explanation": "Means.",
+        "count": 2,
+        "intervals": True,
+        "fewest": 5,
+    },
+    "ranking": {
+        "headings": [("Method", ""), ("LPIPS", "lower")],
+        "rows": [{"name": "a <b>", "published": True, "cells": ["0.1"]}],
+        "explanation": "Ours and others.",
+    },
     "maps": [{"name": "cat", "pictures": [picture("deviation", "mean 3", pixels=True)]}],
-    "sweep": {"pictures": [picture("t")], "rows": [["temperature"], ["0.5"]], "explanation": "Five samples."},
+    "coverage": {"charts": [CHART], "legend": [("a <b>", 1, False)], "explanation": "Of 90 %."},
+    "sweep": {
+        "pictures": [picture("t")],
+        "rows": [["temperature"], ["0.5"]],
+        "charts": [CHART],
+        "legend": [("a <b>", 1, False), ("bicubic", 0, True)],
+        "explanation": "Five samples.",
+    },
+    "cost": {"rows": [["method", "seconds"], ["a", "1.5"]], "explanation": "Seconds."},
+    "images": {"figures": [FIGURE], "names": ["a"], "rows": [{"image": "<i>", "cells": ["0.1"]}], "left": 3},
     "training": {"text": "Step 3 of 4 <of> many.", "curve": "<svg><path d='M0 0'/></svg>"},
     "tuned": {"pictures": [picture("after")], "text": "Anew."},
 }
@@ -60,9 +92,13 @@ class _Balanced(HTMLParser):
         self.sources: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
+        # links lead to parts of the page itself
+        self.sources += [str(value) for name, value in attrs if name in ("src", "href") and value[:1] != "#"]
         if tag not in self.VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Elements of SVG that close themselves."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -86,11 +122,11 @@ def test_a_page_of_any_parts_is_whole(tmp_path: Path, state: Any, count: int) ->
     text = report.path.read_text()
     sources = parsed(text).sources
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
-    assert len(sources) == sum((2 * (3 + 4 + 2), 0, 1, 1, 0, 1)[:count])
+    assert len(sources) == sum((0, 2 * (3 + 4 + 2), 0, 0, 1, 0, 1, 0, 0, 0, 1)[:count])
     for source in sources:
         assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (8, 6)
     # only a page that will change loads itself again
-    assert ("http-equiv" in text) == (state == "working")
+    assert ('http-equiv="refresh"' in text) == (state == "working")
     missing = [description for name, description in PARTS.items() if name not in given]
     said = re.search(r"Missing(?: so far)?: ([^.]*)\.", text)
     assert (said is not None) == (state != "finished")
@@ -109,7 +145,11 @@ def test_what_is_given_is_text_and_no_html(tmp_path: Path) -> None:
         "&amp;&amp; echo &#39;&lt;done&gt;&#39;",
         "Step 3 of 4 &lt;of&gt; many.",
         "<svg><path d='M0 0'/></svg>",
-        "<td>bicubic</td><td>25.12</td>",
+        "&lt;model&gt;; bicubic 0.4",
+        'span class="swatch"></span>bi&lt;cubic&gt;',
+        'aria-label="LPIPS against t: a &lt;b&gt; from 1.000 at 0 to 2.000 at 1"',
+        '<th scope="row">&lt;i&gt;</th><td>0.1</td>',
+        "And 3 more, which are in the CSV file.",
     ):
         assert part in text, part
 

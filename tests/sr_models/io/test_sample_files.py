@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sr_models.cli import _sample_files
-from sr_models.cli._sample_files import read_description
+from sr_models.io import sample_files
+from sr_models.io.sample_files import read_description
 
 
 def test_only_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_only_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         asked.append(formats)
         return original(file, mode, formats)
 
-    monkeypatch.setattr(_sample_files.Image, "open", spied)
+    monkeypatch.setattr(sample_files.Image, "open", spied)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.gif")
     assert read_description((tmp_path / "a.gif").rename(tmp_path / "a.png")) is None
     assert asked == [("PNG",)]

@@ -1,4 +1,4 @@
-"""The files of ``sr-models sample``: their names, and what they say about how they were made."""
+"""Files of samples: their names, ours and those of the NTIRE challenge, and what they say about how they were made."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sr_models.io.listing import one_line
 
 __all__ = [
     "KEY",
+    "challenge_files",
+    "challenge_numbers",
     "describe_sample",
     "is_done",
     "read_description",
@@ -46,6 +48,39 @@ def sample_names(paths: Sequence[Path], root: Path) -> list[str]:
 def sample_files(folder: Path, name: str, n: int) -> list[Path]:
     """Return the files of the first ``n`` samples of a name."""
     return [folder / f"{name}_sample{index:03d}.png" for index in range(n)]
+
+
+def challenge_numbers(paths: Sequence[Path], root: Path, scale: int) -> dict[Path, int]:
+    """Number images, from 0, in the order of the names of their high-resolution images.
+
+    ``ax4.png`` is in the place of ``a.png``, before ``abx4.png``.
+
+    Args:
+        paths: low-resolution images below ``root``.
+        root: a folder.
+        scale: enlargement.
+    """
+
+    def high(path: Path) -> tuple[str, ...]:
+        return path.with_name(path.stem.removesuffix(f"x{scale}") + path.suffix).relative_to(root).parts
+
+    return {path: number for number, path in enumerate(sorted(paths, key=high))}
+
+
+def challenge_files(folder: Path, index: int, n: int) -> list[Path]:
+    """Return the files of all ``n`` samples of an image, as the NTIRE challenges name them.
+
+    ``000000_sample00000.png``, ``000000_sample00001.png``, ... for the first image, and ``000000.png`` for a single
+    sample.
+
+    Args:
+        folder: where they are.
+        index: number of the image, in the order of the sorted names.
+        n: samples an image.
+    """
+    if n == 1:
+        return [folder / f"{index:06d}.png"]
+    return [folder / f"{index:06d}_sample{sample:05d}.png" for sample in range(n)]
 
 
 def describe_sample(image: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""The samples of an evaluation as files, under the names of the challenge."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sr_models.evaluation.pairs import Pair
+from sr_models.io.images import write_image
+from sr_models.io.sample_files import KEY, challenge_files, describe_sample, is_done
+
+__all__ = ["KeptSamples"]
+
+
+class KeptSamples:
+    """Samples as PNG files: ``000000_sample00000.png`` is the first one of the first image.
+
+    Args:
+        folder: where they are; it is created if needed.
+        pairs: the images.
+        names: names of all images in their order, with those that cannot be read.
+        n: samples an image.
+        settings: what determines the samples.
+        overwrite: replace files that other settings made.
+
+    Attributes:
+        missing: names of images whose samples are not there.
+
+    Raises:
+        ValueError: other files under these names.
+        OSError: the folder cannot be created.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        pairs: Sequence[Pair],
+        names: Sequence[str],
+        n: int,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # the number stands in the names
+        self._settings = {name: value for name, value in settings.items() if name != "n"}
+        self._files = {pair.name: challenge_files(folder, names.index(pair.name), n) for pair in pairs}
+        self.missing = {
+            pair.name
+            for pair in pairs
+            if overwrite or not is_done(self._files[pair.name], describe_sample(pair.hr, self._settings))
+        }
+
+    def write(self, pair: Pair, samples: Sequence[np.ndarray]) -> None:
+        """Write the samples of an image."""
+        text = {KEY: json.dumps(describe_sample(pair.hr, self._settings))}
+        for file, sample in zip(self._files[pair.name], samples, strict=True):
+            write_image(file, sample, text=text)
