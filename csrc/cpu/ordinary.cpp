@@ -67,7 +67,7 @@ static bool read_map(PyObject* h, PyObject* form, int64_t start, bool inverse, c
   map.count = array.shape[1] / outputs;
   map.repeat = x.shape[0] / samples;
   map.start = start < 0 ? channels - map.count : start;
-  return map.start >= 0 && map.start + map.count <= channels;
+  return map.start >= 0 && map.start <= channels - map.count;  // a sum might be too large for its type
 }
 
 // The channel map of an actnorm and a 1x1 convolution, W diag(e^s) and W diag(e^s) b, in double precision.
@@ -131,6 +131,7 @@ static bool read_call(PyObject* const* args, Call& call) {
     }
   }
   const bool inverse = args[kInverse] == Py_True;
+  if (!inverse && args[kInverse] != Py_False) return false;  // 1, or a bool of NumPy
   if (!PyTuple_Check(args[kForms]) || PyTuple_GET_SIZE(args[kForms]) != 2) return false;
   PyObject *const of_coupling = PyTuple_GET_ITEM(args[kForms], 0), *const of_injector =
                                                                        PyTuple_GET_ITEM(args[kForms], 1);

@@ -82,7 +82,7 @@ def conv3x3(
     shape = result_shape(x, weight, repeat, transposed)
     if out is None:
         made = shape if pointwise is None else (shape[0], len(pointwise.weight), *shape[2:])
-        out = torch.empty(made, memory_format=state_format(x))
+        out = torch.empty(made, dtype=x.dtype, device=x.device, memory_format=state_format(x))
     batch, _, height, width = x.shape if not transposed else shape
     address, by_output, by_input, _ = _weights(kept, weight)
     of_weight = (address, by_input, by_output, True) if transposed else (address, by_output, by_input, False)
@@ -115,7 +115,7 @@ def weight_gradient(x: Tensor, grad_y: Tensor, repeat: int) -> Tensor:
     kept: list[Tensor] = []
     batch, inputs, height, width = x.shape
     outputs = grad_y.shape[1]
-    grad_weight = torch.empty((outputs, inputs, 3, 3))
+    grad_weight = torch.empty((outputs, inputs, 3, 3), dtype=x.dtype, device=x.device)
     cpu.extension.conv3x3_weight_gradient(
         (batch, inputs, outputs, height, width, repeat),
         _images(kept, x),

@@ -85,7 +85,7 @@ def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, extension: A
         for each in after:
             argument = torch.addmm(shift, state, matrix.t(), out=torch.empty_like(grad))
             each.differentiate(extension, argument, grad, grad_log_det)
-        grad_matrix, grad_shift = torch.empty(matrix.shape, dtype=dtype), grad.sum(0)
+        grad_matrix, grad_shift = torch.empty(matrix.shape, dtype=dtype, device="cpu"), grad.sum(0)
         torch.mm(grad.t(), state, out=grad_matrix)
         torch.mm(grad, matrix, out=result)
     for each, argument in zip(reversed(before), reversed(arguments), strict=True):
@@ -114,7 +114,7 @@ class _RowMap:
 
     def apply(self, extension: Any, state: Tensor) -> Tensor:
         """Apply the map to rows (R, C) in place, and return their log-determinants (R,)."""
-        log_det = torch.empty(state.shape[0], dtype=state.dtype)
+        log_det = torch.empty(state.shape[0], dtype=state.dtype, device="cpu")
         view = self._part(state)
         extension.flow_step(self._step(state, NO_VIEW), view, log_det.data_ptr())
         return log_det
@@ -172,14 +172,14 @@ def _rows(x: Tensor) -> Tensor:
 def _copied(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the rows of a state in new memory, row by row."""
     rows = _rows(x)
-    return torch.empty(rows.shape, dtype=dtype).copy_(rows)
+    return torch.empty(rows.shape, dtype=dtype, device="cpu").copy_(rows)
 
 
 def _result_rows(y: Tensor, dtype: torch.dtype) -> Tensor:
     """Return rows of a dtype to write a new state into: its own memory, if it has that dtype and order."""
     if y.dtype is dtype and (y.shape[2] * y.shape[3] == 1 or y.stride(1) == 1):
         return _rows(y)
-    return torch.empty((y.shape[0] * y.shape[2] * y.shape[3], y.shape[1]), dtype=dtype)
+    return torch.empty((y.shape[0] * y.shape[2] * y.shape[3], y.shape[1]), dtype=dtype, device="cpu")
 
 
 def _deliver(rows: Tensor, y: Tensor) -> None:

@@ -49,7 +49,7 @@ def finished_conv3x3(
     if out is None and memory_format is not None:
         outputs = len(weight if pointwise is None else pointwise.weight)
         shape = len(x), outputs, repeat * x.shape[2], repeat * x.shape[3]
-        out = torch.empty(shape, memory_format=memory_format)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     return kernels.conv3x3(x, weight, bias, repeat, False, out, finish, pointwise)
 
 

@@ -18,7 +18,7 @@ from invflow.backends._cpu import cpu
 from invflow.backends.native import form_of_words, words
 from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
-from invflow.ops._kernel import run
+from invflow.ops._kernel import NO_MAP, run
 from invflow.ops._transforms import reference_backward
 
 __all__ = ["have_numbers", "numbers_of", "ordinary_call"]
@@ -145,7 +145,13 @@ def _general_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | No
         at = start
         if at is None:
             at = 0 if coupling is None else x.shape[1] - coupling.shape[1] // form_of_words(of_coupling).outputs
-        settings = Settings(form_of_words(of_coupling), form_of_words(of_injector), at, inverse)
+        # the words of what is not there may be none
+        settings = Settings(
+            NO_MAP if coupling is None else form_of_words(of_coupling),
+            NO_MAP if injector is None else form_of_words(of_injector),
+            at,
+            inverse,
+        )
         y, log_det = run(Call(x, matrix, shift, coupling, injector, settings), "cpu")
         return y, log_det + of_map
 

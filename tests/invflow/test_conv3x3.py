@@ -161,6 +161,23 @@ def test_result_is_written_where_it_is_wanted() -> None:
     torch.testing.assert_close(whole[:, :20], F.conv2d(x, weight, bias, padding=1))
 
 
+def test_defaults_of_torch_do_not_touch_the_result() -> None:
+    x, weight, bias = (tensor.requires_grad_() for tensor in tensors_of((2, 5, 20, 9, 18)))
+
+    def results() -> list[Tensor]:
+        y = conv3x3(x, weight, bias)
+        return [y, *torch.autograd.grad(y.sum(), [x, weight])]
+
+    expected = results()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_what_is_not_finite_stays_near(value: float) -> None:
     x, weight, _ = tensors_of((1, 3, 2, 20, 20))

@@ -187,3 +187,46 @@ def test_the_weights_of_a_flow_are_factorised_together_when_they_have_changed(mo
     assert shapes == [(4, 3, 3)] * 2
     expected = sum(16 * torch.linalg.slogdet(step.conv1x1.weight).logabsdet for step in flow)
     torch.testing.assert_close(log_det, expected.expand(2))
+
+
+@pytest.mark.parametrize("inverse", [1, 0, torch.tensor(True)], ids=repr)
+def test_inverse_may_be_anything_that_is_true_or_not(inverse):
+    found, expected = (
+        invflow.affine_coupling(X, H, inverse=inverse, backend=backend) for backend in ("auto", "reference")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("start", [2**63 - 1, 2**70, -1, 3])
+def test_any_start_out_of_range_is_refused(start):
+    with pytest.raises(ValueError, match=r"start must be in 0\.\.2"):
+        invflow.affine_coupling(X, H, start=start)
+
+
+def test_second_derivatives_beside_the_form_of_a_coupling_that_is_not_there():
+    x, form = X.clone().requires_grad_(), AffineForm("exp", volume_preserving=True)
+    y, _ = invflow.flow_step(x, 2 * MATRIX, MATRIX[0], coupling_form=form, injector_form=form)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(grad.sum(), x)[0], torch.full_like(x, 8))
+
+
+@pytest.mark.parametrize("case", ["pixels", "rows of vectors", "rows of pixels"])
+def test_defaults_of_torch_do_not_touch_what_is_computed(case):
+    shape = {"pixels": (2, 6, 4, 4), "rows of vectors": (300, 6), "rows of pixels": (300, 6, 2, 2)}[case]
+    torch.manual_seed(0)
+    x, h, matrix = torch.randn(shape, requires_grad=True), torch.randn(shape), torch.randn(6, 6, requires_grad=True)
+
+    def results() -> list[Tensor]:
+        y, log_det = invflow.flow_step(x, matrix, matrix[0], h)
+        return [y, log_det, *torch.autograd.grad(y.sum() + log_det.sum(), [x, matrix])]
+
+    expected = results()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for actual, other in zip(found, expected, strict=True):
+        assert (actual.dtype, actual.device) == (other.dtype, other.device)
+        assert torch.equal(actual, other)
