@@ -25,7 +25,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -
 PROCESSES ?= logical
 PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
-.PHONY: test test-slow browser test-browser peers demo check docs gpu sanitize mutants clean help
+.PHONY: test test-slow browser test-browser screenshots peers demo check docs gpu sanitize mutants clean help
 .PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
 .PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
@@ -49,6 +49,10 @@ test-browser: $(VENV)/.installed-test
 peers: $(VENV)/.installed-peers
 	$(BIN)/python -c 'import FrEIA, nflows, normflows, pyro, zuko'
 	$(BIN)/python -m pytest tests/invflow/interop
+
+# The pictures of pages in the documentation.
+screenshots: $(VENV)/.installed-test
+	INVFLOW_SCREENSHOTS=docs/images $(BIN)/python -m pytest -m browser -k screenshot
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/sr-models demo

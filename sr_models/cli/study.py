@@ -19,6 +19,7 @@ SUBCOMMANDS = ("results",)
 def run(
     images: str | None = None,
     method: list[str] | None = None,
+    baselines: str | None = None,
     database: str = "study.db",
     seed: int | None = None,
     reference: bool | None = None,
@@ -41,6 +42,8 @@ def run(
         images: the high-resolution images; needed for a new study.
         method: NAME=FOLDER, once for each of two to nine methods. For 0801.png the folder holds 0801.png,
             0801_sample000.png, or, in the challenge's naming, 000000_sample00000.png or 000000.png for the first image.
+        baselines: a model, such as srflow-da-tiny: bicubic interpolation of the reduced images and the image of the
+            model's encoder are two more methods.
         database: file of the study, made if it does not exist. It holds the crops too, so that it can be moved.
         seed: decides the places of the crops and all orders (default 0).
         reference: show the high-resolution image (default true).
@@ -54,7 +57,7 @@ def run(
     local = is_loopback(host)
     # before images are decoded for minutes
     with listen(host, port) as listener:
-        study = _open(os.path.expanduser(database), images, method, seed, reference)
+        study = _open(os.path.expanduser(database), images, method, baselines, seed, reference)
         with contextlib.closing(study):
             for name in raters or ():
                 study.enter(name, invited=True)
@@ -75,13 +78,19 @@ def run(
 
 
 def _open(
-    database: str, images: str | None, method: list[str] | None, seed: int | None, reference: bool | None
+    database: str,
+    images: str | None,
+    method: list[str] | None,
+    baselines: str | None,
+    seed: int | None,
+    reference: bool | None,
 ) -> Database:
+    from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.study.crops import cut_crops, find_source
     from sr_models.study.database import Database
 
     exists = os.path.lexists(database)
-    if images is None and method is None:
+    if images is None and method is None and baselines is None:
         if not exists:
             raise FileNotFoundError(f"database {database} does not exist; a new study needs --images and --method")
         study = Database(database)
@@ -91,12 +100,13 @@ def _open(
             for name, value in wanted.items()
             if value is not None and value != getattr(study.settings, name)
         ]
-    elif images is None or method is None:
-        raise ValueError("--images and --method belong together; without both, the study of --database goes on")
+    elif images is None:
+        raise ValueError("--method and --baselines need --images; without all three, the study of --database goes on")
     else:
         source = find_source(
             os.path.expanduser(images),
-            _folders(method),
+            _folders(method or []),
+            baselines=None if baselines is None else create_stored(read_weights(os.path.expanduser(baselines))),
             seed=0 if seed is None else seed,
             reference=reference is not False,
         )

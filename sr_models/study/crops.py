@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.sample_folder import find_samples
-from sr_models.io.images import read_header, read_image
+from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.images import crop_to_multiple, read_header, read_image
 from sr_models.io.listing import Listing, fingerprint_of, list_images, one_line
+from sr_models.io.resize import imresize
 from sr_models.study.settings import CROPS, SIDE, Settings, crop_positions
 
-__all__ = ["MAX_METHODS", "Crop", "Source", "cut_crops", "find_source"]
+__all__ = ["BASELINES", "MAX_METHODS", "Crop", "Source", "cut_crops", "find_source"]
 
 #: Number of the image, number of the method (``None``: the high-resolution image), number of the crop, PNG file.
 Crop = tuple[int, int | None, int, bytes]
+#: Methods that need no folder.
+BASELINES = ("bicubic", "encoder's image")
 #: One digit of the keyboard a method.
 MAX_METHODS = 9
 #: The challenge crops its images to multiples of this.
@@ -34,17 +40,20 @@ class Source:
         settings: what the study asks.
         references: the high-resolution images.
         files: name of a method -> its images, in the order of the references.
+        model: bicubic interpolation and this model's encoder are two more methods.
     """
 
     settings: Settings
     references: Sequence[Path]
     files: Mapping[str, Sequence[Path]]
+    model: SuperResolutionFlow | None = None
 
 
 def find_source(
     images: str | os.PathLike[str],
     methods: Mapping[str, str | os.PathLike[str]],
     *,
+    baselines: SuperResolutionFlow | None = None,
     seed: int = 0,
     reference: bool = True,
 ) -> Source:
@@ -55,6 +64,7 @@ def find_source(
     Args:
         images: the high-resolution images, as :func:`sr_models.io.listing.list_images` takes them.
         methods: name -> folder; two to nine.
+        baselines: bicubic interpolation and the image of this model's encoder are two of the methods.
         seed: decides the places of the crops and all orders.
         reference: whether raters see the high-resolution image.
 
@@ -62,15 +72,28 @@ def find_source(
         FileNotFoundError: a folder or an image that is missing.
         ValueError: too few or too many methods, images that cannot be used, or sizes that do not fit.
     """
-    if not 2 <= len(methods) <= MAX_METHODS:
-        raise ValueError(f"a study compares 2 to {MAX_METHODS} methods, got {len(methods)}; name each with --method")
+    names = (*methods, *(BASELINES if baselines is not None else ()))
+    if not 2 <= len(names) <= MAX_METHODS:
+        raise ValueError(f"a study compares 2 to {MAX_METHODS} methods, got {len(names)}; name each with --method")
+    if taken := [name for name in BASELINES if names.count(name) > 1]:
+        raise ValueError(f"method {taken[0]!r} is one of the baselines; name the folder otherwise")
     high = list_images(images, smallest=SIDE, strict=True)
     files, fingerprints = {}, [high.fingerprint]
     for name, folder in methods.items():
         files[name] = _first_samples(name, folder, high)
         fingerprints.append(fingerprint_of(high.names, [path.stat().st_size for path in files[name]]))
-    settings = Settings(tuple(methods), tuple(map(one_line, high.names)), tuple(fingerprints), seed, reference)
-    return Source(settings, high.paths, files)
+    if baselines is not None:
+        fingerprints += [f"x{baselines.scale}", _weights_of(baselines)]
+    settings = Settings(names, tuple(map(one_line, high.names)), tuple(fingerprints), seed, reference)
+    return Source(settings, high.paths, files, baselines)
+
+
+def _weights_of(model: SuperResolutionFlow) -> str:
+    """Hash a model's weights."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _fits(length: int, reference: int) -> bool:
@@ -108,10 +131,14 @@ def cut_crops(source: Source, done: Callable[[], object] = lambda: None) -> Iter
     Raises:
         ValueError: an image that is damaged.
     """
-    methods = list(enumerate(source.files[name] for name in source.settings.methods))
     for image, path in enumerate(source.references):
-        pictures: list[tuple[int | None, np.ndarray]] = [(None, read_image(path))]
-        pictures += [(method, read_image(files[image])) for method, files in methods]
+        truth = read_image(path)
+        found = {name: read_image(files[image]) for name, files in source.files.items()}
+        if source.model is not None:
+            reduced = imresize(crop_to_multiple(truth, _MULTIPLE), 1 / source.model.scale)
+            found |= baseline_images(reduced, source.model.scale, source.model)
+        pictures: list[tuple[int | None, np.ndarray]] = [(None, truth)]
+        pictures += [(number, found[name]) for number, name in enumerate(source.settings.methods)]
         height = min(picture.shape[0] for _, picture in pictures)
         width = min(picture.shape[1] for _, picture in pictures)
         places = crop_positions(height, width, image, source.settings.seed)

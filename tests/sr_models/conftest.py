@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import browser, page  # noqa: F401
+from browser import browser, page, screenshot  # noqa: F401
 from hypothesis import settings
 
 from sr_models.evaluation.metrics import LPIPSDistance

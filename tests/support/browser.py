@@ -1,13 +1,15 @@
-"""A headless Chromium for tests of pages: fixtures ``browser`` and ``page``, which skip where there is none."""
+"""A headless Chromium for tests of pages: its fixtures skip where there is none."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 #: Commands that may be a Chromium. The headless shell, which Debian has as a package, is the smallest.
 _COMMANDS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -49,6 +51,24 @@ def page(browser: Any) -> Iterator[Any]:
     yield opened
     with_profile.close()
     assert not errors
+
+
+@pytest.fixture
+def screenshot(page: Any, tmp_path: Path) -> Callable[..., Path]:
+    """A function that takes a screenshot for the documentation, and returns the PNG file.
+
+    The file goes into the folder of INVFLOW_SCREENSHOTS, as ``make screenshots`` sets it; otherwise it is temporary.
+    """
+
+    def take(name: str, **options: Any) -> Path:
+        file = Path(os.environ.get("INVFLOW_SCREENSHOTS") or tmp_path) / f"{name}.png"
+        page.screenshot(path=file, **options)
+        # few colours, and the same ones at every run, where nobody looks at single pixels
+        Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+        assert file.stat().st_size < 200_000
+        return file
+
+    return take
 
 
 def _foreign(url: str) -> list[str]:

@@ -145,7 +145,10 @@ def test_bad_input_is_told_in_a_line(
     assert error("study", "--database", str(tmp_path / "x.db"), *port).endswith(
         "x.db does not exist; a new study needs --images and --method"
     )
-    assert "--images and --method belong together" in error("study", "--images", str(folders / "truth"), *port)
+    assert "--method and --baselines need --images" in error("study", "--method", "a=b", *port)
+    assert "compares 2 to 9 methods, got 0" in error(
+        "study", "--images", str(folders / "truth"), "--database", "x", *port
+    )
     assert error("study", "--images", "x", "--method", "bicubic", *port) == "method must be NAME=FOLDER, got 'bicubic'"
     assert error("study", "--images", "x", "--method", "a=b", "--method", "a=c", *port) == "method a is given twice"
     assert "needs the names of its raters" in error("study", "--database", path, "--host", "0.0.0.0", *port)
