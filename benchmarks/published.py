@@ -115,6 +115,7 @@ class PublishedFlow(nn.Module):
     def _contexts(self, lr: Tensor, noise: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """Compute every level's features, joined at its resolution, and the noise at that resolution if it sees it."""
         heights = [shapes.state[1] for shapes in self.model.level_shapes(*lr.shape[2:])]
+        assert self.model.encoder is not None
         features = _features(self.model.encoder, lr, [height / lr.shape[2] for height in heights])
         return [
             (joined, None if noise is None or not noisy else _resized(noise, joined, self.model.noise_channels))
@@ -182,6 +183,7 @@ def _(layer: Squeeze, x: Tensor, context: tuple[Tensor, Tensor | None], *, inver
 @_apply.register
 def _(layer: Split, x: Any, context: tuple[Tensor, Tensor | None], *, inverse: bool) -> _Result:
     changed, kept = x if inverse else (x[:, layer.kept :], x[:, : layer.kept])
+    assert layer.net is not None
     h = _network(layer.net, kept)
     mean, log_std = h[:, 0::2], h[:, 1::2]
     log_det = -log_std.sum((1, 2, 3))

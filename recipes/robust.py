@@ -65,7 +65,8 @@ def finetune(
 
     with torch.no_grad():
         model.encode(*batches(_FIRST))
-    model.encoder.requires_grad_(not frozen)
+    for parameter in model.parameters_of_parts()[0].values():
+        parameter.requires_grad_(not frozen)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     output.mkdir(parents=True, exist_ok=True)
     file = output / f"{model.name}-tiny.safetensors"

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, help="folder of PNG files")
     given = parser.parse_args()
     model = load_model(given.model)
-    dtype = model.encoder.conv_first.weight.dtype
+    dtype = next(model.parameters()).dtype
     model.temperature = best_temperature(model.float(), given.photographs, LPIPSDistance.from_local_files())
     save_model(model.to(dtype), given.model)
     print(f"temperature {model.temperature:g}, written into {given.model.with_suffix('.json')}")

@@ -72,7 +72,7 @@ def train(
         return noisy(model, *crops(batch))
 
     first, second = (Schedule(lr, floor, _WARMUP, 60 * minutes * share) for floor, share in ((0.3, 0.18), (0.01, 0.82)))
-    encoder = list(model.encoder.parameters())
+    encoder = list(model.parameters_of_parts()[0].values())
     train_by_clock(model, l1, lambda: crops(batch), encoder, first, file, decay=_DECAY, betas=_BETAS)
     with torch.no_grad():
         model.encode(*noisy_crops())  # the actnorms take their values

@@ -15,7 +15,7 @@ from torch import Tensor
 from invflow._numerics import compute_dtype, pixels_of
 from invflow.backends import current_backend
 from invflow.backends._cpu import cpu
-from invflow.backends.native import form_of_words
+from invflow.backends.native import form_of_words, words
 from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._kernel import run
@@ -123,7 +123,7 @@ class _Ordinary(torch.autograd.Function):
         return None, x, matrix, shift, log_scale, None, None, coupling, injector, None, None, None
 
 
-_NO_SCALE = AffineForm("none").words[0]
+_NO_SCALE = words(AffineForm("none").for_kernels())[0]
 
 
 def _general_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:

@@ -89,7 +89,7 @@ def sample_images(
             _say(f"the samples of {path} are called {name}_sample000.png, because another image has the same name")
 
     model = load_model(checkpoint).to(place)
-    latents = len(model.latent_shapes(model.lr_multiple, model.lr_multiple))
+    latents = len(model.drawn_shapes(model.lr_multiple, model.lr_multiple))
     temperatures = temperatures_of(model.temperature if temperature is None else temperature, latents)
     options = {"temperature": temperatures, "seed": seed, "on_explode": on_explode, "tile": tile}
     like = next(model.parameters())

@@ -99,7 +99,7 @@ def run(
     from sr_models.flow.consistency import ConsistencyWarning
     from sr_models.io.listing import one_line
 
-    of_model = {
+    of_model: dict[str, Any] = {
         "lr_images": lr_images,
         "temperature": temperature,
         "seed": seed,

@@ -167,7 +167,7 @@ def check_sampling(
     """Check the arguments of all samples, so that a mistake in them is not taken for a fault of an image."""
     if samples < 1:
         raise ValueError(f"n must be at least 1, got {samples}")
-    temperatures_of(temperature, len(model.latent_shapes(model.lr_multiple, model.lr_multiple)))
+    temperatures_of(temperature, len(model.drawn_shapes(model.lr_multiple, model.lr_multiple)))
     check_seed(seed)
     check_on_explode(on_explode)
     check_consistency(consistency)

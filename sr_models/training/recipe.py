@@ -23,12 +23,12 @@ class Recipe:
         steps: training steps.
         batch_size: crops a training step.
         lr: learning rate of Adam.
-        milestones: shares of the likelihood steps at which the learning rate halves, ascending, each in 0..1.
-        beta2: Adam's decay of the squared gradient.
         encoder_frozen: share of the likelihood steps during which the encoder stays as it is.
         noise_std: standard deviation of the Gaussian noise added to high-resolution images in [0, 1]. A model that is
             conditioned on noise draws its own instead.
-        noise_width: width of the noise that is added instead, uniform from 0 on; 0: none.
+        milestones: shares of the likelihood steps at which the learning rate halves, ascending, each in 0..1.
+        beta2: Adam's decay of the squared gradient.
+        noise_width: width of the noise that is added in place of ``noise_std``, uniform from 0 on; 0: none.
         gradient_clip: largest norm of the gradient; 0 for no limit.
         value_clip: largest absolute element of the gradient, limited before its norm; 0 for no limit.
         nll_weight: weight of the negative log-likelihood in bits per dimension.
@@ -41,10 +41,10 @@ class Recipe:
     steps: int = 200_000
     batch_size: int = 12
     lr: float = 2e-4
-    milestones: list[float] = field(default_factory=_usual_milestones)
-    beta2: float = 0.999
     encoder_frozen: float = 0.5
     noise_std: float = PAPER_NOISE_STD
+    milestones: list[float] = field(default_factory=_usual_milestones)
+    beta2: float = 0.999
     noise_width: float = 0.0
     gradient_clip: float = 10.0
     value_clip: float = 0.0

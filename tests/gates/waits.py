@@ -172,7 +172,7 @@ def counts_of(name: str, **overrides: Any) -> dict[str, Counts]:
     model = sr_models.create(name, scale=4, **overrides)
     hr, lr = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 8, 8)
     noise = torch.zeros(1, 1, 1, 1) if model.noise_channels else None
-    optimizer = fused_adam([model.encoder.parameters(), model.levels.parameters()])
+    optimizer = fused_adam([part.values() for part in model.parameters_of_parts()])
     parameters = list(model.parameters())
     average = [parameter.detach().clone() for parameter in parameters]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sr_models.evaluation.scores import Scores, mean_scores
 
-__all__ = ["Method", "at_temperature", "on_common_images"]
+__all__ = ["Method", "at_temperature", "on_common_images", "reference_of", "styles"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,16 @@ def on_common_images(methods: Sequence[Method]) -> list[Method]:
         )
         for method in methods
     ]
+
+
+def reference_of(methods: Sequence[Method]) -> Method | None:
+    """Return the first baseline, to which others are compared; ``None`` if there is none."""
+    return next((method for method in methods if method.baseline), None)
+
+
+def styles(methods: Sequence[Method]) -> dict[str, int]:
+    """Number the colours: name -> number. The first baseline is grey (0), then come the methods that are none."""
+    reference = reference_of(methods)
+    ordered = sorted((method for method in methods if method is not reference), key=lambda method: method.baseline)
+    numbers = {method.name: number for number, method in enumerate(ordered, 1)}
+    return numbers if reference is None else {reference.name: 0, **numbers}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sr_models.checkpoints.files import create_stored, read_weights
 from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.pairs import find_pairs, load_pair, names_in_order
 from sr_models.evaluation.record import StoredScores, read_record
@@ -17,6 +18,7 @@ from sr_models.evaluation.report.stored import read_methods
 from sr_models.evaluation.report.write import shown_images, write_report
 from sr_models.evaluation.sample_folder import find_samples
 from sr_models.evaluation.scoring import crop_alike
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image
 
 __all__ = ["report_files"]
@@ -76,6 +78,7 @@ def _photographs(
     files = {name: find_samples(folder, names).files for name, folder in saved.items() if Path(folder).is_dir()}
     by_name = {pair.name: pair for pair in pairs}
     first = next(method for method in methods if method.name in models)
+    encoder = _encoder(models[first.name])
     photographs = []
     for name in filter(by_name.__contains__, shown_images(first)):
         lr, hr = load_pair(by_name[name].hr, scale, by_name[name].lr)
@@ -84,5 +87,13 @@ def _photographs(
             for method in methods
             if (found := files.get(method.name, {}).get(name))
         }
-        photographs.append(compared(name, lr, hr, scale, baseline_images(lr, scale), samples))
+        photographs.append(compared(name, lr, hr, scale, baseline_images(lr, scale, encoder), samples))
     return photographs, []
+
+
+def _encoder(record: StoredScores) -> SuperResolutionFlow | None:
+    """Load the model that was scored, for the image of its encoder; ``None`` if it is gone or was too large."""
+    file = record.about.get("checkpoint")
+    if not file or not Path(file).is_file() or record.settings.get("tile") is not None:
+        return None
+    return create_stored(read_weights(file))

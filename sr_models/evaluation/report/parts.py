@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sr_models.evaluation.metrics import lr_psnr
+from sr_models.evaluation.report.curve_parts import SWEPT, legend, sweep_charts
 from sr_models.evaluation.report.figures import figures_of
 from sr_models.evaluation.report.method import Method, at_temperature
 from sr_models.evaluation.report.page import MOST_LAYERS, Picture
@@ -22,7 +23,6 @@ from sr_models.evaluation.report.pictures import (
     spread,
     viewed_part,
 )
-from sr_models.evaluation.report.score_parts import SWEPT, legend, sweep_charts
 
 __all__ = ["map_part", "overview_row", "photograph_part", "sweep_part", "tuned_part"]
 

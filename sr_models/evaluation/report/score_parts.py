@@ -1,4 +1,4 @@
-"""The parts of a report that are made of scores: key figures, tables, curves."""
+"""The parts of a report that are made of scores: key figures and tables."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sr_models.evaluation import ranking
 from sr_models.evaluation.bootstrap import mean_interval
-from sr_models.evaluation.published_scores import CHALLENGE_SOURCE, PUBLISHED
-from sr_models.evaluation.report.charts import LineChart, line_chart
+from sr_models.evaluation.ranking import LEAST_LR_PSNR
 from sr_models.evaluation.report.figures import Figure, figures_of
-from sr_models.evaluation.report.method import Method, at_temperature
+from sr_models.evaluation.report.method import Method, reference_of, styles
 
-__all__ = [
-    "FEWEST",
-    "SWEPT",
-    "cost_part",
-    "coverage_part",
-    "glance_part",
-    "image_part",
-    "legend",
-    "ranking_part",
-    "score_part",
-    "sweep_charts",
-]
+__all__ = ["FEWEST", "cost_part", "glance_part", "image_part", "score_part"]
 
 #: Images below which resampling them says nothing.
 FEWEST = 5
 #: Images of which single scores are listed.
 _LISTED = 200
-#: Figures that are drawn against the temperature; the table of numbers has the PSNR too.
-DRAWN, SWEPT = ("distance", "lr_psnr", "diversity"), ("distance", "lr_psnr", "diversity", "psnr")
-
-
-def styles(methods: Sequence[Method]) -> dict[str, int]:
-    """Number the colours: name -> number. The first baseline is grey (0), then come the methods that are none."""
-    reference = _reference(methods)
-    ordered = sorted((method for method in methods if method is not reference), key=lambda method: method.baseline)
-    numbers = {method.name: number for number, method in enumerate(ordered, 1)}
-    return numbers if reference is None else {reference.name: 0, **numbers}
 
 
 def glance_part(methods: Sequence[Method]) -> dict[str, Any]:
@@ -48,7 +25,7 @@ def glance_part(methods: Sequence[Method]) -> dict[str, Any]:
     Args:
         methods: of the same images; at least one is no baseline.
     """
-    reference = _reference(methods)
+    reference = reference_of(methods)
     models = [method for method in methods if not method.baseline] or list(methods)
     tiles = []
     for figure in figures_of(methods[0].distance_name)[:4]:
@@ -101,135 +78,6 @@ def score_part(methods: Sequence[Method], explanation: str = "") -> dict[str, An
         "intervals": count >= FEWEST,
         "fewest": FEWEST,
     }
-
-
-def sweep_charts(methods: Sequence[Method]) -> list[LineChart]:
-    """Draw every figure against the temperature, beside the first baseline's; a ring marks a method's own temperature.
-
-    Args:
-        methods: of the same images; those without a sweep have no curve.
-    """
-    charts = []
-    reference = _reference(methods)
-    for figure in figures_of(methods[0].distance_name):
-        if figure.key not in DRAWN:
-            continue
-        series = {
-            method.name: [(at, getattr(at_temperature(method, at).mean, figure.key)) for at in sorted(method.sweep)]
-            for method in methods
-            if method.sweep
-        }
-        levels = {}
-        if reference is not None and figure.key != "diversity":
-            levels[reference.name] = getattr(reference.mean, figure.key)
-        chart = line_chart(
-            _with_unit(figure),
-            series,
-            x_label="temperature",
-            note=f"{figure.better} is better",
-            digits=figure.digits,
-            levels=levels,
-            ringed={method.name: method.temperature for method in methods if method.temperature is not None},
-            styles=styles(methods),
-        )
-        if chart is not None:
-            charts.append(chart)
-    return charts
-
-
-def legend(methods: Sequence[Method], *, swept: bool = False) -> list[tuple[str, int, bool]]:
-    """List the entries of a legend: label, number of the colour, and whether it is a level instead of a curve."""
-    numbers = styles(methods)
-    curves = [
-        (method.name, numbers[method.name], False) for method in methods if (method.sweep if swept else method.coverage)
-    ]
-    reference = _reference(methods)
-    if swept and reference is not None:
-        curves.append((reference.name, 0, True))
-    return curves
-
-
-def coverage_part(methods: Sequence[Method]) -> dict[str, Any] | None:
-    """Draw nominal against measured coverage; ``None`` if no method has measured it."""
-    chart = line_chart(
-        "measured",
-        {method.name: method.coverage for method in methods if method.coverage},
-        x_label="nominal",
-        note="on the diagonal is best",
-        diagonal=True,
-        styles=styles(methods),
-    )
-    if chart is None:
-        return None
-    explanation = (
-        "At every pixel the samples give an interval. Of intervals of 90 % (nominal), 90 % should hold the truth "
-        "(measured). A curve below the diagonal is of a model that is too sure of itself, one above of a model that is "
-        "too careful. "
-        + " ".join(
-            f"{method.name} was measured on {method.covered} of {len(method.rows)} images."
-            for method in methods
-            if method.coverage
-        )
-    )
-    return {"charts": [chart], "legend": legend(methods), "explanation": explanation}
-
-
-def ranking_part(methods: Sequence[Method], scale: int) -> dict[str, Any] | None:
-    """Rank methods as the challenge does, and the published ones of the same scale among themselves.
-
-    Args:
-        methods: of the same images. One whose figures are no numbers has no rank.
-        scale: enlargement.
-
-    Returns:
-        The table; ``None`` without LPIPS.
-    """
-    if methods[0].distance_name != "lpips":
-        return None
-    ours = [
-        ranking.Method(method.name, mean.distance, mean.lr_psnr, mean.diversity)
-        for method in methods
-        if not any(map(math.isnan, ((mean := method.mean).distance, mean.lr_psnr, mean.diversity)))
-    ]
-    published = ranking.published_methods(scale) if scale in {row.scale for row in PUBLISHED} else []
-    rows = [
-        {
-            "name": row.method.name,
-            "published": marked,
-            "cells": [
-                f"{row.method.lpips:.3f}",
-                f"{row.method.lr_psnr:.2f}" if math.isfinite(row.method.lr_psnr) else "exact",
-                f"{row.method.diversity:.2f}",
-                "" if row.method.opinion is None else f"{row.method.opinion:.3f}",
-                "yes" if row.eligible else "no",
-                *("" if place is None else str(place) for place in (row.lpips, row.diversity, row.final)),
-            ],
-        }
-        for group, marked in ((ours, False), (published, True))
-        if group
-        for row in ranking.rank(group)
-    ]
-    explanation = (
-        f"A method is eligible from {ranking.LEAST_LR_PSNR:g} dB of LR-PSNR on; eligible ones are ranked, 1 is best. "
-        "The challenge's final rank is that of the mean of two ranks, by the opinion of raters and by the diversity."
-    )
-    if published:
-        explanation += (
-            f" Published rows are quoted ({CHALLENGE_SOURCE}) and ranked among themselves: other images, so that their "
-            "figures tell the order of magnitude only."
-        )
-    headings = [
-        ("Method", ""),
-        ("LPIPS", "lower"),
-        ("LR-PSNR", "higher, dB"),
-        ("Diversity", "higher, %"),
-        ("Opinion", "mean rank, lower"),
-        ("Eligible", ""),
-        ("Rank", "by LPIPS"),
-        ("Rank", "by diversity"),
-        ("Final rank", ""),
-    ]
-    return {"headings": headings, "rows": rows, "explanation": explanation}
 
 
 def cost_part(methods: Sequence[Method]) -> dict[str, Any] | None:
@@ -303,10 +151,6 @@ def _column(methods: Sequence[Method], figure: Figure) -> list[dict[str, Any]]:
     return cells
 
 
-def _reference(methods: Sequence[Method]) -> Method | None:
-    return next((method for method in methods if method.baseline), None)
-
-
 def _best(methods: Sequence[Method], figure: Figure) -> Method:
     def key(method: Method) -> float:
         value = getattr(method.mean, figure.key)
@@ -335,7 +179,7 @@ def _clearly_better(values: Sequence[float], others: Sequence[float], figure: Fi
 
 def _compared(figure: Figure, value: float, reference: Method | None) -> str:
     if figure.key == "lr_psnr":
-        return f"the challenge asks for {ranking.LEAST_LR_PSNR:g} dB" + ("" if value >= ranking.LEAST_LR_PSNR else ", which is not reached")
+        return f"the challenge asks for {LEAST_LR_PSNR:g} dB" + ("" if value >= LEAST_LR_PSNR else ", not reached")
     if figure.key == "diversity":
         return "0 for samples all alike"
     if reference is None:
@@ -345,7 +189,3 @@ def _compared(figure: Figure, value: float, reference: Method | None) -> str:
     if figure.key == "distance" and other > 0 and math.isfinite(value):
         text += f", of which it is {value / other:.2f}"
     return text
-
-
-def _with_unit(figure: Figure) -> str:
-    return f"{figure.label}, {figure.unit}" if figure.unit else figure.label

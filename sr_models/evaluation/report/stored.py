@@ -92,7 +92,7 @@ def read_methods(scores: str | os.PathLike[str]) -> list[Method]:
     folder, name = _folder(path), record.distance_name
     baselines = [
         Method(file.stem.removeprefix("baseline_"), read_scores(file, name), name, baseline=True)
-        for file in sorted(folder.glob(_BASELINE.format("*")))
+        for file in sorted(folder.glob(_BASELINE.format("*")), key=lambda file: file.stem)
     ]
     sweep = {
         float(found[1]): read_scores(file, name)

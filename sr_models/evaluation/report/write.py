@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from sr_models.evaluation.report.curve_parts import coverage_part
 from sr_models.evaluation.report.figures import figures_of, shown_distance
 from sr_models.evaluation.report.method import Method, on_common_images
 from sr_models.evaluation.report.page import MOST_LAYERS, write_page
 from sr_models.evaluation.report.parts import map_part, photograph_part, sweep_part
 from sr_models.evaluation.report.pictures import PhotographPictures
-from sr_models.evaluation.report.score_parts import cost_part, coverage_part, glance_part, image_part, ranking_part, score_part
+from sr_models.evaluation.report.ranking_part import ranking_part
+from sr_models.evaluation.report.score_parts import cost_part, glance_part, image_part, score_part
 
 __all__ = ["MOST_PHOTOGRAPHS", "shown_images", "write_report"]
 

@@ -18,6 +18,7 @@ from sr_models.checkpoints.detect import detect_model
 from sr_models.checkpoints.files import create_described, load_model, read_file, save_model
 from sr_models.checkpoints.published import published_layout, to_own, to_published
 from sr_models.cli import main
+from sr_models.registry import get_plugin
 
 KEYS = sorted((FOLDER / "keys").glob("*.json"))
 NAMES = {
@@ -69,6 +70,8 @@ def test_every_published_layout_is_detected_and_comes_back(path: Path) -> None:
         model = sr_models.create(name, **fields)
         expected = sr_models.create(name, scale=int(scale), preset=preset or "released")
     assert model.config == expected.config
+    # which must hold what they hold
+    state_dict |= get_plugin(name).published.constants(model)
     own = to_own(model, state_dict)
     assert {key for key in own if not key.startswith("unused.")} == set(model.state_dict())
     back = to_published(model, own)

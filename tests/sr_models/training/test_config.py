@@ -83,6 +83,7 @@ def test_what_may_change_when_a_run_is_resumed() -> None:
             "encoder_lr",
             "warmup",
             "gradient_clip",
+            "feature_weights",
             "val_every",
         ),
         *("save_every", "max_skipped", "best", "strict", "precision", "accumulate", "memory", "compile", "graph"),
