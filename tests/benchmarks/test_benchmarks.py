@@ -14,7 +14,7 @@ import torch
 from missing_packages import run_without
 
 from benchmarks import __main__ as runner
-from benchmarks import cases, crops, steps
+from benchmarks import cases, crops, steps, vectors
 from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, runnable, specs_of
 from benchmarks.measure import measure
 from benchmarks.peaks import peak_memory
