@@ -81,6 +81,19 @@ def test_pictures_that_cannot_be_shown_cost_no_page(evaluated: Path, tmp_path: P
     assert "samples were not saved" in target.read_text()
 
 
+def test_a_folder_of_images_has_a_page(
+    evaluated: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--samples", str(evaluated / "samples"), "--images", str(folder), "--scale", "4"]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 2
+    assert "the report of a folder of images needs --output" in capsys.readouterr().err
+    arguments += ["--output", str(tmp_path / "theirs.csv")]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    for part in ("theirs: images enlarged 4 times", "2 samples an image.", "Hold to flicker", ">bicubic<"):
+        assert part in text, part
+
+
 def test_mistakes_are_errors(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = str(evaluated / "m.csv")
     (tmp_path / "m.csv").write_text("a,b\n")
