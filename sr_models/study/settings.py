@@ -63,7 +63,7 @@ class Settings:
                 pairs = zip(("images", *self.methods), before, now, strict=False)
                 whose = [label for label, former, latter in pairs if former != latter]
                 if given.methods == self.methods and given.images == self.images:
-                    changed.append(f"files of {', '.join(whose)} have other names or sizes")
+                    changed.append(f"files of {', '.join(whose)} are others")
             else:
                 changed.append(f"{name} was {before}, now {now}")
         return changed

@@ -217,4 +217,4 @@ def _in_few_tiles(step: Drawn) -> Drawn:
     """A step that the interpreter, which takes up to two seconds for a tile, runs in some seconds."""
     if step.channels > 48:
         return replace(step, height=1, width=min(step.width, 17))
-    return replace(step, height=1) if step.width > 40 else step
+    return replace(step, height=1) if step.height * step.width > 64 else step

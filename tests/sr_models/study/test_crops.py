@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sr_models.io.images import read_image, write_image
+from sr_models import create
+from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
+from sr_models.io.resize import imresize
 from sr_models.study.crops import cut_crops, find_source
 from sr_models.study.settings import CROPS, SIDE, crop_positions
 
@@ -66,3 +69,28 @@ def test_what_does_not_fit_is_named(folders: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "03.png", np.zeros((40, 90, 3), np.uint8))
     with pytest.raises(ValueError, match=r"must be at least 80 x 80 pixels, got 40 x 90"):
         find_source(tmp_path, {"one": good, "two": good})
+
+
+def test_baselines_are_two_more_methods(folders: Path) -> None:
+    model = create(
+        "srflow-da", steps=1, hidden_channels=4, features=4, growth=2, blocks=2, stacked_blocks=(0, 1)
+    ).eval()
+    methods = {"gan-of-doom": folders / "gan-of-doom"}
+    source = find_source(folders / "truth", methods, baselines=model)
+    assert source.settings.methods == ("gan-of-doom", "bicubic", "encoder's image")
+    reduced = imresize(read_image(folders / "truth" / "02.png"), 0.25)
+    with torch.no_grad():
+        encoded = to_uint8(model.image(to_tensor(reduced)[None])[0])
+    expected = {1: imresize(reduced, 4), 2: encoded}
+    places = crop_positions(96, 200, 2, 0)
+    found = {(method, crop): png for image, method, crop, png in cut_crops(source) if image == 2 and method in expected}
+    for (method, crop), png in found.items():
+        row, column = places[crop]
+        shown = np.asarray(Image.open(io.BytesIO(png)))
+        np.testing.assert_array_equal(shown, expected[method][row : row + SIDE, column : column + SIDE])
+    assert len(found) == 2 * CROPS
+    next(model.parameters()).data.add_(1)
+    again = find_source(folders / "truth", methods, baselines=model)
+    assert source.settings.changes(again.settings) == ["files of encoder's image are others"]
+    with pytest.raises(ValueError, match="method 'bicubic' is one of the baselines; name the folder otherwise"):
+        find_source(folders / "truth", {"bicubic": folders / "truth"}, baselines=model)

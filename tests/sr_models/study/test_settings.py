@@ -54,7 +54,7 @@ def test_raters_get_the_images_in_orders_of_their_own() -> None:
         ({"reference": False}, ["reference was True, now False"]),
         ({"methods": ("a", "d", "c")}, ["methods were a, b, c, now a, d, c"]),
         ({"images": ("0", "1")}, ["there were 7 images, now 2, or their names are others"]),
-        ({"fingerprints": ("0", "1", "x", "y")}, ["files of b, c have other names or sizes"]),
+        ({"fingerprints": ("0", "1", "x", "y")}, ["files of b, c are others"]),
     ],
 )
 def test_what_has_changed_is_named(changed: dict[str, object], told: list[str]) -> None:
