@@ -252,6 +252,9 @@ def _rater(row: tuple) -> Rater:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     with _told(path):
         uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+        if mode == "ro" and not os.access(path.parent, os.W_OK) and not os.path.lexists(f"{path}-wal"):
+            # where the reader cannot write files of its own, which it needs only beside a writer
+            uri += "&immutable=1"
         connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         try:
             # the log reaches the disk before an answer counts as stored
