@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -63,7 +65,7 @@ static bool read_map(PyObject* h, PyObject* form, int64_t start, bool inverse, c
   map.packing = static_cast<Packing>(PyLong_AsLong(PyTuple_GET_ITEM(form, 3)));
   map.inverse = inverse;
   const int64_t outputs = map.scale == Scale::kNone ? 1 : 2, samples = array.shape[0], channels = x.shape[1];
-  if (array.shape[1] % outputs != 0 || x.shape[0] % samples != 0) return false;
+  if (samples == 0 || x.shape[0] % samples != 0 || array.shape[1] % outputs != 0) return false;
   map.count = array.shape[1] / outputs;
   map.repeat = x.shape[0] / samples;
   map.start = start < 0 ? channels - map.count : start;

@@ -59,7 +59,8 @@ def rows_forward(call: Call, extension: Any) -> tuple[Tensor, Tensor]:
     if not log_dets:
         return y, result.new_zeros(x.shape[0])
     log_det = log_dets[0] if len(log_dets) == 1 else log_dets[0] + log_dets[1]
-    return y, log_det if len(log_det) == len(x) else log_det.view(len(x), -1).sum(1)
+    batch = x.shape[0]  # len() of a tensor takes as long as some kernels
+    return y, log_det if log_det.shape[0] == batch else log_det.view(batch, -1).sum(1)
 
 
 def rows_backward(grad_y: Tensor, grad_log_det: Tensor, call: Call, extension: Any) -> Gradients:
@@ -107,12 +108,13 @@ class _RowMap:
         self.grad_h: Tensor | None = None
         self._start, self._form, self._outputs = start, form, form.outputs
         self._count = h.shape[1] // self._outputs
-        self._repeat = max(1, call.x.shape[0] // len(h)) if len(h) else 1
+        samples = h.shape[0]
+        self._repeat = max(1, call.x.shape[0] // samples) if samples else 1
         self._rest = (*words(form), call.settings.inverse)
 
     def apply(self, extension: Any, state: Tensor) -> Tensor:
         """Apply the map to rows (R, C) in place, and return their log-determinants (R,)."""
-        log_det = torch.empty(len(state), dtype=state.dtype)
+        log_det = torch.empty(state.shape[0], dtype=state.dtype)
         view = self._part(state)
         extension.flow_step(self._step(state, NO_VIEW), view, log_det.data_ptr())
         return log_det
@@ -133,7 +135,7 @@ class _RowMap:
 
     def _step(self, state: Tensor, grad_h: View) -> Step:
         of_h = (self._view_of_h(self._h), grad_h, 0, 1, self._repeat, *self._rest)
-        return len(state), 1, self._count, self._part(state), 0, 0, [of_h], []
+        return state.shape[0], 1, self._count, self._part(state), 0, 0, [of_h], []
 
     def _part(self, state: Tensor) -> View:
         samples, channels = state.stride()

@@ -52,7 +52,7 @@ def check_context(layer: object, x: Tensor, context: Context, channels: int) -> 
             f"{type(layer).__name__}: context must have shape {' or '.join(f'({each})' for each in allowed)} for x of "
             f"shape {tuple(shape)}, got {tuple(given)}"
         )
-    if is_tensor and not (x.is_cpu and context.is_cpu):
+    if isinstance(context, Tensor) and not (x.is_cpu and context.is_cpu):
         check_same_device(x, context=context)
 
 

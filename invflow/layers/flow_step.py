@@ -13,8 +13,9 @@ from invflow._numerics import compute_dtype, pixels_of
 from invflow.layers._checks import check_channels, check_context, check_input, check_shape
 from invflow.layers._current import current
 from invflow.layers._derived import ChannelMap, Snapshot, ValueCache, are_plain, is_plain
+from invflow.layers._group import Sources
 from invflow.layers._inversion import stages_of
-from invflow.layers._together import Sources, map_of, present_maps
+from invflow.layers._together import map_of, present_maps
 from invflow.layers.actnorm import ActNorm
 from invflow.layers.conditioning import condition, context_for, over_pixels
 from invflow.layers.conv1x1 import InvertibleConv1x1, InvertibleConv1x1LU

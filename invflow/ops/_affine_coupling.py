@@ -50,9 +50,7 @@ def affine_coupling(
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
-    found = ordinary_call(
-        x, None, None, h, None, coupling_form=form, start=start, inverse=inverse, backend=backend
-    )
+    found = ordinary_call(x, None, None, h, None, coupling_form=form, start=start, inverse=inverse, backend=backend)
     if found is not None:
         return found
     check_state(x)

@@ -95,7 +95,8 @@ class AffineForm:
         form = Form(self.scale, self.parameter, self.order, self.packing)
         object.__setattr__(self, "_form", form)
         # kernels know no sums over channels
-        object.__setattr__(self, "words", None if self.volume_preserving and self.scale != "none" else words(form))
+        summed = self.volume_preserving and self.scale != "none"
+        object.__setattr__(self, "_words", None if summed else words(form))
 
     @property
     def parameter(self) -> float:
@@ -111,6 +112,12 @@ class AffineForm:
         """Return scale, parameter, order and packing."""
         form: Form = self.__dict__["_form"]
         return form
+
+    @property
+    def words(self) -> tuple[int, float, int, int] | None:
+        """The form as compiled kernels know it; ``None`` if they do not."""
+        found: tuple[int, float, int, int] | None = self.__dict__["_words"]
+        return found
 
     def prepared(self, h: Tensor, dtype: torch.dtype) -> tuple[Tensor, AffineForm]:
         """Return ``h`` and its form as kernels take them, which know no sums over channels.

@@ -15,7 +15,7 @@ from torch import Tensor
 from invflow._numerics import compute_dtype, pixels_of
 from invflow.backends import current_backend
 from invflow.backends._cpu import cpu
-from invflow.backends.native import form_of_words
+from invflow.backends.native import form_of_words, words
 from invflow.backends.protocol import Call, Settings
 from invflow.ops._affine_form import PUBLISHED_FORM, AffineForm
 from invflow.ops._kernel import run
@@ -24,6 +24,8 @@ from invflow.ops._transforms import reference_backward
 __all__ = ["have_numbers", "numbers_of", "ordinary_call"]
 
 _logger = logging.getLogger("invflow")
+#: Work from which vectors may go to a product of matrices (see invflow/backends/rows.py), as in csrc/cpu/ordinary.cpp.
+_LEAST_ROWS = 1024
 
 
 def ordinary_call(
@@ -56,6 +58,9 @@ def ordinary_call(
     """
     if torch.compiler.is_compiling() or not (isinstance(x, Tensor) and x.is_cpu):
         return None
+    shape = x.shape
+    if len(shape) == 2 and shape[0] * shape[1] * (1 if matrix is None else shape[1]) > _LEAST_ROWS:
+        return None  # before anything is done twice
     chosen = current_backend() if backend is None else backend
     extension = cpu.extension
     # the general way logs its choice
@@ -123,7 +128,7 @@ class _Ordinary(torch.autograd.Function):
         return None, x, matrix, shift, log_scale, None, None, coupling, injector, None, None, None
 
 
-_NO_SCALE = AffineForm("none").words[0]
+_NO_SCALE = words(AffineForm("none").for_kernels())[0]
 
 
 def _general_gradients(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:

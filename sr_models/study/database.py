@@ -85,11 +85,13 @@ class Database:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no study of this version.
+        ValueError: a folder, or a file that is no study of this version.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = True) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"database {one_line(path)} is a folder, must be a file such as study.db")
         if not self.path.is_file():
             raise FileNotFoundError(f"database {one_line(path)} does not exist")
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import invflow
 from invflow import AffineForm
 from invflow.backends import cpu
-from invflow.layers import _factors, _together
+from invflow.layers import _factors, _group
 from invflow.ops import _ordinary
 
 pytestmark = pytest.mark.skipif(cpu.extension is None, reason="needs the CPU kernels")
@@ -176,7 +176,7 @@ def test_the_weights_of_a_flow_are_factorised_together_when_they_have_changed(mo
         shapes.append(tuple(weight.shape))
         return _factors.factorize(weight)
 
-    monkeypatch.setattr(_together, "factorize", counted)
+    monkeypatch.setattr(_group, "factorize", counted)
     x = torch.randn(2, 3, 4, 4)
     for _ in range(2):
         flow(x)

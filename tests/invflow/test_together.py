@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import invflow.layers._derived
 import invflow.layers._together
 from invflow import AffineCoupling, FlowSequential, FlowStep, InvertibleConv1x1LU, Squeeze
-from invflow.layers import FactorStore, _late, _together
+from invflow.layers import FactorStore, _group, _late, _together
 
 
 class Net(nn.Module):
@@ -79,13 +79,13 @@ def test_values_and_gradients(device: str, memory: str, inverse: bool, monkeypat
 
 def factorizations(patch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
-    factorize = _together.factorize
+    factorize = _group.factorize
 
     def counted(weight: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(tuple(weight.shape))
         return factorize(weight)
 
-    for module in (invflow.layers._derived, _together):
+    for module in (invflow.layers._derived, _group):
         patch.setattr(module, "factorize", counted)
     return seen
 

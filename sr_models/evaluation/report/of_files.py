@@ -47,7 +47,7 @@ def report_files(scores: Sequence[str], output: str | os.PathLike[str], images: 
         methods.append(model)
         for method in plain:
             known = baselines.get(method.name)
-            if known is not None and known.rows != method.rows:
+            if known is not None and _figures(known) != _figures(method):
                 # every model has its encoder
                 method = replace(method, name=f"{method.name} of {model.name}")
             baselines[method.name] = method
@@ -62,6 +62,11 @@ def report_files(scores: Sequence[str], output: str | os.PathLike[str], images: 
     compared_methods = on_common_images([*baselines.values(), *methods])
     photographs, notes = _photographs(compared_methods, models, scale, images)
     write_report(output, compared_methods, scale, photographs=photographs, notes=notes)
+
+
+def _figures(method: Method) -> list[tuple[str, float, float, float]]:
+    """Return what tells whether two baselines are the same; NaN, which differs from itself, is not among it."""
+    return [(row.image, row.distance, row.psnr, row.lr_psnr) for row in method.rows]
 
 
 def _photographs(

@@ -30,13 +30,19 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     for (const button of zooms) button.setAttribute("aria-pressed", String(Number(button.value) === zoom));
   };
 
-  viewer.addEventListener("change", (event) => { if (layers.includes(event.target)) { before = null; flicker(false); name(); } });
+  viewer.addEventListener("change", (event) => {
+    if (!layers.includes(event.target)) return;
+    before = null;
+    viewer.classList.remove("flickering");
+    name();
+  });
   viewer.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target === other) return;
     const button = event.target.tagName === "BUTTON";
     const step = 0.1 / zoom;
     const onStage = event.target === stage && zoom > 1;
-    if ((event.key === " " || (event.key === "Enter" && button)) && (!button || event.target.matches(".hold"))) flicker(true);
+    const press = event.key === " " || (event.key === "Enter" && button);
+    if (press && (!button || event.target.matches(".hold"))) flicker(true);
     else if (/^[1-9]$/.test(event.key)) { flicker(false); choose(layers[event.key - 1]); }
     else if (event.key === "+" || event.key === "=") move(x, y, zoom * 2);
     else if (event.key === "-") move(x, y, zoom / 2);
@@ -49,11 +55,14 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     event.preventDefault();
   });
   viewer.addEventListener("keyup", (event) => { if (event.key === " " || event.key === "Enter") flicker(false); });
-  viewer.addEventListener("focusout", () => flicker(false));
 
   const hold = viewer.querySelector(".hold");
-  hold.addEventListener("pointerdown", () => flicker(true));
-  for (const type of ["pointerup", "pointercancel", "pointerleave"]) hold.addEventListener(type, () => flicker(false));
+  let held = false; // by a pointer, whose press also moves the focus
+  viewer.addEventListener("focusout", () => { if (!held) flicker(false); });
+  hold.addEventListener("pointerdown", () => { held = true; flicker(true); });
+  for (const type of ["pointerup", "pointercancel", "pointerleave"]) {
+    hold.addEventListener(type, () => { held = false; flicker(false); });
+  }
   hold.addEventListener("contextmenu", (event) => event.preventDefault());
   for (const button of zooms) button.addEventListener("click", () => move(x, y, Number(button.value)));
 
@@ -66,7 +75,8 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   stage.addEventListener("pointermove", (event) => {
     if (!from) return;
     const [startX, startY, atX, atY] = from;
-    move(atX - (event.clientX - startX) / stage.clientWidth / zoom, atY - (event.clientY - startY) / stage.clientHeight / zoom);
+    const { clientWidth: width, clientHeight: height } = stage;
+    move(atX - (event.clientX - startX) / width / zoom, atY - (event.clientY - startY) / height / zoom);
   });
   for (const type of ["pointerup", "pointercancel"]) stage.addEventListener(type, () => { from = null; });
   stage.addEventListener("dblclick", (event) => {

@@ -62,7 +62,8 @@ def test_models_have_a_page(evaluated: Path, tmp_path: Path, capsys: pytest.Capt
     assert "m and other: images enlarged 4 times" in text
     assert "Hold to flicker" in text
     # baselines that are the same are shown once
-    assert text.count('<span class="swatch"></span>bicubic<') == 1
+    assert text.count('<span class="swatch"></span>') == 5
+    assert "of other" not in text
 
 
 def test_pictures_that_cannot_be_shown_cost_no_page(evaluated: Path, tmp_path: Path, folder: Path) -> None:
@@ -109,6 +110,19 @@ def test_samples_of_other_images_are_not_shown(evaluated: Path, folder: Path, tm
     text = page.read_text()
     assert "There are no pictures of m: " in text
     assert "000001_sample00000.png is not a sample of " in text
+
+
+def test_a_folder_of_images_has_a_page(
+    evaluated: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--samples", str(evaluated / "samples"), "--images", str(folder), "--scale", "4"]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 2
+    assert "the report of a folder of images needs --output" in capsys.readouterr().err
+    arguments += ["--output", str(tmp_path / "theirs.csv")]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    for part in ("theirs: images enlarged 4 times", "2 samples an image.", "Hold to flicker", ">bicubic<"):
+        assert part in text, part
 
 
 def test_mistakes_are_errors(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,7 +193,7 @@ class TestPrintedSettings:
         assert {name: shown[name] for name in stored if name in shown} == stored
 
     def test_an_unknown_model(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert failure(capsys, "--model", "nonesuch", "--print_config").startswith("model must be one of 'ncsr',")
+        assert failure(capsys, "--model", "nonesuch", "--print_config").startswith("model must be one of 'hcflow',")
 
 
 class TestHelp:

@@ -19,11 +19,13 @@ from sr_models.checkpoints.published import from_published, published_layout, to
 from sr_models.flow.hierarchy import HierarchicalFlow, quantised
 
 SMALL, FULL = ("hcflow_4", "hcflow_8_faces"), ("hcflow_4_full", "hcflow_8_faces_full")
+#: Those of full size take seconds.
+ALL = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in FULL)]
 #: Relative to the largest value: rounding, and nothing else.
 TOLERANCE = {name: 1e-9 if name in FULL else 1e-10 for name in SMALL + FULL}
 
 
-@pytest.fixture(scope="module", params=[*SMALL, FULL[0], pytest.param(FULL[1], marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=ALL)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return load_golden(request.param)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sr_models.evaluation.report import page
 from sr_models.evaluation.report.charts import line_chart
 from sr_models.evaluation.report.figures import figures_of
 from sr_models.evaluation.report.page import PARTS, Picture, Report
@@ -175,3 +176,31 @@ def test_a_picture_is_kept_to_the_last_bit() -> None:
     found = Picture.of(image, "noise", "a note", pixels=True)
     assert (found.caption, found.note, found.size, found.pixels) == ("noise", "a note", (7, 5), True)
     assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(found.source.partition(",")[2])))), image)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2, of #rrggbb."""
+    values = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_curves_stand_out_in_light_and_in_dark() -> None:
+    """By WCAG 2, level AA: 4.5 for text, 3 for what is drawn."""
+    style = Path(page.__file__).with_name("page.css").read_text()
+    schemes = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", scheme))
+        assert len(colours) == 14
+        for name, colour in colours.items():
+            if name in ("line", "page", "card"):
+                continue
+            least = 3 if re.fullmatch(r"c\d", name) else 4.5
+            for ground in ("page", "card"):
+                assert contrast(colour, colours[ground]) >= least, (name, ground)
