@@ -82,19 +82,6 @@ def test_pictures_that_cannot_be_shown_cost_no_page(evaluated: Path, tmp_path: P
     assert "samples were not saved" in target.read_text()
 
 
-def test_a_folder_of_images_has_a_page(
-    evaluated: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["evaluate", "--samples", str(evaluated / "samples"), "--images", str(folder), "--scale", "4"]
-    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 2
-    assert "the report of a folder of images needs --output" in capsys.readouterr().err
-    arguments += ["--output", str(tmp_path / "theirs.csv")]
-    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
-    text = (tmp_path / "r.html").read_text()
-    for part in ("theirs: images enlarged 4 times", "2 samples an image.", "Hold to flicker", ">bicubic<"):
-        assert part in text, part
-
-
 def test_parts_of_other_scores_are_not_mixed_with_new_ones(evaluated: Path, run: Path, folder: Path) -> None:
     copy = shutil.copytree(evaluated, evaluated.parent / "again")
     (copy / "m.csv").unlink()
@@ -123,6 +110,19 @@ def test_samples_of_other_images_are_not_shown(evaluated: Path, folder: Path, tm
     text = page.read_text()
     assert "There are no pictures of m: " in text
     assert "000001_sample00000.png is not a sample of " in text
+
+
+def test_a_folder_of_images_has_a_page(
+    evaluated: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--samples", str(evaluated / "samples"), "--images", str(folder), "--scale", "4"]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 2
+    assert "the report of a folder of images needs --output" in capsys.readouterr().err
+    arguments += ["--output", str(tmp_path / "theirs.csv")]
+    assert main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    for part in ("theirs: images enlarged 4 times", "2 samples an image.", "Hold to flicker", ">bicubic<"):
+        assert part in text, part
 
 
 def test_mistakes_are_errors(evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
