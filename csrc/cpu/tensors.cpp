@@ -1,4 +1,7 @@
+// See tensors.h.
 #include "tensors.h"
+
+#include <utility>
 
 namespace py = pybind11;
 

@@ -124,7 +124,7 @@ def sample_images(
             write_image(file, pixels, text={KEY: json.dumps(descriptions[name])})
             written += 1
         height, width = samples[0].shape[:2]
-        shown = str(files[name][0]) if n == 1 else f"{files[name][0]} to {files[name][-1].name}"
+        shown = one_line(files[name][0] if n == 1 else f"{files[name][0]} to {files[name][-1].name}")
         tqdm.write(
             f"{one_line(named[name])}: {width // model.scale} x {height // model.scale} to {width} x {height} pixels, "
             f"{shown}, {monotonic() - begun:.1f} s"
@@ -133,7 +133,7 @@ def sample_images(
     if not written and not kept:
         raise ValueError(f"no image could be sampled: {'; '.join(failures)}")
     at = settings["temperature"]
-    print(f"wrote {written} images (sRGB) to {output}, temperature {f'{at:g}' if alike else at}")
+    print(f"wrote {written} images (sRGB) to {one_line(output)}, temperature {f'{at:g}' if alike else at}")
     for failure in failures:
         _say(f"not sampled: {failure}")
     return 1 if failures else 0

@@ -125,7 +125,8 @@ def run(
         kept = scores_file(file)
         check_challenge_tables(file, overwrite=overwrite)
     print(f"distance: {name}, {'weights of' if name == 'lpips' else 'since'} {lpips_available(lpips)[1]}")
-    if kept is not None and overwrite:
+    # parts of scores that are gone are not of those that come
+    if kept is not None and (overwrite or not kept.exists()):
         clear_parts(kept)
     model, coverage = None, CoverageOfImages()
     sampling: dict[str, Any] = {"seed": seed, "on_explode": on_explode, "tile": tile}
@@ -221,6 +222,8 @@ def _check_report(report: str | None, temperatures: list[float] | None, *, from_
         raise ValueError("temperatures are for a report: give --report FILE.html too")
     if report is not None and not Path(report).parent.is_dir():
         raise FileNotFoundError(f"folder of report {report} does not exist")
+    if report is not None and Path(report).is_dir():
+        raise ValueError(f"report {report} is a folder; give a file such as {Path(report) / 'report.html'}")
     if report is not None and from_folder:
         raise ValueError("the report of a folder of images needs --output, the file of its scores")
 

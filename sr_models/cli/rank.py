@@ -31,14 +31,20 @@ def run(tables: list[str], opinions: str | None = None, published: int | None = 
             opinions, diversities and LPIPS are of other images than yours.
     """
     import os
+    import sys
 
     from sr_models.evaluation.published_scores import CHALLENGE_SOURCE
-    from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods
+    from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods, read_opinions
+    from sr_models.io.listing import one_line
 
     opinions = opinions and os.path.expanduser(opinions)
     methods: list[Method] = []
     for table in tables:
         methods += read_methods(os.path.expanduser(table), opinions)
+    if opinions is not None:
+        for name in sorted(read_opinions(opinions).keys() - {method.name for method in methods}):
+            line = f"sr-models: no table has the method {one_line(name)} of {one_line(os.path.basename(opinions))}"
+            print(line, file=sys.stderr)
     if published is not None:
         for method in published_methods(published):
             methods.append(Method(f"{method.name} [published]", *list(vars(method).values())[1:]))

@@ -50,14 +50,14 @@ def baseline_images(lr: np.ndarray, scale: int, model: SuperResolutionFlow | Non
     Args:
         lr: (h, w, 3), uint8.
         scale: enlargement.
-        model: the image of its low-resolution encoder alone is one more.
+        model: the image of its low-resolution encoder alone is one more, if it has an encoder.
 
     Returns:
         Label -> image (scale h, scale w, 3), uint8.
     """
     bicubic = imresize(lr, scale)
     images = {"bicubic": bicubic, "bicubic, back-projected": back_projected(bicubic, lr, scale)}
-    if model is not None:
+    if model is not None and model.encoder is not None:
         like = next(model.parameters())
         images["encoder's image"] = to_uint8(model.image(to_tensor(lr)[None].to(like))[0])
     return images

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sr_models.checkpoints.files import weights_fingerprint
-from sr_models.evaluation.kept_samples import KeptSamples
+from sr_models.evaluation.kept_samples import KeptSamples, check_outside
 from sr_models.evaluation.metrics import Distance, best_available_distance
 from sr_models.evaluation.pairs import Pair, find_pairs, load_pair, names_in_order
 from sr_models.evaluation.record import ScoreRecord
@@ -131,6 +131,7 @@ def evaluate_model(
 
     kept = None
     if save_samples is not None:
+        check_outside(save_samples, images, pairs)
         names = names_in_order(pairs, unreadable)
         kept = KeptSamples(save_samples, pairs, names, samples, settings, overwrite=record.overwrite)
 

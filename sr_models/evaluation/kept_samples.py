@@ -10,11 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from sr_models.data.layouts import find_high
 from sr_models.evaluation.pairs import Pair
 from sr_models.io.images import write_image
+from sr_models.io.listing import one_line
 from sr_models.io.sample_files import KEY, challenge_files, describe_sample, is_done
 
-__all__ = ["KeptSamples"]
+__all__ = ["KeptSamples", "check_outside"]
+
+
+def check_outside(folder: str | os.PathLike[str], images: str | os.PathLike[str], pairs: Sequence[Pair]) -> None:
+    """Check that samples do not come among the images, where they would be scored the next time.
+
+    Args:
+        folder: for the samples.
+        images: the high-resolution images, as they were named.
+        pairs: the images that were found.
+
+    Raises:
+        ValueError: the folder is that of the images, or in it.
+    """
+    inside = Path(folder).expanduser().resolve()
+    source = find_high(images, split="valid")
+    among = inside.is_relative_to(source.resolve()) if source.is_dir() else False
+    if among or inside in {pair.hr.parent.resolve() for pair in pairs}:
+        raise ValueError(f"save_samples must be outside the folder of the images, got {one_line(folder)}")
 
 
 class KeptSamples:
@@ -49,16 +69,24 @@ class KeptSamples:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # the number stands in the names
-        self._settings = {name: value for name, value in settings.items() if name != "n"}
+        settings = {name: value for name, value in settings.items() if name != "n"}
+        self._descriptions = {pair.name: _describe(pair, settings) for pair in pairs}
         self._files = {pair.name: challenge_files(folder, names.index(pair.name), n) for pair in pairs}
         self.missing = {
             pair.name
             for pair in pairs
-            if overwrite or not is_done(self._files[pair.name], describe_sample(pair.hr, self._settings))
+            if overwrite or not is_done(self._files[pair.name], self._descriptions[pair.name])
         }
 
     def write(self, pair: Pair, samples: Sequence[np.ndarray]) -> None:
         """Write the samples of an image."""
-        text = {KEY: json.dumps(describe_sample(pair.hr, self._settings))}
+        text = {KEY: json.dumps(self._descriptions[pair.name])}
         for file, sample in zip(self._files[pair.name], samples, strict=True):
             write_image(file, sample, text=text)
+
+
+def _describe(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how the samples of an image are made; the low-resolution image counts where it is a file."""
+    if pair.lr is None:
+        return describe_sample(pair.hr, settings)
+    return describe_sample(pair.hr, {**settings, "lr_image": describe_sample(pair.lr, {})["image"]})

@@ -18,8 +18,8 @@ from sr_models.io.resize import imresize
 
 __all__ = ["Pair", "find_pairs", "load_pair", "names_in_order"]
 
-#: Kinds of unused files that are a fault of the image itself.
-_UNREADABLE = ("damaged", "too small")
+#: Kinds of unused files that are a fault of the image itself, or of who named it.
+_UNREADABLE = ("damaged", "too small", "missing", "dangling links")
 _NAMED = 5
 
 

@@ -15,7 +15,16 @@ from sr_models.evaluation.record import is_record, read_record
 from sr_models.evaluation.scores import mean_scores
 from sr_models.io.listing import one_line
 
-__all__ = ["LEAST_LR_PSNR", "Method", "Ranked", "published_methods", "rank", "ranking_table", "read_methods"]
+__all__ = [
+    "LEAST_LR_PSNR",
+    "Method",
+    "Ranked",
+    "published_methods",
+    "rank",
+    "ranking_table",
+    "read_methods",
+    "read_opinions",
+]
 
 #: Decibels of LR-PSNR from which on a method is ranked; all above count as equally consistent.
 LEAST_LR_PSNR = 45.0
@@ -173,8 +182,28 @@ def read_methods(path: str | os.PathLike[str], opinions: str | os.PathLike[str] 
         ]
     if opinions is None:
         return methods
-    found = {row["method"]: _number(opinions, line, row, "mor") for line, row in _rows(opinions, ("method", "mor"))}
+    found = read_opinions(opinions)
     return [replace(method, opinion=found.get(method.name, method.opinion)) for method in methods]
+
+
+def read_opinions(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Read the mean opinion ranks of methods, by their names.
+
+    Args:
+        path: CSV file with the columns ``method`` and ``mor``, such as that of ``sr-models study results``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a missing column, a cell that is no number, or a method twice.
+    """
+    found: dict[str, float] = {}
+    for line, row in _rows(path, ("method", "mor")):
+        if row["method"] in found:
+            raise ValueError(
+                f"{one_line(path)}, line {line}: the opinion of {one_line(row['method'])} stands there twice"
+            )
+        found[row["method"]] = _number(path, line, row, "mor")
+    return found
 
 
 def _recorded(path: Path) -> Method:

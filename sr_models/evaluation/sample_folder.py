@@ -74,7 +74,10 @@ def find_samples(
     known = {str(PurePosixPath(name).with_suffix("")) for name in names}
     numbered = [_CHALLENGE.fullmatch(path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
     scale = None
-    if all(numbered) and not {file.image for file in by_name} <= known:
+    if first_index is not None and not all(numbered):
+        other = one_line(paths[numbered.index(None)].name)
+        raise ValueError(f"first_index is for files such as 000000_sample00000.png and 000000.png, got {other}")
+    if all(numbered) and (first_index is not None or not {file.image for file in by_name} <= known):
         groups = _by_number(by_name, names, first_index)
     else:
         groups, scale = _by_name(by_name, names)

@@ -72,6 +72,8 @@ def find_source(
         FileNotFoundError: a folder or an image that is missing.
         ValueError: too few or too many methods, images that cannot be used, or sizes that do not fit.
     """
+    if baselines is not None and baselines.encoder is None:
+        raise ValueError(f"baselines must be a model with an encoder, got {baselines.name}, which has none")
     names = (*methods, *(BASELINES if baselines is not None else ()))
     if not 2 <= len(names) <= MAX_METHODS:
         raise ValueError(f"a study compares 2 to {MAX_METHODS} methods, got {len(names)}; name each with --method")

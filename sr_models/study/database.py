@@ -85,11 +85,13 @@ class Database:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no study of this version.
+        ValueError: a folder, or a file that is no study of this version.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = True) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"database {one_line(path)} is a folder, must be a file such as study.db")
         if not self.path.is_file():
             raise FileNotFoundError(f"database {one_line(path)} does not exist")
         self._lock = threading.Lock()
@@ -250,6 +252,9 @@ def _rater(row: tuple) -> Rater:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     with _told(path):
         uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
+        if mode == "ro" and not os.access(path.parent, os.W_OK) and not os.path.lexists(f"{path}-wal"):
+            # where the reader cannot write files of its own, which it needs only beside a writer
+            uri += "&immutable=1"
         connection = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         try:
             # the log reaches the disk before an answer counts as stored

@@ -60,7 +60,8 @@ class Guard:
         if origin.partition("://")[2] != host:
             return 403, "answers are only taken from the study's own page"
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        # where both are given the chunks count
+        if not length.isdecimal() or "transfer-encoding" in headers:
             return 411, "a request must tell its length"
         if int(length) > MAX_BODY:
             return 413, f"a request may carry {MAX_BODY} bytes"

@@ -14,7 +14,7 @@ import torch
 from missing_packages import run_without
 
 from benchmarks import __main__ as runner
-from benchmarks import cases, crops, steps
+from benchmarks import cases, crops, steps, vectors
 from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, runnable, specs_of
 from benchmarks.measure import measure
 from benchmarks.peaks import peak_memory
@@ -165,6 +165,20 @@ def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[s
     assert 0 < figures["FlowStep, forward"] < figures["FlowStep, forward + backward"]
 
 
+def test_vectors_is_a_table_of_positive_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_STATES", ((64, 16), (64, 8, 2, 2)))
+    monkeypatch.setattr(vectors, "_LEAST_SECONDS", 1e-4)
+    threads = torch.get_num_threads()
+    assert runner.main(["vectors", "--rounds", "2"]) == 0
+    torch.set_num_threads(threads)
+    head, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert head[0] == "state"
+    assert [row[:2] for row in rows[::2]] == [["64 x 16", "forward"], ["64 x 8 x 2 x 2", "forward"]]
+    assert all(float(figure) > 0 for row in rows for figure in row[2:])
+
+
 def test_crops_of_a_pack_are_cheaper_than_those_of_files(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +234,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["run", "models", "--device", "cpu", "--backends", "ours-tf32"], "--backends must be among published-fp32,"),
         (["report", "/nonexistent/x.json"], "No such file"),
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["vectors", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["crops", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],

@@ -41,7 +41,7 @@ TESTS = [
 
 _DESCRIPTION = """\
 Break the CPU kernels on purpose, one way at a time, and run their tests on each: the mutants must all fail them, and
-the kernels themselves must pass. Exits with 1 if one survives. Takes about ten minutes of processor time.
+the kernels themselves must pass. Exits with 1 if one survives. Takes about half an hour of processor time.
 """
 
 

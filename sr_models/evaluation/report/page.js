@@ -55,11 +55,14 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     event.preventDefault();
   });
   viewer.addEventListener("keyup", (event) => { if (event.key === " " || event.key === "Enter") flicker(false); });
-  viewer.addEventListener("focusout", () => flicker(false));
 
   const hold = viewer.querySelector(".hold");
-  hold.addEventListener("pointerdown", () => flicker(true));
-  for (const type of ["pointerup", "pointercancel", "pointerleave"]) hold.addEventListener(type, () => flicker(false));
+  let held = false; // by a pointer, whose press also moves the focus
+  viewer.addEventListener("focusout", () => { if (!held) flicker(false); });
+  hold.addEventListener("pointerdown", () => { held = true; flicker(true); });
+  for (const type of ["pointerup", "pointercancel", "pointerleave"]) {
+    hold.addEventListener(type, () => { held = false; flicker(false); });
+  }
   hold.addEventListener("contextmenu", (event) => event.preventDefault());
   for (const button of zooms) button.addEventListener("click", () => move(x, y, Number(button.value)));
 

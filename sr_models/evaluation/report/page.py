@@ -111,7 +111,8 @@ def write_page(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    write_text(path, text)
+    # a name that is not UTF-8 is shown with its bytes escaped
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 class Report:

@@ -86,7 +86,7 @@ def cost_part(methods: Sequence[Method]) -> dict[str, Any] | None:
         [
             method.name,
             f"{method.parameters:,}" if method.parameters else "",
-            f"{seconds:.2f}" if math.isfinite(seconds := method.mean.seconds / method.n) else "",
+            f"{seconds:.2f}" if math.isfinite(seconds := method.mean.seconds) else "",
             method.machine,
         ]
         for method in methods

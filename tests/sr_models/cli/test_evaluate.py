@@ -175,6 +175,40 @@ def test_saved_samples_that_are_missing_are_drawn_again(
     assert len(scored) == 3
 
 
+def test_saved_samples_are_those_of_the_low_resolution_images(
+    run: Path, folder: Path, tmp_path: Path, scored: list[int]
+) -> None:
+    """Samples that other low-resolution images gave are not taken for those of these scores."""
+    for low, value in (("dark", 0), ("bright", 255)):
+        (tmp_path / low).mkdir()
+        for path in folder.iterdir():
+            height, width = read_image(path).shape[:2]
+            write_image(tmp_path / low / path.name, np.full((height // 4, width // 4, 3), value, dtype=np.uint8))
+    common = ["evaluate", "--checkpoint", str(run), "--images", str(folder), "--n", "1"]
+    saved = ["--save_samples", str(tmp_path / "saved")]
+    dark, bright = (
+        [*common, "--lr_images", str(tmp_path / low), "--output", str(tmp_path / f"{low}.csv")]
+        for low in ("dark", "bright")
+    )
+    assert main([*dark, *saved]) == 0
+    assert main(bright) == 0
+    drawn = len(scored)
+    assert main([*bright, *saved]) == 2
+    assert main([*dark, *saved]) == 0
+    assert len(scored) == drawn
+
+
+@pytest.mark.parametrize("where", [".", "samples"])
+def test_samples_are_not_saved_among_the_images(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    images = shutil.copytree(folder, tmp_path / "images")
+    arguments = ["evaluate", "--checkpoint", str(run), "--images", str(images), "--n", "1"]
+    assert main([*arguments, "--save_samples", str(images / where)]) == 2
+    assert "save_samples must be outside the folder of the images" in capsys.readouterr().err
+    assert len(list(images.iterdir())) == len(list(folder.iterdir()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -22,5 +22,10 @@ def test_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "[published]: Lugmayr et al., NTIRE 2021" in out
     assert main(["rank", str(table), "--published", "3"]) == 2
     assert "published must be 4 or 8" in capsys.readouterr().err
+    # a name that is written otherwise would silently have no rank
+    study.write_text("method,mor\nMine,4.1\nother,4.9\n")
+    capsys.readouterr()
+    assert main(["rank", str(table), "--opinions", str(study)]) == 0
+    assert capsys.readouterr().err == "sr-models: no table has the method Mine of study.csv\n"
     assert main(["rank", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err

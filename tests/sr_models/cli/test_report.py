@@ -62,7 +62,8 @@ def test_models_have_a_page(evaluated: Path, tmp_path: Path, capsys: pytest.Capt
     assert "m and other: images enlarged 4 times" in text
     assert "Hold to flicker" in text
     # baselines that are the same are shown once
-    assert text.count('<span class="swatch"></span>bicubic<') == 1
+    assert text.count('<span class="swatch"></span>') == 5
+    assert "of other" not in text
 
 
 def test_pictures_that_cannot_be_shown_cost_no_page(evaluated: Path, tmp_path: Path, folder: Path) -> None:
@@ -79,6 +80,36 @@ def test_pictures_that_cannot_be_shown_cost_no_page(evaluated: Path, tmp_path: P
     summary.write_text(json.dumps(content))
     assert main(["report", str(tmp_path / "copy" / "m.csv"), "--output", str(target)]) == 0
     assert "samples were not saved" in target.read_text()
+
+
+def test_parts_of_other_scores_are_not_mixed_with_new_ones(evaluated: Path, run: Path, folder: Path) -> None:
+    copy = shutil.copytree(evaluated, evaluated.parent / "again")
+    (copy / "m.csv").unlink()
+    arguments = ["evaluate", "--checkpoint", str(run), "--images", str(folder), "--n", "1", "--temperature", "0.5"]
+    assert main([*arguments, "--output", str(copy / "m.csv")]) == 0
+    (model,) = read_methods(copy / "m.csv")
+    assert (model.temperature, dict(model.sweep), list(model.coverage)) == (0.5, {}, [])
+
+
+def test_a_method_may_be_called_like_a_baseline(run: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", "--samples", str(folder), "--images", str(folder), "--scale", "4"]
+    arguments += ["--output", str(tmp_path / "bicubic.csv"), "--report", str(tmp_path / "r.html")]
+    assert main(arguments) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert '<span class="swatch"></span>bicubic<' in text
+    assert '<span class="swatch"></span>bicubic (baseline)<' in text
+
+
+def test_samples_of_other_images_are_not_shown(evaluated: Path, folder: Path, tmp_path: Path) -> None:
+    """An image that was added since has shifted the numbers in the names of the samples."""
+    images = shutil.copytree(folder, tmp_path / "images")
+    first = min(images.iterdir())
+    shutil.copy(first, images / f"0{first.name}")
+    page = tmp_path / "r.html"
+    assert main(["report", str(evaluated / "m.csv"), "--output", str(page), "--images", str(images)]) == 0
+    text = page.read_text()
+    assert "There are no pictures of m: " in text
+    assert "000001_sample00000.png is not a sample of " in text
 
 
 def test_a_folder_of_images_has_a_page(

@@ -153,6 +153,31 @@ def test_one_bad_image_does_not_stop_the_others(
     assert "the samples of 2 of 3 images are in" in capsys.readouterr().err
 
 
+def test_the_challenge_counts_damaged_images_too(sample: Callable[..., int], tmp_path: Path) -> None:
+    """Else the samples of all later images would be scored against the images before them."""
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}x4.png")
+    damaged = tmp_path / "in" / "bx4.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert sample("--naming", "ntire", "--first_index", 901) == 1
+    assert names(tmp_path / "out") == ["000901.png", "000903.png"]
+    assert sample("--first_index", 1, output=tmp_path / "other") == 2
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", b"a\nb.png"])
+def test_names_of_all_bytes(
+    sample: Callable[..., int], tmp_path: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        picture(tmp_path / "in" / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    assert sample() == 0
+    assert len(names(tmp_path / "out")) == 1
+    # a terminal in UTF-8 can show it
+    capsys.readouterr().out.encode()
+
+
 def test_nothing_but_bad_images(sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = picture(tmp_path / "in" / "a.png", size=(64, 64)).read_bytes()
     (tmp_path / "in" / "a.png").write_bytes(content[:60] + bytes(30) + content[90:])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sr_models import create
 from sr_models.evaluation.baselines import back_projected, baseline_images, score_baselines
 from sr_models.evaluation.metrics import lr_psnr, mse_distance, psnr
 from sr_models.evaluation.scores import mean_scores, scores_table
@@ -54,6 +55,12 @@ def test_scores_of_a_folder(tmp_path: Path) -> None:
         assert rows[1].lr_psnr == lr_psnr(image, hr, 4)
         assert rows[1].distance == mse_distance(image, hr).mean()
     assert len(score_baselines(tmp_path, 4, mse_distance)["bicubic"]) == 3
+
+
+def test_a_model_without_an_encoder_has_no_image() -> None:
+    model = create("hcflow", features=8, growth=4, steps=1).eval()
+    assert model.encoder is None
+    assert list(baseline_images(photograph(0)[:8, :8], 4, model)) == ["bicubic", "bicubic, back-projected"]
 
 
 def test_the_table_ends_with_the_baselines(tmp_path: Path) -> None:

@@ -131,3 +131,14 @@ def test_a_digest_is_of_both_images(tmp_path: Path) -> None:
     ((alone,), _) = find_pairs(tmp_path / "hr", 4)
     digests.add(alone.digest())
     assert len(digests) == 4
+
+
+def test_images_of_a_list_that_are_missing_are_failures(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 16, 16)
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\n")
+    for source, name in (("list.txt", "b.png"), (".", "broken.png")):
+        pairs, failures = find_pairs(tmp_path / source, 4)
+        assert [pair.name for pair in pairs] == ["a.png"]
+        assert list(failures) == [name]
+        assert "No such file" in failures[name]

@@ -91,6 +91,13 @@ def test_tables_are_read(tmp_path: Path) -> None:
     assert [method.opinion for method in read_methods(table, study)] == [4.5, 4.25, None]
 
 
+def test_opinions_of_a_method_twice(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("method,lpips,lr_psnr,diversity\na,1,50,3\n")
+    (tmp_path / "study.csv").write_text("method,mor\na,1.5\nb,2\na,2.5\n")
+    with pytest.raises(ValueError, match=r"study.csv, line 4: the opinion of a stands there twice"):
+        read_methods(tmp_path / "t.csv", tmp_path / "study.csv")
+
+
 def test_scores_of_evaluate_are_a_method(tmp_path: Path) -> None:
     record = ScoreRecord(tmp_path / "mine.csv", distance_name="lpips")
     record.begin({"n": 2}, [], {})

@@ -69,11 +69,19 @@ def test_numbers_that_are_names_too(tmp_path: Path) -> None:
 
 
 def test_the_first_number_may_be_given(tmp_path: Path) -> None:
-    folder = fill(tmp_path, "000001", "000002")
+    folder = fill(tmp_path / "numbers", "000001", "000002")
     assert [path.stem for (path,) in find_samples(folder, ["a.png", "b.png"], first_index=1).files.values()] == [
         "000001",
         "000002",
     ]
+    assert list(find_samples(folder, ["000001.png", "000002.png", "a.png"], first_index=0).files) == [
+        "000002.png",
+        "a.png",
+    ]
+    fill(tmp_path / "named", "a", "b")
+    with pytest.raises(ValueError, match=r"first_index is for files such as 000000_sample00000.png .* got a.png"):
+        find_samples(tmp_path / "named", ["a.png", "b.png"], first_index=0)
+    folder = fill(tmp_path / "numbered", "000001", "000002")
     with pytest.raises(ValueError, match=r"000002.png belongs to none of the 2 images, whose numbers begin with 0; "):
         find_samples(folder, ["a.png", "b.png"])
 

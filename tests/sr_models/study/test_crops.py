@@ -55,6 +55,8 @@ def test_cropped_images_are_used_where_all_have_pixels(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named(folders: Path, tmp_path: Path) -> None:
     truth, good = folders / "truth", folders / METHODS[0]
+    with pytest.raises(ValueError, match="baselines must be a model with an encoder, got hcflow, which has none"):
+        find_source(truth, {"one": good}, baselines=create("hcflow", features=8, growth=4, steps=1))
     with pytest.raises(ValueError, match="compares 2 to 9 methods, got 1; name each with --method"):
         find_source(truth, {"one": good})
     with pytest.raises(ValueError, match="compares 2 to 9 methods, got 10"):

@@ -37,6 +37,23 @@ def test_a_study_is_opened_again(path: Path) -> None:
             study.store(anna.number, 0, [0, 1, 2], 0)
 
 
+def test_a_study_is_read_where_nothing_can_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Database(path)) as study:
+        study.store(study.enter("anna").number, 1, [2, 0, 1], 0)
+    with monkeypatch.context() as patch:
+        # as on a read-only file system, where even files of SQLite's own would be an error
+        patch.setattr("os.access", lambda *_: False)
+        with contextlib.closing(Database(path, writable=False)) as study:
+            assert study.all_answers() == [(1, 1, (2, 0, 1))]
+            assert [file.name for file in path.parent.iterdir()] == ["study.db"]
+    # a server may be writing: its log is read
+    with contextlib.closing(Database(path)) as study:
+        study.store(1, 0, [0, 1, 2], 0)
+        monkeypatch.setattr("os.access", lambda *_: False)
+        with contextlib.closing(Database(path, writable=False)) as reader:
+            assert len(reader.all_answers()) == 2
+
+
 def test_the_log_reaches_the_disk_before_an_answer_counts(path: Path) -> None:
     with contextlib.closing(Database(path)) as study:
         assert study._connection.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -118,6 +135,8 @@ def test_other_files_are_refused_and_left_alone(path: Path, tmp_path: Path) -> N
         Database(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Database(tmp_path / "nonesuch.db")
+    with pytest.raises(ValueError, match=r"is a folder, must be a file such as study\.db"):
+        Database(tmp_path)
     with pytest.raises(FileNotFoundError, match="folder of database"):
         Database.create(tmp_path / "nonesuch" / "study.db", SETTINGS, [])
 

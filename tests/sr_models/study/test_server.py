@@ -89,6 +89,9 @@ def test_bad_requests(client: NewClient, study: Database) -> None:
         assert anna.request("POST", tasks, body)[0] == 400, body
     assert anna.request("POST", tasks, b"x" * (MAX_BODY + 1))[0] == 413
     assert anna.request("POST", tasks, iter([b"x"]))[0] == 411
+    # a length beside chunks, which does not count
+    length = {"Content-Length": "10", "Transfer-Encoding": "chunked"}
+    assert anna.request("POST", tasks, b"1\r\nx\r\n0\r\n\r\n", **length)[0] == 411
     for path in (
         "tasks/4", "tasks/-1", "tasks/x", f"tasks/{'9' * 5000}", "images/0/3/0.png", "images/0/0/3.png",
         "images/9/0/0.png", "images/0/truth/0.png", f"images/0/0/{'9' * 30}.png", "images/0/0/0", "nonesuch",

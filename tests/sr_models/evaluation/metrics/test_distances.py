@@ -1,5 +1,6 @@
 """Distance maps: squared error and LPIPS, and the choice between them."""
 
+import itertools
 import math
 import os
 import pickle
@@ -13,7 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sr_models.evaluation.metrics import LPIPSDistance, best_available_distance, lpips_available, mse_distance, psnr
+from sr_models.evaluation.metrics import (
+    LPIPSDistance,
+    best_available_distance,
+    lpips_available,
+    mse_distance,
+    psnr,
+    window_errors,
+)
 from sr_models.io.images import crop_to_multiple
 from sr_models.io.resize import imresize
 
@@ -55,6 +63,24 @@ def test_mse_distance_is_local():
     sr[3, 5] = 255 - sr[3, 5]
     assert np.argwhere(mse_distance(sr, hr)).tolist() == [[3, 5]]
     assert mse_distance(np.zeros_like(hr), np.full_like(hr, 255)).max() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (9, 40), (25, 33)])
+def test_errors_of_windows_are_a_full_convolution(shape):
+    first, second = random_images(0, 2, *shape)
+    squares = ((first.astype(float) - second) ** 2).mean(2)
+    shifts = itertools.product(range(16), repeat=2)
+    expected = sum(np.pad(squares, ((down, 15 - down), (right, 15 - right))) for down, right in shifts) / 256
+    np.testing.assert_allclose(window_errors(first, second), expected, rtol=0, atol=1e-9)
+
+
+def test_the_activations_of_the_truth_are_computed_once(random_lpips):
+    hr, *samples = random_images(0, 3, 32, 40)
+    measure = random_lpips.against(hr)
+    for sample in samples * 2:
+        np.testing.assert_array_equal(measure(sample), random_lpips(sample, hr))
+    with pytest.raises(ValueError, match="same shape"):
+        measure(samples[0][:-1])
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea"])

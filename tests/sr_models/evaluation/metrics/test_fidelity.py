@@ -14,6 +14,7 @@ from sr_models.evaluation.metrics import (
     lr_psnr,
     mse_distance,
     psnr,
+    psnr_y,
     ssim,
 )
 
@@ -88,3 +89,35 @@ def test_the_smallest_image_of_ssim_is_one_window():
     image = random_images(0, 7, 7)
     assert ssim(image, image) == 1
     assert ssim(image, 255 - image) < 0
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (8, 23), (22, 9), (23, 40), (45, 31)])
+def test_ssim_is_that_of_scikit_image_at_every_size(shape):
+    """Also where blocks of rows end, and where windows are white."""
+    metrics = pytest.importorskip("skimage.metrics")
+    image, other = random_images(0, 2, *shape)
+    near = np.clip(image.astype(int) + np.arange(image.size).reshape(image.shape) % 7 - 3, 0, 255).astype(np.uint8)
+    white = np.full_like(image, 255)
+    for first, second in ((image, other), (image, near), (image, white), (white - np.uint8(1), white)):
+        expected = metrics.structural_similarity(first, second, win_size=7, data_range=255, channel_axis=2)
+        assert ssim(first, second) == pytest.approx(expected, abs=1e-10)
+
+
+@given(seeds, st.integers(0, 3))
+def test_psnr_of_the_luma(seed, border):
+    first, second = random_images(seed, 2, 9, 8)
+    weights = np.array([0.256788, 0.504129, 0.097906])  # to six digits
+    inside = np.s_[border : 9 - border, border : 8 - border]
+    luma = [(image[inside].astype(float) * weights).sum(2) for image in (first, second)]
+    expected = 10 * math.log10(255**2 / np.mean((luma[0] - luma[1]) ** 2))
+    assert psnr_y(first, second, border) == pytest.approx(expected, abs=1e-4)
+    framed = second.copy()
+    framed[inside] = first[inside]
+    assert psnr_y(first, framed, border) == math.inf
+
+
+def test_psnr_of_a_luma_that_is_all_border():
+    image = random_images(0, 8, 16)
+    assert math.isnan(psnr_y(image, image, 4))
+    with pytest.raises(ValueError, match="border must be at least 0, got -1"):
+        psnr_y(image, image, -1)

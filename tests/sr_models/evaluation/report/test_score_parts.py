@@ -83,7 +83,7 @@ def test_cost_is_of_one_sample() -> None:
     known = dataclasses.replace(model(seconds=5.0), parameters=2900299, machine="cpu")
     part = cost_part([bicubic(), known])
     assert part is not None
-    assert part["rows"][1:] == [["m", "2,900,299", "0.50", "cpu"]]
+    assert part["rows"][1:] == [["m", "2,900,299", "5.00", "cpu"]]
     assert cost_part([bicubic(), model()]) is None
 
 

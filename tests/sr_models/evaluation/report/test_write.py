@@ -87,6 +87,13 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert re.search(r"default-src 'none'; img-src data:; .*script-src 'sha256-[\w+/]+=*'", text)
 
 
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    model = method("m", 1)
+    model = dataclasses.replace(model, rows=[dataclasses.replace(model.rows[0], image="latin\udce9.png")])
+    write_report(tmp_path / "r.html", [model], 4)
+    assert "latin\\udce9.png" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     """One image, no samples, no baseline, no LPIPS, and figures that are no numbers."""
     alone = Method("m", [Scores("a.png", math.nan, math.inf, math.nan, math.inf, math.nan, math.nan, 0.1)], "mse")
