@@ -70,7 +70,7 @@ def ordinary_call(
     rest = coupling, injector, forms, start, inverse
     found = extension.forward_of_tensors(x, matrix, shift, log_scale, log_abs_det, *rest)
     if found is False:  # a gradient is asked for
-        found = _Ordinary.apply(extension, x, matrix, shift, log_scale, log_abs_det, matrix_inverse, *rest)
+        found = _FlowStep.apply(extension, x, matrix, shift, log_scale, log_abs_det, matrix_inverse, *rest)
     result: tuple[Tensor, Tensor] | None = found
     return result
 
@@ -87,8 +87,8 @@ def have_numbers(tensors: list[Tensor], numbers: bytes) -> bool:
     return extension is not None and extension.have_numbers(tensors, numbers)
 
 
-class _Ordinary(torch.autograd.Function):
-    """Returns ``None`` for what is declined."""
+class _FlowStep(torch.autograd.Function):
+    """Returns ``None`` for what is declined. Profiles and messages name it as they name the general way."""
 
     @staticmethod
     def forward(

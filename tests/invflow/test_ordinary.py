@@ -80,6 +80,7 @@ def test_a_trained_step_is_one_node_with_its_map():
     step.coupling = None
     y, log_det = step(torch.randn(2, 6, 3, 4).double(), torch.randn(2, 3, 3, 4).double())
     assert y.grad_fn is log_det.grad_fn
+    assert y.grad_fn.name() == "_FlowStepBackward"  # as the general way is named in profiles
     assert {type(node).__name__ for node, _ in y.grad_fn.next_functions if node} == {"AccumulateGrad", "MulBackward0"}
 
 
