@@ -11,7 +11,7 @@ from torch import Tensor
 from invflow._numerics import pixels_of
 from invflow.layers._derived import ChannelMap, FactorCache
 from invflow.layers._factors import factorize, present_store
-from invflow.ops._ordinary import numbers_of
+from invflow.ops._ordinary import have_numbers, numbers_of
 from invflow.ops._transforms import reference_backward
 
 __all__ = ["Group", "Sources"]
@@ -62,6 +62,11 @@ class Group:
         """Return whether no parameter of a step has been written to since."""
         tensors, versions, count = self._tensors, self._versions, len(self._tensors) // 3
         return all(tensors[i]._version == versions[i] for i in (index, index + count, index + 2 * count))
+
+    def holds_weight(self, index: int) -> bool:
+        """Return the same, and whether a weight on the CPU has its values: an edit through ``.data`` leaves no sign."""
+        numbers = self._numbers[index]
+        return self.holds(index) and (numbers is None or have_numbers([self._tensors[index]], numbers))
 
     def hand_over(self, index: int, sources: Sources, factors: tuple[Tensor, Tensor]) -> None:
         """Let a convolution on the CPU remember the factors of its weight."""

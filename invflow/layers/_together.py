@@ -88,7 +88,7 @@ class Maps:
         if place is None:
             return None
         group, index, pair = place
-        return pair if group.holds(index) else None
+        return pair if group.holds_weight(index) else None
 
 
 class _Found(NamedTuple):

@@ -231,3 +231,25 @@ def test_defaults_of_torch_do_not_touch_what_is_computed(case):
     for actual, other in zip(found, expected, strict=True):
         assert (actual.dtype, actual.device) == (other.dtype, other.device)
         assert torch.equal(actual, other)
+
+
+def test_a_weight_that_is_edited_within_a_call_is_looked_at_again():
+    class Edits(nn.Module):
+        """A network that writes to the weight of another layer without a sign."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            flow[1].conv1x1.weight.data.copy_(torch.tensor([[0.0, 3.0], [2.0, 0.0]]))
+            return torch.cat([x, x], 1)
+
+    flow = invflow.FlowSequential([invflow.FlowStep(2, coupling=invflow.AffineCoupling(2, Edits())), *two_steps()])
+    flow[0].actnorm.mark_initialized()
+    x = torch.randn(4, 2)
+    edited, again = flow(x), flow(x)
+    torch.testing.assert_close(edited, again, rtol=0, atol=0)
+
+
+def two_steps() -> list[invflow.FlowStep]:
+    steps = [invflow.FlowStep(2), invflow.FlowStep(2)]
+    for step in steps:
+        step.actnorm.mark_initialized()
+    return steps
