@@ -22,7 +22,7 @@ def run(
     baselines: str | None = None,
     database: str = "study.db",
     seed: int | None = None,
-    reference: bool | None = None,
+    no_reference: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     raters: list[str] | None = None,
@@ -46,7 +46,7 @@ def run(
             model's encoder are two more methods.
         database: file of the study, made if it does not exist. It holds the crops too, so that it can be moved.
         seed: decides the places of the crops and all orders (default 0).
-        reference: show the high-resolution image (default true).
+        no_reference: do not show the high-resolution image.
         host: address to listen on. Another than 127.0.0.1 lets other machines in; it needs raters.
         port: port to listen on; 0 takes a free one.
         raters: names. Each gets an address of their own, and nobody else can enter. Without it everybody enters with a
@@ -57,7 +57,7 @@ def run(
     local = is_loopback(host)
     # before images are decoded for minutes
     with listen(host, port) as listener:
-        study = _open(os.path.expanduser(database), images, method, baselines, seed, reference)
+        study = _open(os.path.expanduser(database), images, method, baselines, seed, no_reference)
         with contextlib.closing(study):
             for name in raters or ():
                 study.enter(name, invited=True)
@@ -83,7 +83,7 @@ def _open(
     method: list[str] | None,
     baselines: str | None,
     seed: int | None,
-    reference: bool | None,
+    no_reference: bool,
 ) -> Database:
     from sr_models.checkpoints.files import create_stored, read_weights
     from sr_models.study.crops import cut_crops, find_source
@@ -94,7 +94,7 @@ def _open(
         if not exists:
             raise FileNotFoundError(f"database {database} does not exist; a new study needs --images and --method")
         study = Database(database)
-        wanted = {"seed": seed, "reference": reference}
+        wanted = {"seed": seed, "reference": False if no_reference else None}
         changes = [
             f"{name} was {getattr(study.settings, name)}, now {value}"
             for name, value in wanted.items()
@@ -108,7 +108,7 @@ def _open(
             _folders(method or []),
             baselines=None if baselines is None else create_stored(read_weights(os.path.expanduser(baselines))),
             seed=0 if seed is None else seed,
-            reference=reference is not False,
+            reference=not no_reference,
         )
         if not exists:
             from tqdm import tqdm

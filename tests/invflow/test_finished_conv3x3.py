@@ -77,13 +77,14 @@ def test_everything_together(shape: tuple[int, ...], slope: float, memory_format
                     assert_near(found, truth)
 
 
+@pytest.mark.parametrize("size", [(7, 33), (2, 200)], ids=["blocks of rows", "blocks of columns"])
 @pytest.mark.parametrize("repeat", [2, 4])
 @torch.no_grad()
-def test_enlarged_images(repeat: int) -> None:
+def test_enlarged_images(repeat: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(2, 20, 7, 33), torch.randn(18, 20, 3, 3) / 13, torch.randn(18)
+    x, weight, bias = torch.randn(2, 20, *size), torch.randn(18, 20, 3, 3) / 13, torch.randn(18)
     for memory_format in FORMATS:
-        addend = torch.randn(1, 18, 7 * repeat, 33 * repeat).to(memory_format=memory_format)
+        addend = torch.randn(1, 18, size[0] * repeat, size[1] * repeat).to(memory_format=memory_format)
         finish = Finish(addend, 0.3, 0.2)
         found = finished_conv3x3(x, weight, bias, repeat=repeat, finish=finish)
         assert_near(found, truth_of(x, weight, bias, finish, None, repeat))

@@ -157,6 +157,7 @@ function refresh(answered = task?.answered ?? 0) {
   element("save").hidden = element("undo").hidden = task === null && !busy;
   element("save").disabled = busy || !complete;
   element("undo").disabled = busy || former.length === 0;
+  element("keys").hidden = task === null && !busy;
   element("back").disabled = busy || (task !== null && task.task === 0);
   if (task === null) return;
   element("last").textContent = task.candidates;

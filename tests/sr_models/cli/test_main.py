@@ -158,6 +158,7 @@ def test_help_loads_no_library(command: str) -> None:
         ),
         ("evaluate", ["LPIPS if its AlexNet weights are on this machine", "the challenge takes 10 (default: 10)"]),
         ("pack", ["usage: sr-models pack --images IMAGES --output OUTPUT [options]", "--strict [{true,false}]"]),
+        ("study", ["sr-models study --database study.db", "--method METHOD", "--no_reference", "(default: 8000)"]),
         ("convert", ["usage: sr-models convert -o OUTPUT file [options]", "--blocks BLOCKS"]),
     ],
 )

@@ -141,7 +141,7 @@ def test_bad_input_is_told_in_a_line(
         error(*whole, "--seed", "1", *port),
     )
     assert "methods were" in error(*whole[:-4], "--database", path, *port)
-    assert "reference was True, now False" in error("study", "--database", path, "--reference", "false", *port)
+    assert "reference was True, now False" in error("study", "--database", path, "--no_reference", *port)
     assert error("study", "--database", str(tmp_path / "x.db"), *port).endswith(
         "x.db does not exist; a new study needs --images and --method"
     )

@@ -172,7 +172,7 @@ def test_the_gradient_is_that_of_the_whole_batch(
             assert expected.keys() == found.keys()
             norm = torch.nn.utils.get_total_norm(expected.values()).item()
             assert norm > 0.05
-            factor = min(1.0, run.gradient_clip / norm)
+            factor = min(1.0, run.recipe.gradient_clip / norm)
             for name, gradient in expected.items():
                 bound = tolerance * factor * norm
                 torch.testing.assert_close(found[name], factor * gradient, rtol=0, atol=bound, msg=f"{step} {name}")
