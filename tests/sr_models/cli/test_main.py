@@ -151,7 +151,7 @@ def test_help_loads_no_library(command: str) -> None:
         ("list", ["Models that installed packages bring are listed too."]),
         ("describe", ["usage: sr-models describe --model MODEL [options]", "sr-models list shows them (required)"]),
         ("demo", ["report.html in it (default: runs/demo)", "(default: 2.0)"]),
-        ("train", ["--config run.yaml", "halved at 50, 75, 90 and 95 %", "--images IMAGES", "seed", "(default: 160)"]),
+        ("train", ["--config run.yaml", "halved at the milestones", "--images IMAGES", "seed", "(default: 160)"]),
         (
             "sample",
             ["\n    sr-models sample --checkpoint model.safetensors", "{error,resample,clamp}", "the model's file"],

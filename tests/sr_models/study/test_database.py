@@ -135,7 +135,7 @@ def test_other_files_are_refused_and_left_alone(path: Path, tmp_path: Path) -> N
         Database(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Database(tmp_path / "nonesuch.db")
-    with pytest.raises(ValueError, match="is a folder, must be a file such as study"):
+    with pytest.raises(ValueError, match=r"is a folder, must be a file such as study\.db"):
         Database(tmp_path)
     with pytest.raises(FileNotFoundError, match="folder of database"):
         Database.create(tmp_path / "nonesuch" / "study.db", SETTINGS, [])
