@@ -160,6 +160,10 @@ class _HelpFormatter(DefaultHelpFormatter):
         required = [action for action in actions if action.required]
         return super()._format_usage(usage, required, [], prefix).rstrip() + " [options]\n\n"
 
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        # leaving an option out says the same as null
+        return super()._format_args(action, default_metavar).replace(",null}", "}")
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         if action.required and action.option_strings:
