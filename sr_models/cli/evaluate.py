@@ -51,7 +51,8 @@ def run(
 
     Args:
         images: folder of high-resolution images, a pattern such as 'photos/**/*.png', or a text file that lists them.
-        checkpoint: model.safetensors with model.json beside it, a run's folder, or a checkpoint in it.
+        checkpoint: model.safetensors with model.json beside it, a run's folder, a checkpoint in it, or the name of a
+            model that comes with this package.
         samples: folder of images to score instead of a model's. Those of 0801.png are named 0801_sample000.png,
             0801x4_sample000.png, 0801.png or 0801x4.png. Or those of the first image are named 000000_sample00000.png
             or 000000.png, as in the challenge.
@@ -112,7 +113,7 @@ def run(
     checkpoint, samples, lpips = _home(checkpoint), _home(samples), _home(lpips)
     file = None if output is None else Path(output).expanduser()
     report = _home(report)
-    _check_report(report, temperatures, from_folder=samples is not None and file is None)
+    _check_report(report, temperatures, file, of_folder=samples is not None)
     place = usable_device(device)
     check_worthwhile(precision, place)
     name, distance = best_available_distance(place, lpips)
@@ -217,14 +218,18 @@ def _check_source(
             raise ValueError(f"{name} belongs to --{source}, which is not given")
 
 
-def _check_report(report: str | None, temperatures: list[float] | None, *, from_folder: bool) -> None:
+def _check_report(
+    report: str | None, temperatures: list[float] | None, output: Path | None, *, of_folder: bool
+) -> None:
     if temperatures and report is None:
         raise ValueError("temperatures are for a report: give --report FILE.html too")
     if report is not None and not Path(report).parent.is_dir():
         raise FileNotFoundError(f"folder of report {report} does not exist")
+    if report is not None and output is not None and Path(report).resolve() == output.resolve():
+        raise ValueError(f"report must be another file than the output, got {report} for both")
     if report is not None and Path(report).is_dir():
         raise ValueError(f"report {report} is a folder; give a file such as {Path(report) / 'report.html'}")
-    if report is not None and from_folder:
+    if report is not None and of_folder and output is None:
         raise ValueError("the report of a folder of images needs --output, the file of its scores")
 
 

@@ -26,7 +26,10 @@ def run(database: str = "study.db", output: str | None = None) -> None:
     from sr_models.study.database import Database
     from sr_models.study.results import agreement, mean_opinion_ranks, rank_array, ranks_csv, ranks_table
 
-    study = Database(os.path.expanduser(database), writable=False)
+    database, output = os.path.expanduser(database), output and os.path.expanduser(output)
+    if output and os.path.realpath(output) == os.path.realpath(database):
+        raise ValueError(f"output must be another file than the database, got {output} for both")
+    study = Database(database, writable=False)
     try:
         ranks = rank_array(study.all_answers(), len(study.settings.images), len(study.settings.methods))
         results = mean_opinion_ranks(ranks, study.settings.methods)
@@ -34,5 +37,5 @@ def run(database: str = "study.db", output: str | None = None) -> None:
         study.close()
     print(ranks_table(results, agreement(ranks), len(ranks)))
     if output is not None:
-        write_text(os.path.expanduser(output), ranks_csv(results))
+        write_text(output, ranks_csv(results))
         print(f"wrote {output}")

@@ -230,6 +230,9 @@ def _rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[tuple[in
         raise ValueError(
             f"{one_line(path)} must have the columns {', '.join(columns)}; {missing[0]} is missing of {there}"
         )
+    for line, row in rows:
+        if not (row["method"] or "").strip():
+            raise ValueError(f"{one_line(path)}, line {line}: method must be a name, got {row['method']!r}")
     return rows
 
 

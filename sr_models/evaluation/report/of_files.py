@@ -38,6 +38,8 @@ def report_files(scores: Sequence[str], output: str | os.PathLike[str], images: 
         FileNotFoundError: a file that is missing.
         ValueError: files of another kind, two of one name, or scores that cannot be compared.
     """
+    if Path(output).resolve() in {Path(file).resolve() for file in scores}:
+        raise ValueError(f"output must be another file than the scores, got {one_line(output)}")
     baselines: dict[str, Method] = {}
     models: dict[str, StoredScores] = {}
     methods: list[Method] = []

@@ -136,6 +136,7 @@ def test_mistakes_are_errors(evaluated: Path, tmp_path: Path, capsys: pytest.Cap
         ([scores, scores, "--output", str(tmp_path / "r.html")], "must have names of their own, got 'm' twice"),
         ([scores, "--output", str(tmp_path / "none" / "r.html")], "does not exist"),
         ([str(damaged / "m.csv"), "--output", str(tmp_path / "r.html")], "coverage.json cannot be read"),
+        ([scores, "--output", f"{evaluated}/../{evaluated.name}/m.csv"], "output must be another file than the scores"),
     ):
         assert main(["report", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -148,6 +149,8 @@ def test_arguments_are_checked_before_anything_is_scored(
     arguments = ["evaluate", "--checkpoint", str(run), "--images", str(folder), "--output", str(tmp_path / "s.csv")]
     for more, message in (
         (["--report", str(tmp_path / "none" / "r.html")], "folder of report"),
+        (["--report", str(tmp_path)], "is a folder; give a file such as"),
+        (["--report", str(tmp_path / "s.csv")], "report must be another file than the output"),
         (["--temperatures", "[0]"], "give --report FILE.html too"),
     ):
         assert main([*arguments, *more]) == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import http.client
 import os
 import re
 import signal
@@ -57,7 +58,8 @@ def test_no_answer_is_lost_when_the_server_is_killed(folders: Path, tmp_path: Pa
     enough = threading.Event()
 
     def rate(name: str, port: int) -> None:
-        with contextlib.suppress(OSError):
+        # a connection that breaks, or an answer that breaks off
+        with contextlib.suppress(OSError, http.client.HTTPException):
             rater = Client(port, name)
             for task in range(4):
                 if rater.task(task)["revision"]:
@@ -111,6 +113,8 @@ def test_results(study: Database, tmp_path: Path, capsys: pytest.CaptureFixture[
         for image in range(4):
             study.store(study.enter(name).number, image, [2, 0, 1], 0)
     # the server has the file open
+    assert main(["study", "results", path, "--output", path]) == 2
+    assert "output must be another file than the database" in capsys.readouterr().err
     assert main(["study", "results", path, "--output", str(tmp_path / "mor.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [METHODS[2], "1.000", "1.000", "to", "1.000"]

@@ -24,6 +24,15 @@ def test_bytes_come_back(tmp_path: Path, content: bytes) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"Read-only file system: '.*/a'$"):
+        write_bytes(tmp_path / "a", b"content")
+
+
 def test_text_is_written_as_it_is_in_utf_8(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "naïve\r\né\n")
     assert (tmp_path / "a").read_bytes() == "naïve\r\né\n".encode()
