@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -69,8 +70,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"largest {key}: {value:.2e} in {test}")
 
 
-class _PoisonedTorch:
+class _PoisonedTorch(ModuleType):
     """The module ``torch`` as a backend sees it, with fresh memory full of NaN."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -93,7 +97,11 @@ def poisoned_kernel_outputs() -> Any:
             patch.setattr(module, "torch", _PoisonedTorch())
         if PTX or not triton.unavailable():
             patch.setattr("invflow.backends.triton.operators.torch", _PoisonedTorch())
+        if cpu.extension is not None:
+            cpu.extension.know(_PoisonedTorch())
         yield
+        if cpu.extension is not None:
+            cpu.extension.know(torch)
 
 
 @pytest.fixture(scope="session", autouse=True)

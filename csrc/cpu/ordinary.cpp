@@ -189,7 +189,7 @@ PyObject* forward_of_tensors(PyObject*, PyObject* const* args, Py_ssize_t count)
     if (!read_call(args, call)) return declined();
     FlowStep& step = call.step;
     const Owned y = empty_state(call.x, step.y);
-    const Owned log_det = new_vector(call.x, step.batch, call.arithmetic(), step.log_det);
+    const Owned log_det = new_vector(step.batch, call.arithmetic(), step.log_det);
     run(call, [&] { kernels().flow_step(step); });
     if (call.has_factor) {
       double sum = number_at(call.factor, 0);

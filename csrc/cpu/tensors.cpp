@@ -1,6 +1,8 @@
 // See tensors.h.
 #include "tensors.h"
 
+#include <initializer_list>
+
 #include <utility>
 
 namespace py = pybind11;
@@ -12,32 +14,36 @@ static bool known = false;
 
 // Names of attributes and methods, made once.
 struct Names {
-  PyObject *is_neg, *is_cpu, *dtype, *shape, *stride, *data_ptr, *requires_grad, *new_empty, *current_level;
-  PyObject *memory_format, *dtype_only;  // names of keyword arguments
+  PyObject *is_neg, *is_cpu, *dtype, *shape, *stride, *data_ptr, *requires_grad, *current_level;
+  PyObject *memory_format, *dtype_and_device;  // names of keyword arguments
 };
 static Names names;
 
 static PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
-static PyObject* keyword(const char* name) {
-  PyObject* const tuple = PyTuple_New(1);
-  PyTuple_SET_ITEM(tuple, 0, interned(name));
+static PyObject* keywords(std::initializer_list<const char*> list) {
+  PyObject* const tuple = PyTuple_New(static_cast<Py_ssize_t>(list.size()));
+  Py_ssize_t position = 0;
+  for (const char* name : list) PyTuple_SET_ITEM(tuple, position++, interned(name));
   return tuple;
 }
 
 // These live as long as the process.
 void know(const py::module_& module) {
   const auto found = [&](const char* name) { return py::object(module.attr(name)).release().ptr(); };
-  names = {interned("is_neg"),         interned("is_cpu"),       interned("dtype"),         interned("shape"),
-           interned("stride"),         interned("data_ptr"),     interned("requires_grad"), interned("new_empty"),
-           interned("_current_level"), keyword("memory_format"), keyword("dtype")};
+  names = {
+      interned("is_neg"),          interned("is_cpu"),           interned("dtype"),         interned("shape"),
+      interned("stride"),          interned("data_ptr"),         interned("requires_grad"), interned("_current_level"),
+      keywords({"memory_format"}), keywords({"dtype", "device"})};
   const py::object core = module.attr("_C"), autograd = module.attr("autograd");
   torch = {found("Tensor"),
            py::object(module.attr("nn").attr("Parameter")).release().ptr(),
            {found("float32"), found("float64"), found("bfloat16"), found("float16")},
+           found("empty"),
            found("empty_like"),
            found("contiguous_format"),
            found("channels_last"),
+           py::object(module.attr("device")("cpu")).release().ptr(),
            found("is_grad_enabled"),
            {},
            py::object(autograd.attr("forward_ad")).release().ptr()};
@@ -171,10 +177,10 @@ Owned empty_state(const Array& like, View& view) {
   return empty_like(like.tensor, last ? torch.channels_last : torch.contiguous, view.data);
 }
 
-Owned new_vector(const Array& like, int64_t size, Dtype dtype, void*& data) {
+Owned new_vector(int64_t size, Dtype dtype, void*& data) {
   const Owned length = checked(PyLong_FromLongLong(size));
-  PyObject* const arguments[] = {like.tensor, length.ptr(), torch.dtypes[static_cast<int>(dtype)]};
-  const Owned made = checked(PyObject_VectorcallMethod(names.new_empty, arguments, 2, names.dtype_only));
+  PyObject* const arguments[] = {length.ptr(), torch.dtypes[static_cast<int>(dtype)], torch.cpu};
+  const Owned made = checked(PyObject_Vectorcall(torch.empty, arguments, 1, names.dtype_and_device));
   data = address_of(made);
   return made;
 }

@@ -17,7 +17,7 @@ inline Owned owned(PyObject* object) { return pybind11::reinterpret_steal<Owned>
 
 // What is needed of the module torch.
 struct Torch {
-  PyObject *tensor, *parameter, *dtypes[4], *empty_like, *contiguous, *channels_last, *grad_enabled;
+  PyObject *tensor, *parameter, *dtypes[4], *empty, *empty_like, *contiguous, *channels_last, *cpu, *grad_enabled;
   std::vector<PyObject*> intercepting;  // functions that say whether somebody looks on
   PyObject* forward_ad;
 };
@@ -59,6 +59,6 @@ Owned empty_state(const Array& like, View& view);
 Owned empty_like(const Array& like, void*& data);
 
 // A new vector, on the CPU.
-Owned new_vector(const Array& like, int64_t size, Dtype dtype, void*& data);
+Owned new_vector(int64_t size, Dtype dtype, void*& data);
 
 }  // namespace invflow

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -179,8 +179,9 @@ def _steps_in(flow: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Sources]
     for position, layer in enumerate(flow._modules["layers"]):
         name, own = f"{prefix}layer {position}: ", getattr(type(layer), "map_sources", None)
         if own is not None:
-            sources = own(layer)
-            if sources is not None:
+            sources, actnorm = own(layer), layer._modules["actnorm"]
+            # a first batch would change what the derivative of all maps has kept
+            if sources is not None and not cast(Any, actnorm).may_initialize():
                 yield name, layer, sources
         elif _is_flow(layer, flow):
             yield from _steps_in(layer, name)

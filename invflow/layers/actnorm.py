@@ -125,6 +125,18 @@ class ActNorm(nn.Module):
             return False
         return self._finds_itself_fresh(flag, x)
 
+    def may_initialize(self) -> bool:
+        """Return whether a batch may still set bias and scale, as far as no device must be waited for."""
+        flag = self._buffers["initialized"]
+        if not self.training or flag is None:
+            return False
+        if not reads_freely(flag):
+            return not self._known_set.holds(flag)
+        try:
+            return not flag.item()
+        except RuntimeError:  # a fake mode looks on
+            return True
+
     def _finds_itself_fresh(self, flag: Tensor, x: Tensor) -> bool:
         """The rare part of :meth:`initializes_from`: the flag was not seen to be set."""
         if needs_reference():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import invflow
 import invflow.layers._derived
 import invflow.layers._together
 from invflow import AffineCoupling, FlowSequential, FlowStep, InvertibleConv1x1LU, Squeeze
@@ -132,6 +133,22 @@ def test_an_actnorm_that_initialises_is_derived_after_that() -> None:
     first = model(x)
     assert fresh.actnorm.initialized
     torch.testing.assert_close(model(x), first)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("shape", [(300, 12), (4, 12, 5, 5)], ids=["vectors", "images"])
+@pytest.mark.parametrize("initialised", [0, 2], ids=["fresh", "with a fresh end"])
+def test_a_first_batch_learns(device: str, initialised: int, shape: tuple[int, ...], backend: str) -> None:
+    """The maps of earlier steps are derived before the last one initialises."""
+    model, x = FlowSequential([FlowStep(12) for _ in range(4)]).double(), 3 + 2 * torch.randn(shape).double()
+    with invflow.use_backend(backend):
+        for layer in list(model)[:initialised]:
+            layer(x)
+        z, log_det = model(x)
+        gradients = torch.autograd.grad(z.square().sum() - log_det.sum(), list(model.parameters()))
+        z, log_det = model(x)
+        expected = torch.autograd.grad(z.square().sum() - log_det.sum(), list(model.parameters()))
+    torch.testing.assert_close(gradients, expected)
 
 
 @pytest.mark.parametrize("memory", ["store", "invert"])
