@@ -118,7 +118,7 @@ def state_chunks(images: int, states: int, like: Tensor) -> Iterator[tuple[slice
     Args:
         images: number of images.
         states: number of states of all images together, equally many of each.
-        like: (*, C, H, W), a state or a context: tells pixels and device.
+        like: (B, C, H, W), a state or a context: tells pixels and device.
     """
     limit = _CHUNK_PIXELS if like.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
     return _chunks(images, states // max(images, 1), like.shape[2] * like.shape[3], limit)

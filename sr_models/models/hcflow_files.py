@@ -25,7 +25,10 @@ _LEVEL = r"flow\.level(\d+)_condFlow\."
 
 
 def hcflow_name(name: str, layers_before: Sequence[int]) -> str:
-    """Return the published name of one of the model's parameters: see :class:`Publication`."""
+    """Return the published name of one of the model's parameters.
+
+    See :class:`~sr_models.models.publication.Publication`.
+    """
     name = re.sub(r"\.log_scale$", ".logs", name)
     if match := re.match(r"levels\.(\d+)\.layers\.(\d+)\.", name):
         number = layers_before[int(match[1])] + int(match[2])
@@ -107,7 +110,10 @@ def _sizes(shapes: Shapes, levels: int) -> dict[str, Any]:
 
 
 def hcflow_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all fields of the config that a published options file tells: see :class:`Publication`."""
+    """Return all fields of the config that a published options file tells.
+
+    See :class:`~sr_models.models.publication.Publication`.
+    """
     flow = options["network_G"]["flowDownsampler"]
     conditional = flow["splitOff"]
     levels = read_number(flow, "L")

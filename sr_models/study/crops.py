@@ -120,7 +120,7 @@ def _first_samples(method: str, folder: str | os.PathLike[str], high: Listing) -
     return paths
 
 
-def cut_crops(source: Source, done: Callable[[], object] = lambda: None) -> Iterator[Crop]:
+def cut_crops(source: Source, done: Callable[[], object] | None = None) -> Iterator[Crop]:
     """Decode the images one after another, and cut the crops out.
 
     Args:
@@ -148,7 +148,8 @@ def cut_crops(source: Source, done: Callable[[], object] = lambda: None) -> Iter
         for method, picture in pictures:
             for crop, (row, column) in enumerate(places):
                 yield image, method, crop, _stored_png(picture[row : row + SIDE, column : column + SIDE])
-        done()
+        if done is not None:
+            done()
 
 
 def _stored_png(image: np.ndarray) -> bytes:

@@ -39,6 +39,7 @@ class Settings:
     reference: bool = True
 
     def to_json(self) -> str:
+        """Return the settings as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod

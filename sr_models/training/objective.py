@@ -74,7 +74,9 @@ class Objective(nn.Module):
                 parameter.requires_grad_(learns)
 
     def forward(self, hr: Tensor, lr: Tensor, crops: Sequence[int], loss: str) -> Tensor:
-        """Return the mean loss of the crops, a scalar in float32, or what :class:`ImageLosses` compares them with.
+        """Return the mean loss of the crops, a scalar in float32, or images of a model to compare with them.
+
+        :class:`~sr_models.training.image_losses.ImageLosses` compares them.
 
         Args:
             hr: (B, 3, H, W) in [0, 1].

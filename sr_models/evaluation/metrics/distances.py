@@ -44,7 +44,7 @@ def against(distance: Distance, hr: np.ndarray) -> Callable[[np.ndarray], np.nda
     """Return the distance to one image; LPIPS computes the activations of that image once for all samples.
 
     Args:
-        distance: as for :func:`diversity_score`.
+        distance: as for :func:`sr_models.evaluation.metrics.diversity.diversity_score`.
         hr: Array (H, W, 3), uint8.
 
     Returns:

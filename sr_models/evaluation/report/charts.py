@@ -50,11 +50,13 @@ class LineChart:
     """A drawing of curves over a common axis.
 
     Attributes:
-        title, note: what it shows, and which way is better.
+        title: what it shows.
+        note: which way is better.
         x_label: name of the horizontal axis.
         curves: at least one.
         levels: horizontal lines: (y, label, number of the colour).
-        x_ticks, y_ticks: marks of the axes.
+        x_ticks: marks of the horizontal axis.
+        y_ticks: marks of the vertical axis.
         diagonal: where measured equals nominal: (x1, y1, x2, y2).
         description: the drawing in words, for those who do not see it.
         field: left, right, top and bottom of the field.
