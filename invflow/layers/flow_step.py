@@ -47,8 +47,8 @@ _FOR_PARTS = {"actnorm": "initialize", "conv1x1": "channel_map", "injector": "ra
 _FOR_SHARED_CONTEXT = {**_FOR_PARTS, "injector": "shared_output", "coupling": "shared_output"}
 _OF_LAYER = ("forward", "inverse")
 _STANDARD = frozenset((ActNorm, InvertibleConv1x1, InvertibleConv1x1LU, AffineInjector, AffineCoupling))
-#: A step reads an actnorm's parameters, and computes with them itself.
-_OF_ACTNORM = (*_OF_LAYER, "log_det", "_parameters_as")
+#: A step reads an actnorm's parameters and what an injector's network returns, and computes with them itself.
+_OF_PART = {"actnorm": (*_OF_LAYER, "log_det", "_parameters_as"), "injector": (*_OF_LAYER, "_map")}
 
 
 class FlowStep(nn.Module):
@@ -216,7 +216,7 @@ class FlowStep(nn.Module):
                 continue
             own = part.__dict__
             is_standard = type(part) in _STANDARD and "forward" not in own and "inverse" not in own
-            if not is_standard and not supports(part, method, _OF_ACTNORM if name == "actnorm" else _OF_LAYER):
+            if not is_standard and not supports(part, method, _OF_PART.get(name, _OF_LAYER)):
                 return False
             if called and is_watched(part):
                 return False

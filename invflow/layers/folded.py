@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from invflow.layers.conv1x1 import InvertibleConv1x1
     from invflow.layers.coupling import AffineCoupling
     from invflow.layers.injector import AffineInjector
-    from invflow.layers.prior import ContextPrior
     from invflow.layers.split import Split
 
 __all__ = ["FoldedAffine", "FoldedMap", "FoldedSplit", "merge_maps"]
@@ -148,7 +147,7 @@ class FoldedAffine(nn.Module):
 
     num_latents = 1
 
-    def __init__(self, layer: AffineCoupling | AffineInjector | ContextPrior, *, standardises: bool = False) -> None:
+    def __init__(self, layer: AffineCoupling | AffineInjector, *, standardises: bool = False) -> None:
         super().__init__()
         self.channels, self.context_channels = layer.channels, layer.context_channels
         self.form = layer.form

@@ -60,7 +60,7 @@ class AffineInjector(nn.Module):
         super().__init__()
         self.channels = check_channels(self, channels)
         if context_channels < 1:
-            raise ValueError(f"AffineInjector: context_channels must be at least 1, got {context_channels}")
+            raise ValueError(f"{type(self).__name__}: context_channels must be at least 1, got {context_channels}")
         self.context_channels = context_channels
         self.form = AffineForm() if form is None else form
         self.net = network_of(self, net, context_channels, self.form.outputs * channels)
@@ -95,7 +95,7 @@ class AffineInjector(nn.Module):
 
     def conditioned_inverse(self, context: SharedContext) -> ConditionedInverse:
         h = self.shared_output(context)
-        return lambda z, part: affine_coupling(z, h[part], self.form, start=0, inverse=True)[0]
+        return lambda z, part: self._map(z, h[part], inverse=True)[0]
 
     @folding
     def folded(self) -> FoldedAffine:
@@ -106,14 +106,17 @@ class AffineInjector(nn.Module):
         # one evaluation of the network serves both directions
         with torch.enable_grad():
             h = self.raw_output(over_pixels(context_for(self, context), z))
-        x = affine_coupling(z, h.detach(), self.form, start=0, inverse=True)[0].requires_grad_()
+        x = self._map(z, h.detach(), inverse=True)[0].requires_grad_()
         with torch.enable_grad():
-            return Rerun(x.detach(), [x], *affine_coupling(x, h, self.form, start=0))
+            return Rerun(x.detach(), [x], *self._map(x, h, inverse=False))
 
     def _transform(self, x: Tensor, context: Context, name: str, *, inverse: bool) -> tuple[Tensor, Tensor]:
         check_input(self, x, self.channels, name)
         check_context(self, x, context, self.context_channels)
-        h = self.raw_output(over_pixels(context_for(self, context), x))
+        return self._map(x, self.raw_output(over_pixels(context_for(self, context), x)), inverse=inverse)
+
+    def _map(self, x: Tensor, h: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map states as the network's output says, and return log_det too."""
         return affine_coupling(x, h, self.form, start=0, inverse=inverse)
 
     def extra_repr(self) -> str:
