@@ -30,8 +30,8 @@ struct Call {
   Array x, matrix, shift, log_scale, factor, coupling, injector;
   bool has_matrix, is_derived, has_factor, has_coupling, has_injector;
   FlowStep step;
-  std::vector<double> exact;  // the derived matrix
-  std::vector<double> derived_shift;
+  std::vector<double> scales, biases;             // e^s and b of the actnorm of a derived map
+  std::vector<double> exact;                      // the derived matrix
   std::vector<char> matrix_memory, shift_memory;  // both as the kernel takes them
 
   Dtype arithmetic() const { return x.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
@@ -77,10 +77,11 @@ static void derive(Call& call) {
   const int64_t channels = call.step.channels;
   const Dtype dtype = call.arithmetic();
   const int64_t size = dtype == Dtype::kFloat64 ? sizeof(double) : sizeof(float);
-  std::vector<double> scales(channels), biases(channels);
+  call.scales.resize(channels);
+  call.biases.resize(channels);
   for (int64_t i = 0; i < channels; ++i) {
-    scales[i] = std::exp(number_at(call.log_scale, i));
-    biases[i] = number_at(call.shift, i);
+    call.scales[i] = std::exp(number_at(call.log_scale, i));
+    call.biases[i] = number_at(call.shift, i);
   }
   call.exact.resize(channels * channels);
   call.matrix_memory.resize(channels * channels * size);
@@ -88,10 +89,10 @@ static void derive(Call& call) {
   for (int64_t o = 0; o < channels; ++o) {
     double shift = 0.0;
     for (int64_t i = 0; i < channels; ++i) {
-      const double value = number_at(call.matrix, o * channels + i) * scales[i];
+      const double value = number_at(call.matrix, o * channels + i) * call.scales[i];
       call.exact[o * channels + i] = value;
       put(call.matrix_memory.data(), dtype, o * channels + i, value);
-      shift += value * biases[i];
+      shift += value * call.biases[i];
     }
     put(call.shift_memory.data(), dtype, o, shift);
   }
@@ -222,21 +223,18 @@ struct DerivedGradients {
       return dtype == Dtype::kFloat64 ? reinterpret_cast<const double*>(numbers.data())[i]
                                       : reinterpret_cast<const float*>(numbers.data())[i];
     };
-    std::vector<double> grad_bias(channels), grad_log_scale(channels, grad_log_det), scales(channels), biases(channels);
-    for (int64_t i = 0; i < channels; ++i) {
-      scales[i] = std::exp(number_at(call.log_scale, i));
-      biases[i] = number_at(call.shift, i);
-    }
+    std::vector<double> grad_bias(channels), grad_log_scale(channels, grad_log_det);
     const double* const inverse = static_cast<const double*>(call.factor.data);
     const int64_t row = call.factor.stride[0], column = call.factor.stride[1];
     for (int64_t o = 0; o < channels; ++o) {
       const double of_shift = at(grad_shift, o);
       for (int64_t i = 0; i < channels; ++i) {
         const double value = call.exact[o * channels + i];
-        const double grad = at(grad_matrix, o * channels + i) + of_shift * biases[i];
+        const double grad = at(grad_matrix, o * channels + i) + of_shift * call.biases[i];
         grad_bias[i] += value * of_shift;
         grad_log_scale[i] += grad * value;
-        put(to_weight, of_results, o * channels + i, grad * scales[i] + grad_log_det * inverse[i * row + o * column]);
+        put(to_weight, of_results, o * channels + i,
+            grad * call.scales[i] + grad_log_det * inverse[i * row + o * column]);
       }
     }
     for (int64_t i = 0; i < channels; ++i) {

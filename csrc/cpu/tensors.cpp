@@ -2,7 +2,6 @@
 #include "tensors.h"
 
 #include <initializer_list>
-
 #include <utility>
 
 namespace py = pybind11;

@@ -115,27 +115,21 @@ class ActNorm(nn.Module):
             return not self._known_to_compiler and x.numel() > 0
         flag = self._buffers["initialized"]
         assert flag is not None
-        if reads_freely(flag):
-            try:
-                if flag.item():
-                    return False
-            except RuntimeError:
-                pass  # a transform or a fake mode looks on
-        elif self._known_set.holds(flag):
-            return False
-        return self._finds_itself_fresh(flag, x)
+        return not self._is_seen_set(flag) and self._finds_itself_fresh(flag, x)
 
     def may_initialize(self) -> bool:
         """Return whether a batch may still set bias and scale, as far as no device must be waited for."""
         flag = self._buffers["initialized"]
-        if not self.training or flag is None:
-            return False
+        return self.training and flag is not None and not self._is_seen_set(flag)
+
+    def _is_seen_set(self, flag: Tensor) -> bool:
+        """Return whether the flag is seen to be set, without waiting for a device."""
         if not reads_freely(flag):
-            return not self._known_set.holds(flag)
+            return self._known_set.holds(flag)
         try:
-            return not flag.item()
-        except RuntimeError:  # a fake mode looks on
-            return True
+            return bool(flag.item())
+        except RuntimeError:  # a transform or a fake mode looks on
+            return False
 
     def _finds_itself_fresh(self, flag: Tensor, x: Tensor) -> bool:
         """The rare part of :meth:`initializes_from`: the flag was not seen to be set."""

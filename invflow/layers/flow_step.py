@@ -37,7 +37,8 @@ from invflow.layers.protocol import (
     watches_all,
 )
 from invflow.layers.sequential import FlowSequential
-from invflow.ops import AffineForm, _transforms, flow_step
+from invflow.ops import _transforms, flow_step
+from invflow.ops._flow_step import general_flow_step
 from invflow.ops._ordinary import ordinary_call
 
 __all__ = ["FlowStep"]
@@ -147,7 +148,8 @@ class FlowStep(nn.Module):
         if injector is not None:
             injector_form = cast(AffineInjector, self._modules["injector"]).form
         affine = self._channel_map(z.dtype, inverse=True, like=z) if affine is None else affine
-        return self._with_map(z, affine, coupling, injector, coupling_form, injector_form, start, inverse=True)
+        forms = {"coupling_form": coupling_form, "injector_form": injector_form, "start": start, "inverse": True}
+        return self._with_map(z, affine, coupling, injector, forms)
 
     def output_shapes(self, shape: Shape) -> list[Shape]:
         return [check_shape(self, shape, self.channels)]
@@ -260,6 +262,7 @@ class FlowStep(nn.Module):
         parts: Any = self._modules
         h, form, start = (None, None, 0) if pending is None else pending
         injector_form = None if injector is None else parts["injector"].form
+        forms: Any = {"coupling_form": form, "injector_form": injector_form, "start": start, "inverse": False}
         if torch.is_grad_enabled() and x.is_cpu and not _transforms.is_watched():
             sources = self.map_sources()
             if sources is not None and sources.are_trained():
@@ -271,58 +274,35 @@ class FlowStep(nn.Module):
                     sources.bias,
                     h,
                     injector,
-                    coupling_form=form,
-                    injector_form=injector_form,
-                    start=start,
+                    **forms,
                     log_scale=sources.log_scale,
                     log_abs_det=log_abs_det,
                     matrix_inverse=matrix_inverse,
                 )
                 if found is not None:
                     return found
-        affine = self._channel_map(x.dtype, inverse=False, like=x)
-        return self._with_map(x, affine, h, injector, form, injector_form, start, inverse=False)
+        return self._with_map(x, self._channel_map(x.dtype, inverse=False, like=x), h, injector, forms)
 
     def _with_map(
-        self,
-        x: Tensor,
-        affine: ChannelMap,
-        coupling: Tensor | None,
-        injector: Tensor | None,
-        coupling_form: AffineForm | None,
-        injector_form: AffineForm | None,
-        start: int,
-        *,
-        inverse: bool,
+        self, x: Tensor, affine: ChannelMap, coupling: Tensor | None, injector: Tensor | None, forms: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Return y, and log_det (B,) of coupling, injector and channel map."""
+        """Return y, and log_det (B,) of coupling, injector and channel map.
+
+        Args:
+            x: (B, C, *).
+            affine: the channel map.
+            coupling, injector: outputs of the networks.
+            forms: both forms, start and direction, as :func:`invflow.flow_step` takes them.
+        """
+        given = x, affine.matrix, affine.shift, coupling, injector
         constant = affine.constant
-        if constant is not None:
-            found = ordinary_call(
-                x,
-                affine.matrix,
-                affine.shift,
-                coupling,
-                injector,
-                coupling_form=coupling_form,
-                injector_form=injector_form,
-                start=start,
-                inverse=inverse,
-                log_abs_det=constant,
-            )
+        if constant is None:
+            y, log_det = flow_step(*given, **forms)
+        else:
+            found = ordinary_call(*given, **forms, log_abs_det=constant)
             if found is not None:
                 return found
-        y, log_det = flow_step(
-            x,
-            affine.matrix,
-            affine.shift,
-            coupling,
-            injector,
-            coupling_form=coupling_form,
-            injector_form=injector_form,
-            start=start,
-            inverse=inverse,
-        )
+            y, log_det = general_flow_step(*given, **forms)
         return y, log_det + affine.log_det(x)
 
     def map_sources(self) -> Sources | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from invflow._numerics import compute_dtype
@@ -12,7 +14,7 @@ from invflow.ops._checks import check_affine, check_raw_output, check_same_devic
 from invflow.ops._kernel import NO_MAP, run
 from invflow.ops._ordinary import ordinary_call
 
-__all__ = ["flow_step"]
+__all__ = ["flow_step", "general_flow_step"]
 
 
 def flow_step(
@@ -69,21 +71,32 @@ def flow_step(
         ValueError: a wrong shape or device, or an unknown backend.
         RuntimeError: an explicitly chosen backend that cannot run this.
     """
-    if matrix is not None:
-        found = ordinary_call(
-            x,
-            matrix,
-            shift,
-            coupling,
-            injector,
-            coupling_form=coupling_form,
-            injector_form=injector_form,
-            start=start,
-            inverse=inverse,
-            backend=backend,
-        )
-        if found is not None:
-            return found
+    given = x, matrix, shift, coupling, injector
+    forms: Any = {
+        "coupling_form": coupling_form,
+        "injector_form": injector_form,
+        "start": start,
+        "inverse": inverse,
+        "backend": backend,
+    }
+    found = None if matrix is None else ordinary_call(*given, **forms)
+    return general_flow_step(*given, **forms) if found is None else found
+
+
+def general_flow_step(
+    x: Tensor,
+    matrix: Tensor,
+    shift: Tensor,
+    coupling: Tensor | None,
+    injector: Tensor | None,
+    *,
+    coupling_form: AffineForm | None,
+    injector_form: AffineForm | None,
+    start: int | None,
+    inverse: bool,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`flow_step` where :func:`ordinary_call` was tried; arguments and errors are the same."""
     check_state(x)
     check_affine(x, matrix, shift)
     coupling_form, injector_form = coupling_form or PUBLISHED_FORM, injector_form or PUBLISHED_FORM
