@@ -179,7 +179,8 @@ print(grown, used() - before - grown)
 @needs_extension
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_scratch_memory_is_as_large_as_the_largest_call_needs_and_kept():
-    done = run_python(SCRATCH)
+    # the C library gives memory of large tensors back at once, instead of keeping some for later
+    done = run_python(SCRATCH, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-1500:]}"
     grown, more = map(float, done.stdout.split())
     # 5 rows of 48 floats a channel are 59 MiB for the largest call, and 502 MiB for all of them

@@ -27,8 +27,14 @@ def port(study: Database) -> Iterator[int]:
         yield number
 
 
-def begin(page: Any, port: int) -> None:
+def to_the_name(page: Any, port: int) -> None:
+    """Open the first page; the browser puts the focus on the name a moment after it has loaded."""
     page.goto(f"http://127.0.0.1:{port}/")
+    page.wait_for_selector("#name:focus")
+
+
+def begin(page: Any, port: int) -> None:
+    to_the_name(page, port)
     page.keyboard.type("anna")
     page.keyboard.press("Enter")
     page.wait_for_url("**/rate/*/")
@@ -179,7 +185,7 @@ def test_two_windows_of_one_rater(page: Any, port: int, study: Database, expect:
 
 
 def test_a_name_that_cannot_be_is_told_on_the_page(page: Any, port: int, study: Database, expect: Any) -> None:
-    page.goto(f"http://127.0.0.1:{port}/")
+    to_the_name(page, port)
     page.keyboard.press("Space")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("1 to 40 printable characters")
