@@ -12,24 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.kept_samples import KeptSamples, check_outside
 from sr_models.evaluation.metrics import Distance, best_available_distance
 from sr_models.evaluation.pairs import Pair, find_pairs, load_pair, names_in_order
 from sr_models.evaluation.record import ScoreRecord
+from sr_models.evaluation.sampling import check_sampling, draw_samples, sampling_settings
 from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.streaming import Drawn, is_out_of_memory, score_pairs
-from sr_models.flow.consistency import Consistency, check_consistency
-from sr_models.flow.explosions import OnExplode, check_on_explode
-from sr_models.flow.latents import temperatures_of
+from sr_models.flow.consistency import Consistency
+from sr_models.flow.explosions import OnExplode
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
-from sr_models.flow.tiling import LEAST_TILE
-from sr_models.io.images import to_tensor, to_uint8
+from sr_models.io.images import to_tensor
 from sr_models.networks.precision import Precision, network_dtype, network_precision, resolved
-from sr_models.seeds import check_seed
 
-__all__ = ["check_sampling", "evaluate_model"]
+__all__ = ["evaluate_model"]
 
 
 @torch.no_grad()
@@ -95,15 +92,8 @@ def evaluate_model(
     distance_name, distance = best_available_distance() if distance is None else ("given", distance)
     record = record or ScoreRecord(distance_name=distance_name)
     settings = {
-        "model": model.name,
-        "weights": weights_fingerprint(model),
-        "scale": model.scale,
-        "n": samples,
+        **sampling_settings(model, samples, seed, on_explode, tile, lr_images),
         "temperature": temperature,
-        "seed": seed,
-        "on_explode": on_explode,
-        "tile": tile,
-        "lr_images": "reduced" if lr_images is None else "given",
         # a record in float32, and without consistency, says nothing of it, as records before there was a choice
         **({} if dtype is None else {"precision": resolved(precision, like.device)}),
         **({} if consistency == "none" else {"consistency": consistency}),
@@ -115,8 +105,9 @@ def evaluate_model(
         with network_precision(dtype, like.device):
             nll = _likelihood(model, to_tensor(hr)[None].to(lr_tensor), lr_tensor, tiled=tile is not None)
         begun = monotonic()
-        batch = model.sample(
-            lr_tensor,
+        drawn = draw_samples(
+            model,
+            lr,
             samples,
             temperature=temperature,
             seed=seed,
@@ -125,8 +116,7 @@ def evaluate_model(
             precision=precision,
             consistency=consistency,
             on_progress=advance,
-        )[0]
-        drawn = [to_uint8(sample) for sample in batch]
+        )
         return Drawn(drawn, hr, lr, nll, (monotonic() - begun) / samples)
 
     kept = None
@@ -154,26 +144,6 @@ def evaluate_model(
         again=kept.missing if kept else (),
         on_image=keep,
     )
-
-
-def check_sampling(
-    model: SuperResolutionFlow,
-    samples: int,
-    temperature: float,
-    seed: int,
-    on_explode: str,
-    tile: int | None,
-    consistency: str,
-) -> None:
-    """Check the arguments of all samples, so that a mistake in them is not taken for a fault of an image."""
-    if samples < 1:
-        raise ValueError(f"n must be at least 1, got {samples}")
-    temperatures_of(temperature, len(model.drawn_shapes(model.lr_multiple, model.lr_multiple)))
-    check_seed(seed)
-    check_on_explode(on_explode)
-    check_consistency(consistency)
-    if tile is not None and tile < LEAST_TILE:
-        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
 
 
 def _likelihood(model: SuperResolutionFlow, hr: Tensor, lr: Tensor, *, tiled: bool) -> float:

@@ -13,10 +13,11 @@ from typing import Any
 import invflow
 from sr_models.evaluation.pairs import Pair, names_in_order
 from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_scores
+from sr_models.io.changes import changed_settings
 from sr_models.io.files import write_text
 from sr_models.io.listing import one_line
 
-__all__ = ["ScoreRecord", "StoredScores", "is_record", "read_record"]
+__all__ = ["ScoreRecord", "StoredScores", "check_output", "is_record", "read_record"]
 
 _HINT = "choose another output, or replace the scores with --overwrite"
 
@@ -57,6 +58,23 @@ def read_record(path: str | os.PathLike[str]) -> StoredScores:
     distance_name = str(summary["settings"].get("distance"))
     rows = read_scores(path, distance_name)
     return StoredScores(rows, distance_name, summary["settings"], summary["about"], summary["failures"])
+
+
+def check_output(path: Path, example: str) -> None:
+    """Check that a file can be written, before the work is done that goes into it.
+
+    Args:
+        path: the file.
+        example: a name for a file, if the path is a folder.
+
+    Raises:
+        ValueError: a folder.
+        FileNotFoundError: the folder of the file does not exist.
+    """
+    if path.is_dir():
+        raise ValueError(f"output {path} is a folder; give a file such as {path / example}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder of output {path} does not exist")
 
 
 def is_record(path: Path) -> bool:
@@ -106,10 +124,7 @@ class ScoreRecord:
         self._digests: dict[str, str] = {}
         self._order: dict[str, int] = {}
         if self.path is not None:
-            if self.path.is_dir():
-                raise ValueError(f"output {self.path} is a folder; give a file such as {self.path / 'scores.csv'}")
-            if not self.path.parent.is_dir():
-                raise FileNotFoundError(f"folder of output {self.path} does not exist")
+            check_output(self.path, "scores.csv")
 
     def begin(self, settings: Mapping[str, Any], pairs: Sequence[Pair], unreadable: Mapping[str, str]) -> None:
         """Take over the rows that are there already, and write the settings; nothing is scored before.
@@ -138,11 +153,7 @@ class ScoreRecord:
     def _take_over(self, path: Path, pairs: Sequence[Pair]) -> None:
         former = _read_summary(path)
         settings, digests = former["settings"], former["images"]
-        if changed := [
-            f"{name} was {settings.get(name)}, now {self.settings.get(name)}"
-            for name in {**settings, **self.settings}
-            if settings.get(name) != self.settings.get(name)
-        ]:
+        if changed := changed_settings(settings, self.settings):
             raise ValueError(f"{path} holds scores of other settings ({'; '.join(changed)}); {_HINT}")
         by_name = {pair.name: pair for pair in pairs}
         for row in read_scores(path, self.distance_name):

@@ -18,7 +18,10 @@ from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.scoring import score_samples
 from sr_models.io.listing import one_line
 
-__all__ = ["Drawn", "is_of_image", "is_out_of_memory", "score_pairs"]
+__all__ = ["ERRORS_OF_IMAGES", "Drawn", "is_out_of_memory", "listed", "reason_of", "refuse", "score_pairs"]
+
+#: Errors that may cost one image only; see :func:`reason_of`.
+ERRORS_OF_IMAGES = (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError)
 
 #: Parts of images move the bar between them.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
@@ -76,9 +79,8 @@ def score_pairs(
     Raises:
         ValueError: no image could be scored, or one that could not, if that is an error.
     """
-    if strict and unreadable:
-        name, reason = next(iter(unreadable.items()))
-        raise ValueError(f"image {name} cannot be used: {reason}")
+    if strict:
+        refuse(unreadable)
     record.begin(settings, pairs, unreadable)
     pending = [pair for pair in pairs if pair.name not in record.rows or pair.name in again]
     known = len(pairs) - len(pending)
@@ -88,18 +90,15 @@ def score_pairs(
             try:
                 drawn = draw(pair, bar.update)
                 row = score_samples(pair.name, drawn.samples, drawn.hr, scale, distance, drawn.nll, drawn.seconds)
-            except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                if strict or not is_of_image(error):
-                    raise
-                record.fail(pair.name, " ".join(str(error).split()) or type(error).__name__)
+            except ERRORS_OF_IMAGES as error:
+                record.fail(pair.name, reason_of(error, strict=strict))
             else:
                 if on_image is not None:
                     on_image(pair, drawn)
                 record.add(pair, row)
             bar.update(count - bar.n)
     if not record.rows:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(record.failures.items())[:5])
-        raise ValueError(f"no image could be scored: {reasons}")
+        raise ValueError(f"no image could be scored: {listed(record.failures)}")
     return record.ordered()
 
 
@@ -108,6 +107,27 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def is_of_image(error: Exception) -> bool:
-    """Tell whether an error costs one image only: all but bugs, which torch reports with RuntimeError."""
-    return not isinstance(error, RuntimeError) or is_out_of_memory(error)
+def reason_of(error: Exception, *, strict: bool) -> str:
+    """Return in one line why an image failed.
+
+    Args:
+        error: one of :data:`ERRORS_OF_IMAGES`.
+        strict: whether a bad image is an error.
+
+    Raises:
+        Exception: the error itself, if a bad image is one, or if it is a bug, which torch reports with RuntimeError.
+    """
+    if strict or (isinstance(error, RuntimeError) and not is_out_of_memory(error)):
+        raise error
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def refuse(unreadable: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` that names the first image that cannot be used, if there is one: name -> reason."""
+    for name, reason in unreadable.items():
+        raise ValueError(f"image {name} cannot be used: {reason}")
+
+
+def listed(failures: Mapping[str, str]) -> str:
+    """Return the first failures in one line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:5])

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from sr_models.io.changes import changed_settings
 from sr_models.io.listing import one_line
 
 __all__ = [
@@ -118,11 +119,6 @@ def is_done(files: Sequence[Path], description: Mapping[str, Any]) -> bool:
             elif found.get("image") != description["image"]:
                 reason = "is a sample of another image"
             else:
-                changed = [
-                    f"{key} was {found.get(key)}, now {description.get(key)}"
-                    for key in {**found, **description}
-                    if found.get(key) != description.get(key)
-                ]
-                reason = f"was made with other settings ({'; '.join(changed)})"
+                reason = f"was made with other settings ({'; '.join(changed_settings(found, description))})"
             raise ValueError(f"{one_line(file)} {reason}; choose another output, or replace it with --overwrite")
     return len(there) == len(files)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.evaluate import evaluate_model
@@ -22,11 +21,11 @@ from sr_models.evaluation.report.method import Method
 from sr_models.evaluation.report.pictures import PhotographPictures
 from sr_models.evaluation.report.stored import keep_coverage, sweep_file, write_baselines
 from sr_models.evaluation.report.write import shown_images, write_report
+from sr_models.evaluation.sampling import draw_samples
 from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.uncertainty.coverage import IntervalScores, pool, score_intervals
 from sr_models.flow.explosions import ExplosionError
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.io.images import to_tensor, to_uint8
 
 __all__ = ["CoverageOfImages", "report_model"]
 
@@ -108,7 +107,7 @@ def report_model(
     for at in sorted(sweep):
         # one that explodes here was resampled there, or costs the picture only
         with contextlib.suppress(ExplosionError):
-            drawn[f"temperature {at:g}"] = _sample(model, photographs[0][1].lr, 1, temperature=at, **sampling)[0]
+            drawn[f"temperature {at:g}"] = draw_samples(model, photographs[0][1].lr, 1, temperature=at, **sampling)[0]
     plain = [Method(label, rows, method.distance_name, baseline=True) for label, rows in baselines.items()]
     shown = [photograph for _, photograph in photographs]
     write_report(path, [*plain, method], model.scale, photographs=shown, sweep_images=drawn, notes=notes)
@@ -155,12 +154,6 @@ def _draw_photographs(
         pair = pairs[name]
         lr, hr = load_pair(pair.hr, model.scale, pair.lr)
         plain = baseline_images(lr, model.scale, model if encoder else None)
-        samples = _sample(model, lr, method.n, temperature=method.temperature, **sampling)
+        samples = draw_samples(model, lr, method.n, temperature=method.temperature, **sampling)
         photographs.append((pair, compared(name, lr, hr, model.scale, plain, {method.name: samples})))
     return photographs
-
-
-@torch.no_grad()
-def _sample(model: SuperResolutionFlow, lr: np.ndarray, n: int, **sampling: Any) -> list[np.ndarray]:
-    like = next(model.parameters())
-    return [to_uint8(sample) for sample in model.sample(to_tensor(lr)[None].to(like), n, **sampling)[0]]

@@ -12,11 +12,10 @@ import torch
 from scipy.special import ndtri
 from tqdm import tqdm
 
-from sr_models.checkpoints.files import weights_fingerprint
 from sr_models.evaluation.bootstrap import draw_again, mean_interval
-from sr_models.evaluation.evaluate import check_sampling
 from sr_models.evaluation.pairs import Pair, find_pairs, load_pair
-from sr_models.evaluation.streaming import is_of_image
+from sr_models.evaluation.sampling import check_sampling, draw_samples, sampling_settings
+from sr_models.evaluation.streaming import ERRORS_OF_IMAGES, listed, reason_of, refuse
 from sr_models.evaluation.uncertainty.coverage import IntervalScores, pool, score_intervals
 from sr_models.evaluation.uncertainty.order_statistics import check_level
 from sr_models.evaluation.uncertainty.record import CoverageRecord, ImageCoverage
@@ -24,7 +23,6 @@ from sr_models.evaluation.uncertainty.texture import TEXTURES
 from sr_models.flow.consistency import Consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.io.images import to_tensor, to_uint8
 from sr_models.networks.precision import Precision, network_dtype, resolved
 
 __all__ = ["TEMPERATURES", "Calibration", "calibrate_model", "find_temperature"]
@@ -172,19 +170,11 @@ def calibrate_model(
     dtype = network_dtype(precision, like.device, like.dtype)
     pairs, unreadable = find_pairs(images, model.scale, lr_images)
     strict = record is None
-    if strict and unreadable:
-        name, reason = next(iter(unreadable.items()))
-        raise ValueError(f"image {name} cannot be used: {reason}")
+    if strict:
+        refuse(unreadable)
     record = record or CoverageRecord()
     settings = {
-        "model": model.name,
-        "weights": weights_fingerprint(model),
-        "scale": model.scale,
-        "n": samples,
-        "seed": seed,
-        "on_explode": on_explode,
-        "tile": tile,
-        "lr_images": "reduced" if lr_images is None else "given",
+        **sampling_settings(model, samples, seed, on_explode, tile, lr_images),
         "precision": "fp32" if dtype is None else resolved(precision, like.device),
         "consistency": consistency,
     }
@@ -194,8 +184,9 @@ def calibrate_model(
 
     def score(pair: Pair, temperature: float) -> ImageCoverage:
         lr, hr = load_pair(pair.hr, model.scale, pair.lr)
-        batch = model.sample(
-            to_tensor(lr)[None].to(like),
+        drawn = draw_samples(
+            model,
+            lr,
             samples,
             temperature=temperature,
             seed=seed,
@@ -203,8 +194,8 @@ def calibrate_model(
             tile=tile,
             precision=precision,
             consistency=consistency,
-        )[0]
-        return score_intervals([to_uint8(sample) for sample in batch], hr, lr)
+        )
+        return score_intervals(drawn, hr, lr)
 
     pending = {pair: [each for each in tried if each not in record.rows.get(pair.name, {})] for pair in pairs}
     total = len(pairs) * len(tried)
@@ -213,18 +204,14 @@ def calibrate_model(
             for temperature in missing:
                 try:
                     scores = score(pair, temperature)
-                except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                    if strict or not is_of_image(error):
-                        raise
-                    reason = " ".join(str(error).split()) or type(error).__name__
-                    record.fail(pair.name, f"at temperature {temperature:g}: {reason}")
+                except ERRORS_OF_IMAGES as error:
+                    record.fail(pair.name, f"at temperature {temperature:g}: {reason_of(error, strict=strict)}")
                     break
                 record.add(pair, temperature, scores)
                 bar.update()
     names = [pair.name for pair in pairs if {*tried} <= record.rows.get(pair.name, {}).keys()]
     if not names:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(record.failures.items())[:5])
-        raise ValueError(f"no image could be sampled at every temperature: {reasons}")
+        raise ValueError(f"no image could be sampled at every temperature: {listed(record.failures)}")
     calibration = _calibration(
         level, {temperature: {name: record.rows[name][temperature] for name in names} for temperature in tried}
     )

@@ -11,7 +11,9 @@ from typing import Any
 
 import invflow
 from sr_models.evaluation.pairs import Pair
+from sr_models.evaluation.record import check_output
 from sr_models.evaluation.uncertainty.coverage import IntervalScores
+from sr_models.io.changes import changed_settings
 from sr_models.io.files import write_text
 
 __all__ = ["CoverageRecord", "ImageCoverage"]
@@ -58,10 +60,7 @@ class CoverageRecord:
         self._digests: dict[str, str] = {}
         self._result: dict[str, Any] = {}
         if self.path is not None:
-            if self.path.is_dir():
-                raise ValueError(f"output {self.path} is a folder; give a file such as {self.path / 'coverage.json'}")
-            if not self.path.parent.is_dir():
-                raise FileNotFoundError(f"folder of output {self.path} does not exist")
+            check_output(self.path, "coverage.json")
 
     def begin(self, settings: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
         """Take over what is there already, and write the settings; nothing is sampled before.
@@ -87,11 +86,7 @@ class CoverageRecord:
             rows = {name: _rows(image["temperatures"], settings["n"]) for name, image in images.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} exists, but does not hold coverage ({error}); {_HINT}") from error
-        if changed := [
-            f"{name} was {settings.get(name)}, now {self._settings.get(name)}"
-            for name in {**settings, **self._settings}
-            if settings.get(name) != self._settings.get(name)
-        ]:
+        if changed := changed_settings(settings, self._settings):
             raise ValueError(f"{path} holds coverage with other settings ({'; '.join(changed)}); {_HINT}")
         by_name = {pair.name: pair for pair in pairs}
         for name, digest in digests.items():

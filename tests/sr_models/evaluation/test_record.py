@@ -207,7 +207,7 @@ def test_no_image_that_can_be_scored_is_an_error(evaluate: Evaluate, drawn: _Hei
     ("changes", "message"),
     [
         ({"samples": 3}, r"scores of other settings \(n was 2, now 3\); choose another output, or replace"),
-        ({"seed": 1, "temperature": 0.9}, r"temperature was 0.5, now 0.9; seed was 0, now 1"),
+        ({"seed": 1, "temperature": 0.9}, r"seed was 0, now 1; temperature was 0.5, now 0.9"),
         ({"on_explode": "clamp"}, "on_explode was resample, now clamp"),
         ({"tile": 16}, "tile was None, now 16"),
         ({"model": sr_models.create("srflow-da", **TINY).eval()}, r"other settings \(weights was \w+, now \w+"),
