@@ -1,7 +1,7 @@
 """Configuration of the documentation: ``make docs`` writes it to ``build/docs``.
 
-Pages are Markdown, docstrings are reStructuredText with the sections of Google's style. Nothing is fetched while it is
-built. MathJax, which draws the formulas, is loaded from a CDN when a page is viewed: offline they show as LaTeX.
+Pages are Markdown, docstrings are reStructuredText with the sections of Google's style. Nothing is fetched, neither
+while it is built nor when a page is viewed: formulas are MathML, which browsers draw by themselves.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import sys
 from typing import Any, cast
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx import addnodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxTranslator
 
 import invflow
 import sr_models
@@ -28,12 +30,14 @@ project = "invflow"
 author = "the invflow authors"
 version = release = invflow.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"invflow {version}"
+html_math_renderer = "mathml"
 
 # anchors of headings, as GitHub makes them
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 
 # invflow.interop is documented without the libraries that it adapts
 autodoc_mock_imports = ["FrEIA", "nflows", "normflows", "pyro", "zuko"]
@@ -141,7 +145,18 @@ def shapes(app: Sphinx, what: str, name: str, value: object, options: object, li
         lines[number] = "".join(parts)
 
 
+def draw_formula(translator: SphinxTranslator, node: nodes.math) -> None:
+    cast(Any, translator).body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def draw_displayed_formula(translator: SphinxTranslator, node: nodes.math_block) -> None:
+    cast(Any, translator).body.append(convert(node.astext(), display="block"))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (draw_formula, None), (draw_displayed_formula, None))
     app.connect("source-read", expand_rooms)
     app.connect("autodoc-skip-member", skip_what_stands_above)
     app.connect("autodoc-process-signature", readable_defaults)
