@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import PATIENCE
+from torch import nn
 
+import invflow
 from sr_models.io.images import write_image
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,18 @@ def test_public_names_are_documented(package: str) -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "api" / package).rglob("*.md"))
     documented = set(re.findall(r"^\.\. auto(?:class|data|function):: (\w+)$", pages, re.MULTILINE))
     assert not set(importlib.import_module(package).__all__) - documented
+
+
+def test_every_layer_has_a_formula_and_an_example() -> None:
+    page = (ROOT / "docs" / "layer-reference.md").read_text()
+    public = {name: getattr(invflow, name) for name in invflow.__all__}
+    layers = {
+        name
+        for name, value in public.items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and hasattr(value, "inverse")
+    }
+    assert {"ActNorm", "Logit", "SplineCoupling"} <= layers
+    assert not layers - set(re.findall(r"\binvflow\.(\w+)\(", page))
 
 
 def anchors(text: str) -> set[str]:
