@@ -14,6 +14,7 @@ from sr_models.evaluation.published_scores import PUBLISHED
 from sr_models.evaluation.record import is_record, read_record
 from sr_models.evaluation.scores import mean_scores
 from sr_models.io.listing import one_line
+from sr_models.io.text_tables import align_columns
 
 __all__ = [
     "LEAST_LR_PSNR",
@@ -134,10 +135,7 @@ def ranking_table(ranked: Sequence[Ranked]) -> str:
                 "-" if row.mean is None else f"{row.mean:g}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return align_columns(rows, left=True)
 
 
 def published_methods(scale: int) -> list[Method]:
