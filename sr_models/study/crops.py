@@ -33,7 +33,7 @@ MAX_METHODS = 9
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a study are.
+    """Images of a study: files, and a model that makes more.
 
     Attributes:
         settings: what the study asks.

@@ -1,4 +1,4 @@
-"""What a report says about one method: its scores, and what is known of how they came to be."""
+"""A method in a report: its scores, and what is known of how they came to be."""
 
 from __future__ import annotations
 
