@@ -1,4 +1,4 @@
-"""What all adapters check or convert in the same way."""
+"""Checks and conversions that all adapters share."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ def run(tables: list[str], opinions: str | None = None, published: int | None = 
     from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods, read_opinions
     from sr_models.io.listing import one_line
 
-    opinions = opinions and os.path.expanduser(opinions)
+    seen = None if opinions is None else read_opinions(os.path.expanduser(opinions))
     methods: list[Method] = []
     for table in tables:
-        methods += read_methods(os.path.expanduser(table), opinions)
-    if opinions is not None:
-        for name in sorted(read_opinions(opinions).keys() - {method.name for method in methods}):
+        methods += read_methods(os.path.expanduser(table), seen)
+    if opinions is not None and seen is not None:
+        for name in sorted(seen.keys() - {method.name for method in methods}):
             line = f"sr-models: no table has the method {one_line(name)} of {one_line(os.path.basename(opinions))}"
             print(line, file=sys.stderr)
     if published is not None:

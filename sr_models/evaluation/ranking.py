@@ -14,6 +14,7 @@ from sr_models.evaluation.published_scores import PUBLISHED
 from sr_models.evaluation.record import is_record, read_record
 from sr_models.evaluation.scores import mean_scores
 from sr_models.io.listing import one_line
+from sr_models.io.text_tables import align_columns
 
 __all__ = [
     "LEAST_LR_PSNR",
@@ -134,10 +135,7 @@ def ranking_table(ranked: Sequence[Ranked]) -> str:
                 "-" if row.mean is None else f"{row.mean:g}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return align_columns(rows, left=True)
 
 
 def published_methods(scale: int) -> list[Method]:
@@ -152,17 +150,18 @@ def published_methods(scale: int) -> list[Method]:
     return [Method(row.name, row.lpips, row.lr_psnr, row.diversity, row.opinion) for row in found]
 
 
-def read_methods(path: str | os.PathLike[str], opinions: str | os.PathLike[str] | None = None) -> list[Method]:
+def read_methods(path: str | os.PathLike[str], opinions: Mapping[str, float] | None = None) -> list[Method]:
     """Read methods from a table, or from the scores that ``sr-models evaluate`` wrote of one.
 
     Args:
         path: CSV file with the columns ``method``, ``lpips``, ``lr_psnr`` and ``diversity``, and ``mor`` if raters saw
             the methods; other columns are passed over. Or the file of ``sr-models evaluate --output``, whose name is
             then that of the method.
-        opinions: CSV file with the columns ``method`` and ``mor``, such as that of ``sr-models study results``.
+        opinions: mean opinion ranks by the names of methods, as of :func:`read_opinions`; they replace those of the
+            table.
 
     Raises:
-        FileNotFoundError: a file that is missing.
+        FileNotFoundError: no such file.
         ValueError: a missing column, a cell that is no number, or scores under another distance than LPIPS.
     """
     path = Path(path)
@@ -182,8 +181,7 @@ def read_methods(path: str | os.PathLike[str], opinions: str | os.PathLike[str] 
         ]
     if opinions is None:
         return methods
-    found = read_opinions(opinions)
-    return [replace(method, opinion=found.get(method.name, method.opinion)) for method in methods]
+    return [replace(method, opinion=opinions.get(method.name, method.opinion)) for method in methods]
 
 
 def read_opinions(path: str | os.PathLike[str]) -> dict[str, float]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sr_models.io.files import write_bytes
 from sr_models.io.listing import one_line
+from sr_models.io.text_tables import align_columns
 
 __all__ = ["Scores", "mean_decibels", "mean_scores", "read_scores", "scores_table", "write_scores"]
 
@@ -117,8 +118,7 @@ def scores_table(scores: Sequence[Scores], distance_name: str, baselines: Sequen
         ]
         for row in [*scores, mean_scores(scores), *baselines]
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return align_columns(rows)
 
 
 def write_scores(path: Path, scores: Sequence[Scores], distance_name: str) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from invflow import FlowStep, InvertibleConv1x1
 from sr_models.checkpoints.published import published_layout
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.text_tables import align_columns
 from sr_models.registry import create
 
 __all__ = ["Description", "LevelDescription", "describe"]
@@ -91,8 +92,6 @@ class Description:
             ]
             for number, level in enumerate(self.levels, 1)
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        table = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
         encoder, flow = self.encoder_multiply_adds, self.flow_multiply_adds
         total, published = self.encoder_parameters + self.flow_parameters, self.published_flow_parameters
         parameters = f"parameters: encoder {self.encoder_parameters:,}, flow {self.flow_parameters:,}, total {total:,}"
@@ -104,7 +103,7 @@ class Description:
         lines = [
             f"{self.name} at {self.scale}x: {self.config}",
             "",
-            *table,
+            align_columns(rows),
             "",
             parameters,
             f"million multiply-adds per pixel of the high resolution, one sample: encoder {encoder / 1e6:.2f}, "

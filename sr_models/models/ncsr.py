@@ -39,7 +39,7 @@ class NCSRConfig(FlowConfig):
     """Architecture of NCSR; the defaults are the published one at 4x.
 
     Attributes:
-        scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
+        scale: 2, 4 or 8. There is one level more than halvings of the scale: 2, 3 or 4.
         variant: ``""``, as published, or ``"R"``: the levels and networks of SRFlow-DA-R, a level fewer and deeper
             networks. The noise-conditional layers stay shallow.
         steps: conditional flow steps (K): one number for every level, or one a level.
@@ -220,6 +220,11 @@ _TINY = {
 }
 
 
+# No noise but that which it is conditioned on; the released training never freezes the encoder.
+_RECIPE = Recipe(steps=220_000, batch_size=18, encoder_frozen=0.0, noise_std=0.0)
+_TINY_RECIPE = Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=0.0)
+
+
 def _is_published(config: NCSRConfig) -> bool:
     return config.largest_gain == 0 and not config.variant
 
@@ -228,16 +233,20 @@ def _is_published(config: NCSRConfig) -> bool:
     "ncsr",
     config=NCSRConfig,
     presets={
-        "released": {4: {}, 8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03}},
-        "tiny": {4: _TINY},
+        "released": {
+            2: {"noise_steps": (16, 16)},
+            4: {},
+            8: {"steps": 20, "noise_steps": (0, 0, 16, 16), "noise_std": 0.03},
+        },
+        "tiny": {2: {**_TINY, "noise_steps": (5,)}, 4: _TINY},
     },
-    # no noise but that which it is conditioned on; the released training never freezes the encoder
     recipes={
         "released": {
-            4: Recipe(steps=220_000, batch_size=18, encoder_frozen=0.0, noise_std=0.0),
+            2: _RECIPE,
+            4: _RECIPE,
             8: Recipe(steps=250_000, batch_size=1, encoder_frozen=0.0, noise_std=0.0),
         },
-        "tiny": {4: Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=0.0)},
+        "tiny": {2: _TINY_RECIPE, 4: _TINY_RECIPE},
     },
     published=Publication(
         "NCSR",

@@ -25,7 +25,7 @@ class SRFlowConfig(FlowConfig):
     """Architecture of SRFlow; the defaults are the released one at 4x.
 
     Attributes:
-        scale: 4 or 8. There is one level more than halvings of the scale: 3 or 4.
+        scale: 2, 4 or 8. There is one level more than halvings of the scale: 2, 3 or 4.
         steps: conditional flow steps (K): one number for every level, or one a level.
         transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
         hidden_channels: width of the coupling and injector networks.
@@ -70,6 +70,7 @@ def affine_form(affine: str) -> AffineForm:
 _OTHER_BLOCKS = {"stacked_blocks": (1, 3, 5, 7)}
 # The released training adds no noise and never freezes the encoder, unlike the paper's (sections 4.1 and 5).
 _RELEASED = Recipe(batch_size=16, lr=5e-4, encoder_frozen=0.0, noise_std=0.0)
+_RELEASED_SMALL_BATCH = replace(_RELEASED, batch_size=12, lr=2.5e-4)
 _PAPER = Recipe(batch_size=16, lr=5e-4)
 
 
@@ -77,13 +78,13 @@ _PAPER = Recipe(batch_size=16, lr=5e-4)
     "srflow",
     config=SRFlowConfig,
     presets={
-        "released": {4: {}, 8: _OTHER_BLOCKS},
-        "paper": {4: {"affine": "exp"}, 8: {"affine": "exp", **_OTHER_BLOCKS}},
+        "released": {2: {}, 4: {}, 8: _OTHER_BLOCKS},
+        "paper": {2: {"affine": "exp"}, 4: {"affine": "exp"}, 8: {"affine": "exp", **_OTHER_BLOCKS}},
         "faces": {8: {"blocks": 8, **_OTHER_BLOCKS}},
     },
     recipes={
-        "released": {4: replace(_RELEASED, batch_size=12, lr=2.5e-4), 8: _RELEASED},
-        "paper": {4: _PAPER, 8: _PAPER},
+        "released": {2: _RELEASED_SMALL_BATCH, 4: _RELEASED_SMALL_BATCH, 8: _RELEASED},
+        "paper": {2: _PAPER, 4: _PAPER, 8: _PAPER},
         "faces": {8: _RELEASED},
     },
     published=Publication(

@@ -3,6 +3,7 @@ Using Normalizing Flow With Deep Convolutional Block, NTIRE 2021)."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +28,7 @@ class SRFlowDAConfig(FlowConfig):
     """Architecture of SRFlow-DA; the defaults are the published one.
 
     Attributes:
-        scale: 4 or 8.
+        scale: 2, 4 or 8.
         variant: ``""``; ``"R"``, residual networks; ``"D"``, deeper ones; ``"S"``, a single level with several splits.
         steps: conditional flow steps (K): one number for every level, or one a level.
         transition_steps: steps of actnorm and 1x1 convolution only, at the start of a level.
@@ -100,18 +101,27 @@ _TINY = {
 }
 
 
+_TINY_RECIPE = Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=1 / 255)
 _RECIPES = {
-    "released": {4: Recipe(), 8: Recipe(batch_size=16)},
-    "tiny": {4: Recipe(steps=20_000, batch_size=64, lr=1e-3, encoder_frozen=0.0, noise_std=1 / 255)},
+    "released": {2: Recipe(), 4: Recipe(), 8: Recipe(batch_size=16)},
+    "tiny": {2: _TINY_RECIPE, 4: _TINY_RECIPE},
 }
 
 
+_LAYER = re.compile(r"flowUpsamplerNet\.layers\.(\d+)\.(\w+)\.")
+
+
 def _detect_deep(shapes: Shapes, *, one_level: bool) -> dict[str, str] | None:
-    """Recognise networks of six convolutions, in one level, which squeezes at once, or in several, which halve."""
+    """Recognise networks of six convolutions, in one level with splits in it, or in levels with splits between them.
+
+    A squeeze, which has a number but no tensors, follows every split between levels.
+    """
     if not any(".affine.fAffine.10." in name for name in shapes):
         return None
-    channels = shapes.get("flowUpsamplerNet.layers.1.invconv.weight", ())[:1]
-    return {} if (channels > (12,)) == one_level else None
+    numbers = {int(match[1]): match[2] == "conv" for name in shapes if (match := _LAYER.match(name))}
+    last = max(numbers)
+    inside = any(split and (number == last or number + 1 in numbers) for number, split in numbers.items())
+    return {} if inside == one_level else None
 
 
 def _has_no_limit(config: SRFlowDAConfig) -> bool:
@@ -121,7 +131,11 @@ def _has_no_limit(config: SRFlowDAConfig) -> bool:
 @register_model(
     "srflow-da",
     config=SRFlowDAConfig,
-    presets={"released": {4: {}, 8: {}}, "small": {4: _SMALL, 8: _SMALL}, "tiny": {4: _TINY}},
+    presets={
+        "released": {2: {}, 4: {}, 8: {}},
+        "small": {2: _SMALL, 4: _SMALL, 8: _SMALL},
+        "tiny": {2: _TINY, 4: _TINY},
+    },
     recipes=_RECIPES,
     published=Publication("SRFlow-DA", detect=partial(_detect_deep, one_level=False), covers=_has_no_limit),
 )
@@ -137,7 +151,8 @@ _VARIANTS = {
     "D": "SRFlow-DA with one step a level and networks of 38 convolutions",
     "S": "SRFlow-DA with one level",
 }
-_STEPS = {"R": {4: 6, 8: 6}, "D": {4: 1, 8: 1}, "S": {4: 12, 8: 18}}
+# A coupling changes half of the channels: a single step in a single level would leave the other half as it is.
+_STEPS = {"R": {2: 6, 4: 6, 8: 6}, "D": {2: 2, 4: 1, 8: 1}, "S": {2: 6, 4: 12, 8: 18}}
 _DETECT: dict[str, Detection] = {
     "R": has_part(".affine.fAffine2.0.weight"),
     "D": has_part(".affine.fAffine2.0.0.weight"),

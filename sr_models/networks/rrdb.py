@@ -60,7 +60,7 @@ class RRDBEncoder(nn.Module):
     of the trunk, enlarged by pixel repetition, follow in each (Lugmayr et al., SRFlow, 2020, section 3.3).
 
     Args:
-        scale: 4 or 8, the enlargement of the predicted image.
+        scale: a power of two from 2, the enlargement of the predicted image.
         features: channels of the trunk.
         growth: channels that each convolution of a dense block adds.
         blocks: number of RRDB blocks.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sr_models.evaluation.baselines import baseline_images
 from sr_models.evaluation.sample_folder import find_samples
+from sr_models.evaluation.scoring import CROP_MULTIPLE
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import crop_to_multiple, read_header, read_image
 from sr_models.io.listing import Listing, fingerprint_of, list_images, one_line
@@ -28,13 +29,11 @@ Crop = tuple[int, int | None, int, bytes]
 BASELINES = ("bicubic", "encoder's image")
 #: One digit of the keyboard a method.
 MAX_METHODS = 9
-#: The challenge crops its images to multiples of this.
-_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a study are.
+    """Images of a study: files, and a model that makes more.
 
     Attributes:
         settings: what the study asks.
@@ -99,7 +98,7 @@ def _weights_of(model: SuperResolutionFlow) -> str:
 
 
 def _fits(length: int, reference: int) -> bool:
-    return reference - reference % _MULTIPLE <= length <= reference
+    return reference - reference % CROP_MULTIPLE <= length <= reference
 
 
 def _first_samples(method: str, folder: str | os.PathLike[str], high: Listing) -> list[Path]:
@@ -114,8 +113,9 @@ def _first_samples(method: str, folder: str | os.PathLike[str], high: Listing) -
         header = read_header(path)
         if not _fits(header.height, height) or not _fits(header.width, width):
             raise ValueError(
-                f"method {method}: {one_line(path)} is {header.width} x {header.height} pixels, and "
-                f"{one_line(original)} {width} x {height}: they must be equal, or cropped to multiples of {_MULTIPLE}"
+                f"method {method}: {one_line(path)} is {header.width} x {header.height} pixels, "
+                f"and {one_line(original)} {width} x {height}: they must be equal, or "
+                f"cropped to multiples of {CROP_MULTIPLE}"
             )
     return paths
 
@@ -137,7 +137,7 @@ def cut_crops(source: Source, done: Callable[[], object] | None = None) -> Itera
         truth = read_image(path)
         found = {name: read_image(files[image]) for name, files in source.files.items()}
         if source.model is not None:
-            reduced = imresize(crop_to_multiple(truth, _MULTIPLE), 1 / source.model.scale)
+            reduced = imresize(crop_to_multiple(truth, CROP_MULTIPLE), 1 / source.model.scale)
             found |= baseline_images(reduced, source.model.scale, source.model)
         pictures: list[tuple[int | None, np.ndarray]] = [(None, truth)]
         pictures += [(number, found[name]) for number, name in enumerate(source.settings.methods)]

@@ -1,4 +1,4 @@
-"""What every request to the study must satisfy: it comes from the study's own page, on the study's own address."""
+"""Check of every request to the study: it comes from the study's own page, on the study's own address."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class MethodRank:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far raters agree.
+    """Agreement of raters.
 
     Attributes:
         w: Kendall's W of an image, mean over images with two raters or more; 0 to 1. NaN: there is no such image.

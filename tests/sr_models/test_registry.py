@@ -19,7 +19,7 @@ TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 
     ("arguments", "message"),
     [
         (("nonesuch", {}), "model must be one of 'hcflow', .*, 'ncsr', 'srflow', .*, 'srflow-da-s', got 'nonesuch'"),
-        (("srflow-da", {"scale": 3}), "scale of srflow-da must be one of 4, 8, got 3"),
+        (("srflow-da", {"scale": 3}), "scale of srflow-da must be one of 2, 4, 8, got 3"),
         (("srflow-da", {"preset": "x"}), "preset of srflow-da must be one of 'released', 'small', 'tiny', got 'x'"),
         (("srflow", {"preset": "faces"}), "scale of srflow with preset 'faces' must be 8, got 4"),
         (("srflow-da", {"depth": 3}), "overrides of srflow-da must be among variant, steps, .*, got depth"),
@@ -37,12 +37,12 @@ def test_dir_names_what_is_imported_late() -> None:
 
 
 def test_recipes_belong_to_scale_and_preset() -> None:
-    assert [registry.recipe_of("ncsr", scale=scale).steps for scale in (4, 8)] == [220_000, 250_000]
+    assert [registry.recipe_of("ncsr", scale=scale).steps for scale in (2, 4, 8)] == [220_000, 220_000, 250_000]
     assert registry.recipe_of("srflow").lr == 2.5e-4
     assert registry.recipe_of("srflow", preset="paper").lr == 5e-4
     assert registry.recipe_of("srflow-da", preset="small") == type(registry.recipe_of("ncsr"))()
-    with pytest.raises(ValueError, match="scale of ncsr must be one of 4, 8, got 2"):
-        registry.recipe_of("ncsr", scale=2)
+    with pytest.raises(ValueError, match="scale of ncsr must be one of 2, 4, 8, got 16"):
+        registry.recipe_of("ncsr", scale=16)
 
 
 def test_presets_build() -> None:

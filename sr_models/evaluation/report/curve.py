@@ -10,10 +10,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-__all__ = ["TrainingCurve", "draw_curve", "encode_svg", "training_curve"]
+from sr_models.evaluation.transparent_axes import GREY, style_axes
 
-#: Legible on white and on black.
-_GREY = "#888888"
+__all__ = ["TrainingCurve", "draw_curve", "encode_svg", "training_curve"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,8 @@ def draw_curve(curve: TrainingCurve) -> Figure:
             right.plot(*zip(*values, strict=True), **style)
     right.set(title="flow", xlabel="step", ylabel="bits per dimension")
     if curve.nll or curve.val_nll:
-        right.legend(framealpha=0, labelcolor=_GREY)
-    for axes in parts:
-        axes.patch.set_alpha(0)
-        axes.grid(alpha=0.3)
-        axes.tick_params(colors=_GREY)
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-            text.set_color(_GREY)
-        axes.spines[:].set_color(_GREY)
+        right.legend(framealpha=0, labelcolor=GREY)
+    style_axes(parts)
     return figure
 
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sr_models.evaluation.report.pictures import IntervalMaps, PhotographPictures
+from sr_models.evaluation.scoring import CROP_MULTIPLE
 
 __all__ = ["compared"]
 
-#: The challenge crops to multiples of 8.
-_CROP_MULTIPLE = 8
 #: Samples below which intervals say little.
 _FEWEST = 5
 
@@ -36,7 +35,7 @@ def compared(
         samples: name of a method -> its samples.
     """
     sides = [min(high, scale * low) for high, low in zip(hr.shape[:2], lr.shape[:2], strict=True)]
-    multiple = math.lcm(_CROP_MULTIPLE, scale)
+    multiple = math.lcm(CROP_MULTIPLE, scale)
     if min(sides) < multiple:
         multiple = scale
     height, width = (side - side % multiple for side in sides)

@@ -1,4 +1,4 @@
-"""What a report says about one method: its scores, and what is known of how they came to be."""
+"""A method in a report: its scores, and what is known of how they came to be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from sr_models.evaluation.scores import Scores, mean_scores
 
-__all__ = ["Method", "at_temperature", "on_common_images", "reference_of", "styles"]
+__all__ = ["Method", "at_temperature", "models_of", "on_common_images", "reference_of", "styles"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ def on_common_images(methods: Sequence[Method]) -> list[Method]:
         )
         for method in methods
     ]
+
+
+def models_of(methods: Sequence[Method]) -> list[Method]:
+    """Return the methods that are no baselines, or all if there are only baselines."""
+    return [method for method in methods if not method.baseline] or list(methods)
 
 
 def reference_of(methods: Sequence[Method]) -> Method | None:

@@ -9,7 +9,7 @@ from typing import Any
 from sr_models.evaluation.bootstrap import mean_interval
 from sr_models.evaluation.ranking import LEAST_LR_PSNR
 from sr_models.evaluation.report.figures import Figure, figures_of
-from sr_models.evaluation.report.method import Method, reference_of, styles
+from sr_models.evaluation.report.method import Method, models_of, reference_of, styles
 
 __all__ = ["FEWEST", "cost_part", "glance_part", "image_part", "score_part"]
 
@@ -26,7 +26,7 @@ def glance_part(methods: Sequence[Method]) -> dict[str, Any]:
         methods: of the same images; at least one is no baseline.
     """
     reference = reference_of(methods)
-    models = [method for method in methods if not method.baseline] or list(methods)
+    models = models_of(methods)
     tiles = []
     for figure in figures_of(methods[0].distance_name)[:4]:
         best = _best(models, figure)

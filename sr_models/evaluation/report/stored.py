@@ -1,4 +1,4 @@
-"""What a report needs besides the scores of a model, in files: ``scores.parts`` beside ``scores.csv``."""
+"""Files of all that a report needs besides the scores of a model: ``scores.parts`` beside ``scores.csv``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sr_models.evaluation.report.curve_parts import coverage_part
 from sr_models.evaluation.report.figures import figures_of, shown_distance
-from sr_models.evaluation.report.method import Method, on_common_images
+from sr_models.evaluation.report.method import Method, models_of, on_common_images
 from sr_models.evaluation.report.page import MOST_LAYERS, write_page
 from sr_models.evaluation.report.parts import map_part, photograph_part, sweep_part
 from sr_models.evaluation.report.pictures import PhotographPictures
@@ -71,7 +71,7 @@ def write_report(
         FileNotFoundError: the folder of ``path`` does not exist.
     """
     methods = on_common_images(methods)
-    models = [method for method in methods if not method.baseline] or methods
+    models = models_of(methods)
     count = len(methods[0].rows)
     images = f"{count} image{'s' if count > 1 else ''}"
     facts = {

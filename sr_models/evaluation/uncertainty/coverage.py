@@ -1,4 +1,4 @@
-"""How often intervals hold the truth: coverage, rank histogram, width and CRPS of samples."""
+"""Scores of intervals against the truth: coverage, rank histogram, width and CRPS of samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK = 2**18
 
 @dataclass(frozen=True)
 class IntervalScores:
-    """Where the truth lies among n samples, over many values.
+    """Ranks of the truth among n samples, over many values, and scores of the intervals.
 
     A value of the truth that equals m samples has m + 1 possible ranks, and counts for each of them with 1 / (m + 1).
     Samples that are exchangeable with the truth then have a flat rank histogram and nominal coverage, however many

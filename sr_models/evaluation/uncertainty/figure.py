@@ -1,4 +1,4 @@
-"""Pictures of coverage: nominal against measured, and where the truth lies among the samples."""
+"""Pictures of coverage: nominal against measured, and ranks of the truth among the samples."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from sr_models.evaluation.transparent_axes import GREY, style_axes
 from sr_models.evaluation.uncertainty.coverage import IntervalScores
 from sr_models.io.files import write_bytes
 
 __all__ = ["check_figure", "draw_coverage", "write_figure"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
-
-#: Legible on white and on black.
-_GREY = "#888888"
 
 
 def draw_coverage(scores: Mapping[str, IntervalScores]) -> Figure:
@@ -37,8 +35,8 @@ def draw_coverage(scores: Mapping[str, IntervalScores]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     figure.patch.set_alpha(0)
     left, right = figure.subplots(1, 2)
-    left.plot([0, 100], [0, 100], color=_GREY, linestyle="--", label="as it should be")
-    right.axhline(1, color=_GREY, linestyle="--")
+    left.plot([0, 100], [0, 100], color=GREY, linestyle="--", label="as it should be")
+    right.axhline(1, color=GREY, linestyle="--")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(scores)))
     for (label, one), colour in zip(scores.items(), colours, strict=True):
         left.plot(100 * one.nominal(), 100 * one.coverage(), color=colour, marker="o", markersize=3, label=label)
@@ -47,14 +45,8 @@ def draw_coverage(scores: Mapping[str, IntervalScores]) -> Figure:
     left.set(title="intervals", xlabel="nominal level, %", ylabel="holds the truth, % of values")
     right.set(title="rank of the truth among the samples", xlabel="rank, from lowest to highest", ylabel="frequency")
     right.set_ylim(bottom=0)
-    left.legend(framealpha=0, labelcolor=_GREY, loc="lower right", fontsize="small")
-    for axes in (left, right):
-        axes.patch.set_alpha(0)
-        axes.grid(alpha=0.3)
-        axes.tick_params(colors=_GREY)
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-            text.set_color(_GREY)
-        axes.spines[:].set_color(_GREY)
+    left.legend(framealpha=0, labelcolor=GREY, loc="lower right", fontsize="small")
+    style_axes((left, right))
     return figure
 
 

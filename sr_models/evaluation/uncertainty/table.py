@@ -8,6 +8,7 @@ import numpy as np
 
 from sr_models.evaluation.uncertainty.calibration import Calibration
 from sr_models.evaluation.uncertainty.texture import TEXTURES
+from sr_models.io.text_tables import align_columns
 
 __all__ = ["calibration_table", "describe_calibration"]
 
@@ -46,8 +47,7 @@ def calibration_table(calibration: Calibration) -> str:
                 f"{scores.crps:.2f}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return align_columns(rows)
 
 
 def describe_calibration(calibration: Calibration) -> str:

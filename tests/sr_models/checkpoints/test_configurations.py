@@ -61,7 +61,7 @@ def published_state(model: sr_models.SuperResolutionFlow) -> dict[str, Tensor]:
 
 @st.composite
 def configurations(draw: st.DrawFn, kind: str) -> dict[str, Any]:
-    scale = draw(st.sampled_from([4, 8]))
+    scale = draw(st.sampled_from([2, 4, 8]))
     levels = options_of(kind, scale, 1, [], noise_steps=[])["network_G"]["flow"]["L"]
     counts = draw(st.one_of(st.integers(1, 4), st.lists(st.integers(1, 4), min_size=levels, max_size=levels)))
     every = [counts] * levels if isinstance(counts, int) else counts

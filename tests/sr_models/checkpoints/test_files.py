@@ -38,8 +38,9 @@ def test_round_trip_keeps_tensors_config_and_initialisation(saved) -> None:
     assert bool(loaded.levels[0][2].actnorm.initialized)
 
 
-def test_the_scale_is_kept(tmp_path: Path) -> None:
-    model = sr_models.create("srflow-da", scale=8, **{**TINY, "stacked_blocks": (0, 1, 1, 1)})
+@pytest.mark.parametrize("scale", [2, 8])
+def test_the_scale_is_kept(tmp_path: Path, scale: int) -> None:
+    model = sr_models.create("srflow-da", scale=scale, **{**TINY, "stacked_blocks": (0, 1, 1, 1)})
     save_model(model, tmp_path / "model.safetensors")
     assert load_model(tmp_path / "model.safetensors").config == model.config
 

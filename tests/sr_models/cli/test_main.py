@@ -38,7 +38,7 @@ class TestMistakes:
                 "'srflow-da-r', 'srflow-da-s', got",
             ),
             ("train --model srflow-da --preset huge --images {images} --output {out}", "got 'huge'"),
-            ("train --model srflow-da --scale 5 --images {images} --output {out}", "one of 4, 8, got 5"),
+            ("train --model srflow-da --scale 5 --images {images} --output {out}", "one of 2, 4, 8, got 5"),
             ("train --model srflow-da --images {images}/none --output {out}", "none does not exist"),
             ("train --model srflow-da --images {empty} --output {out}", "holds no image"),
             ("train --model srflow-da --images {broken} --output {out}", "no image that can be read, or damaged"),

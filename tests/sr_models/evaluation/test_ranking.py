@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods
+from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods, read_opinions
 from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.scores import Scores, write_scores
 
@@ -88,14 +88,13 @@ def test_tables_are_read(tmp_path: Path) -> None:
     assert read_methods(table) == first
     study = tmp_path / "study.csv"
     study.write_text("method,mor,mor_low,mor_high,answers\nb,4.25,4,5,9\n")
-    assert [method.opinion for method in read_methods(table, study)] == [4.5, 4.25, None]
+    assert [method.opinion for method in read_methods(table, read_opinions(study))] == [4.5, 4.25, None]
 
 
 def test_opinions_of_a_method_twice(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("method,lpips,lr_psnr,diversity\na,1,50,3\n")
     (tmp_path / "study.csv").write_text("method,mor\na,1.5\nb,2\na,2.5\n")
     with pytest.raises(ValueError, match=r"study.csv, line 4: the opinion of a stands there twice"):
-        read_methods(tmp_path / "t.csv", tmp_path / "study.csv")
+        read_opinions(tmp_path / "study.csv")
 
 
 def test_scores_of_evaluate_are_a_method(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.networks.coupling import ConvActNorm, CouplingNet, ShallowNet
 from sr_models.networks.rrdb import Features
 
-SCALES = (4, 8)
+SCALES = (2, 4, 8)
 
 
 @pytest.fixture(scope="module", params=[(name, scale) for name in NAMES for scale in SCALES], ids=str)

@@ -35,13 +35,14 @@ def exact_and_plain(model: sr_models.SuperResolutionFlow, lr: Tensor, latents: l
         return exact.clamp(0, 1), model.decode(latents, lr, noise).clamp(0, 1)
 
 
+@pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folded_model_encodes_decodes_and_samples(name: str) -> None:
-    model = randomised(name)
+def test_a_folded_model_encodes_decodes_and_samples(name: str, scale: int) -> None:
+    model = randomised(name, scale)
     folded = model.folded()
     assert (folded.name, folded.config) == (model.name, model.config)
     assert not any(isinstance(part, ActNorm | ConvActNorm) for part in folded.modules())
-    lr, hr = torch.rand(2, 3, 4, 6, dtype=torch.float64), torch.rand(2, 3, 16, 24, dtype=torch.float64)
+    lr, hr = torch.rand(2, 3, 4, 6, dtype=torch.float64), torch.rand(2, 3, 4 * scale, 6 * scale, dtype=torch.float64)
     noise = 0.02 * torch.ones(2, 1, 1, 1, dtype=torch.float64) if model.noise_channels else None
     with torch.no_grad():
         found, expected = folded.encode(hr, lr, noise), model.encode(hr, lr, noise)

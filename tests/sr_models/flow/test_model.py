@@ -19,7 +19,7 @@ def randomised(scale: int = 4) -> sr_models.SuperResolutionFlow:
     return tiny_models.randomised("srflow-da", scale, steps=1)
 
 
-@pytest.fixture(scope="module", params=[4, 8])
+@pytest.fixture(scope="module", params=[2, 4, 8])
 def model(request: pytest.FixtureRequest) -> sr_models.SuperResolutionFlow:
     return randomised(request.param)
 

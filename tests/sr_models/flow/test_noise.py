@@ -38,9 +38,9 @@ def test_fixed_noise() -> None:
     assert clean_condition(model, hr) is None
 
 
-@pytest.mark.parametrize("scale", [4, 8])
+@pytest.mark.parametrize("scale", [2, 4, 8])
 def test_noise_conditional(scale: int) -> None:
-    steps = {4: (0, 1, 1), 8: (0, 0, 1, 1)}[scale]
+    steps = {2: (1, 1), 4: (0, 1, 1), 8: (0, 0, 1, 1)}[scale]
     model = sr_models.create("ncsr", scale=scale, **TINY, noise_steps=steps)
     hr, lr = pair(batch=400, scale=scale)
     noisy = draw(model, hr, lr, 0.0)
@@ -48,7 +48,7 @@ def test_noise_conditional(scale: int) -> None:
     torch.testing.assert_close(noisy.hr, hr + noisy.noise)
     # as strong as a uniform draw for every image says
     strength = noisy.noise.flatten(1).std(1)
-    assert model.config.noise_std == {4: 0.05, 8: 0.03}[scale]
+    assert model.config.noise_std == {2: 0.05, 4: 0.05, 8: 0.03}[scale]
     quantiles = torch.quantile(strength, torch.tensor([0.02, 0.25, 0.5, 0.75, 0.98])) / model.config.noise_std
     torch.testing.assert_close(quantiles, torch.tensor([0.02, 0.25, 0.5, 0.75, 0.98]), rtol=0, atol=0.07)
     # the low-resolution image gets the reduced noise, whatever its own values

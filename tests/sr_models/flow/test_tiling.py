@@ -58,11 +58,11 @@ def test_exact_where_no_border_is_seen() -> None:
     assert not torch.equal(tiled, whole)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_close_and_deterministic(name: str) -> None:
-    model, lr = randomised(name), torch.rand(2, 3, 37, 53, dtype=torch.float64)
+@pytest.mark.parametrize(("name", "scale"), [*((name, 4) for name in NAMES), ("srflow", 2), ("ncsr", 2)])
+def test_close_and_deterministic(name: str, scale: int) -> None:
+    model, lr = randomised(name, scale), torch.rand(2, 3, 37, 53, dtype=torch.float64)
     whole, tiled = model.sample(lr, 2), model.sample(lr, 2, tile=20)
-    assert tiled.shape == (2, 2, 3, 148, 212)
+    assert tiled.shape == (2, 2, 3, 37 * scale, 53 * scale)
     assert (tiled - whole).abs().mean() < 0.1 * (whole - whole.mean()).abs().mean()
     torch.testing.assert_close(model.sample(lr, 2, tile=20), tiled, rtol=0, atol=0)
     torch.testing.assert_close(model.sample(lr[1:], 1, tile=20)[0, 0], tiled[1, 0], rtol=1e-10, atol=1e-10)

@@ -10,9 +10,10 @@ from invflow import FlowStep
 from sr_models import check_model
 
 
+@pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sound_model(name: str) -> None:
-    model = randomised(name)
+def test_a_sound_model(name: str, scale: int) -> None:
+    model = randomised(name, scale)
     check = check_model(model)
     assert check.round_trip < 1e-10
     assert len(check.layers) == sum(len(level) for level in model.levels)

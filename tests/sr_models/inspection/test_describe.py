@@ -71,7 +71,27 @@ def test_structure() -> None:
     assert [level.latents for level in sr_models.describe("srflow-da-s", scale=8).levels] == [(96, 48, 24, 24)]
 
 
-@pytest.mark.parametrize(("name", "scale"), [("srflow", 4), ("srflow", 8), ("srflow-da", 4), ("srflow-da-s", 4)])
+@pytest.mark.parametrize(
+    ("name", "channels", "latents", "noise"),
+    [
+        ("srflow", [12, 48], [(), (48,)], [0, 0]),
+        ("srflow-da", [12], [(12,)], [0]),
+        ("srflow-da-s", [12], [(6, 6)], [0]),
+        ("ncsr", [12, 48], [(), (48,)], [16, 16]),
+    ],
+)
+def test_structure_at_scale_2(name: str, channels: list[int], latents: list[tuple[int, ...]], noise: list[int]) -> None:
+    """The first level is at the low resolution, so there is no finer one to split off."""
+    levels = sr_models.describe(name, scale=2).levels
+    assert [level.channels for level in levels] == channels
+    assert [level.latents for level in levels] == latents
+    assert [level.noise_steps for level in levels] == noise
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("srflow", 2), ("srflow", 4), ("srflow", 8), ("srflow-da", 4), ("srflow-da-s", 2), ("srflow-da-s", 4)],
+)
 def test_multiply_adds_are_those_of_the_convolutions_that_run(name: str, scale: int) -> None:
     overrides = {"steps": 2, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
     model = sr_models.create(name, scale=scale, **overrides)

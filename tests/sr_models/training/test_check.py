@@ -116,7 +116,10 @@ class TestCosts:
 
 
 class TestCrops:
-    @pytest.mark.parametrize(("model", "scale", "multiple"), [("srflow", 4, 8), ("srflow", 8, 16), ("srflow-da", 4, 4)])
+    @pytest.mark.parametrize(
+        ("model", "scale", "multiple"),
+        [("srflow", 2, 4), ("srflow-da", 2, 2), ("srflow", 4, 8), ("srflow", 8, 16), ("srflow-da", 4, 4)],
+    )
     def test_every_level_can_halve_them(self, model: str, scale: int, multiple: int) -> None:
         for crop in range(scale, 4 * multiple, scale):
             run = TrainingConfig(model=model, scale=scale, images=".", crop=crop)
