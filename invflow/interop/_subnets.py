@@ -1,0 +1,123 @@
+"""Networks of couplings that users wrote as ``nn.Sequential``, evaluated by faster operators where nobody looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from invflow.layers.protocol import is_watched, watches_all
+from invflow.ops import conv3x3
+from invflow.ops._transforms import needs_reference
+
+__all__ = ["shift_and_scale"]
+
+#: What FrEIA multiplies every output of a subnet with.
+_GAIN = 0.1
+
+
+def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
+    """Return 0.1 times a subnet's output (B, 2C, *) with its halves exchanged: shifts first, then raw scales.
+
+    The layers of an ``nn.Sequential`` stay modules with their parameters. Its plain 3x3 convolutions go to
+    :func:`invflow.ops.conv3x3`, and paddings before them are no copy. Gain and exchange are those of the few weights
+    of the last layer, not of its many results. A subnet that has hooks, or of another kind, is called.
+
+    Args:
+        subnet: returns raw scales, then shifts.
+        x: (B, C', *), its input.
+    """
+    layers = None if _is_looked_at() else _plain_layers(subnet, x)
+    if layers is None:
+        scale, shift = subnet(x).chunk(2, 1)
+        return torch.cat([shift, scale], 1) * _GAIN
+    *before, last = layers
+    h = x
+    for layer, padding in before:
+        h = _evaluate(layer, padding, h, layer.weight, layer.bias) if _has_weight(layer) else layer(h)
+    layer, padding = last
+    bias = None if layer.bias is None else _exchanged(layer.bias)
+    return _evaluate(layer, padding, h, _exchanged(layer.weight), bias)
+
+
+def _exchanged(tensor: Tensor) -> Tensor:
+    half = tensor.shape[0] // 2
+    return torch.cat([tensor[half:], tensor[:half]]) * _GAIN
+
+
+def _evaluate(layer: Any, padding: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if type(layer) is nn.Linear:
+        return F.linear(x, weight, bias)
+    if padding == 1 and weight.shape[2:] == (3, 3):
+        return conv3x3(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
+def _plain_layers(subnet: nn.Module, x: Tensor) -> list[tuple[Any, int]] | None:
+    """Return the layers with the padding of each convolution, or ``None`` if one does more than its type says."""
+    if type(subnet) is not nn.Sequential or _does_more(subnet) or x.dim() not in (2, 4):
+        return None
+    found: list[tuple[Any, int]] = []
+    pending = 0
+    for layer in _flat(subnet):
+        if _does_more(layer):
+            return None
+        if type(layer) is nn.ZeroPad2d and x.dim() == 4:
+            width = _equal(layer.padding)
+            if width is None or pending:
+                return None
+            pending = width
+            continue
+        own = _padding_of(layer) if _has_weight(layer) else 0
+        if own is None or (pending and (own or type(layer) is not nn.Conv2d)):
+            return None
+        if _has_weight(layer) and x.dim() != (2 if type(layer) is nn.Linear else 4):
+            return None
+        found.append((layer, own + pending))
+        pending = 0
+    if pending or not found or not _has_weight(found[-1][0]) or found[-1][0].weight.shape[0] % 2:
+        return None
+    return found
+
+
+def _flat(subnet: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in subnet:
+        if type(layer) is nn.Sequential and not _does_more(layer):
+            yield from _flat(layer)
+        else:
+            yield layer
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return type(layer) in (nn.Conv2d, nn.Linear)
+
+
+def _does_more(layer: nn.Module) -> bool:
+    own = layer.__dict__
+    return is_watched(layer) or "forward" in own or "_conv_forward" in own
+
+
+def _padding_of(layer: nn.Module) -> int | None:
+    """Return the padding of a plain convolution with a square kernel, or ``None`` for any other."""
+    if type(layer) is nn.Linear:
+        return 0
+    conv = cast(nn.Conv2d, layer)
+    if (conv.stride, conv.dilation, conv.groups, conv.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
+        return None
+    if conv.padding == "valid":
+        return 0
+    if conv.padding == "same":
+        size = conv.kernel_size[0]
+        return size // 2 if conv.kernel_size == (size, size) and size % 2 else None
+    return _equal(cast("tuple[int, ...]", conv.padding))
+
+
+def _equal(widths: tuple[int, ...]) -> int | None:
+    return widths[0] if len(set(widths)) == 1 and widths[0] >= 0 else None
+
+
+def _is_looked_at() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_reference() or watches_all()
