@@ -28,19 +28,19 @@ def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         subnet: returns raw scales, then shifts.
-        x: (B, C', *), its input.
+        x: (B, C', *), its input; of images only layers are evaluated one by one.
     """
-    layers = None if _is_looked_at() else _plain_layers(subnet, x)
+    layers = None if x.dim() != 4 or _is_looked_at() else _plain_layers(subnet)
     if layers is None:
-        scale, shift = subnet(x).chunk(2, 1)
-        return torch.cat([shift, scale], 1) * _GAIN
+        h = subnet(x) * _GAIN
+        return h.roll(h.shape[1] // 2, 1)
     *before, last = layers
     h = x
     for layer, padding in before:
-        h = _evaluate(layer, padding, h, layer.weight, layer.bias) if _has_weight(layer) else layer(h)
+        h = _evaluate(padding, h, layer.weight, layer.bias) if _is_conv(layer) else layer(h)
     layer, padding = last
     bias = None if layer.bias is None else _exchanged(layer.bias)
-    return _evaluate(layer, padding, h, _exchanged(layer.weight), bias)
+    return _evaluate(padding, h, _exchanged(layer.weight), bias)
 
 
 def _exchanged(tensor: Tensor) -> Tensor:
@@ -48,37 +48,33 @@ def _exchanged(tensor: Tensor) -> Tensor:
     return torch.cat([tensor[half:], tensor[:half]]) * _GAIN
 
 
-def _evaluate(layer: Any, padding: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if type(layer) is nn.Linear:
-        return F.linear(x, weight, bias)
+def _evaluate(padding: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if padding == 1 and weight.shape[2:] == (3, 3):
         return conv3x3(x, weight, bias)
     return F.conv2d(x, weight, bias, padding=padding)
 
 
-def _plain_layers(subnet: nn.Module, x: Tensor) -> list[tuple[Any, int]] | None:
+def _plain_layers(subnet: nn.Module) -> list[tuple[Any, int]] | None:
     """Return the layers with the padding of each convolution, or ``None`` if one does more than its type says."""
-    if type(subnet) is not nn.Sequential or _does_more(subnet) or x.dim() not in (2, 4):
+    if type(subnet) is not nn.Sequential or _does_more(subnet):
         return None
     found: list[tuple[Any, int]] = []
     pending = 0
     for layer in _flat(subnet):
         if _does_more(layer):
             return None
-        if type(layer) is nn.ZeroPad2d and x.dim() == 4:
+        if type(layer) is nn.ZeroPad2d:
             width = _equal(layer.padding)
             if width is None or pending:
                 return None
             pending = width
             continue
-        own = _padding_of(layer) if _has_weight(layer) else 0
-        if own is None or (pending and (own or type(layer) is not nn.Conv2d)):
-            return None
-        if _has_weight(layer) and x.dim() != (2 if type(layer) is nn.Linear else 4):
+        own = _padding_of(layer) if _is_conv(layer) else 0
+        if own is None or (pending and (own or not _is_conv(layer))):
             return None
         found.append((layer, own + pending))
         pending = 0
-    if pending or not found or not _has_weight(found[-1][0]) or found[-1][0].weight.shape[0] % 2:
+    if pending or not found or not _is_conv(found[-1][0]) or found[-1][0].weight.shape[0] % 2:
         return None
     return found
 
@@ -91,8 +87,8 @@ def _flat(subnet: nn.Sequential) -> Iterator[nn.Module]:
             yield layer
 
 
-def _has_weight(layer: nn.Module) -> bool:
-    return type(layer) in (nn.Conv2d, nn.Linear)
+def _is_conv(layer: nn.Module) -> bool:
+    return type(layer) is nn.Conv2d
 
 
 def _does_more(layer: nn.Module) -> bool:
@@ -102,8 +98,6 @@ def _does_more(layer: nn.Module) -> bool:
 
 def _padding_of(layer: nn.Module) -> int | None:
     """Return the padding of a plain convolution with a square kernel, or ``None`` for any other."""
-    if type(layer) is nn.Linear:
-        return 0
     conv = cast(nn.Conv2d, layer)
     if (conv.stride, conv.dilation, conv.groups, conv.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
         return None
