@@ -87,7 +87,7 @@ class AllInOne(nn.Module):
         self.subnet = subnet_constructor(self.splits[0] + self.condition_channels, 2 * self.splits[1])
 
     def forward(
-        self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+        self, x: Sequence[Tensor], c: Sequence[Tensor] | None = None, rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
         """Return the output (B, C, *), or the input if ``rev``, in a tuple, and log_det (B,) of the map that is called.
 
@@ -107,7 +107,7 @@ class AllInOne(nn.Module):
             if scale is not None:
                 inverse, shift = inverse / scale[:, None], shift / scale
             state = _mapped(state, inverse, shift)
-            h = self._raw(state, c)
+            h = self._raw(state, c or ())
             y, log_det = self._coupled(state, h, form, inverse=True)
             if self.reverse_pre_permute:
                 y = _mapped(y, forwards)
@@ -115,12 +115,14 @@ class AllInOne(nn.Module):
             if self.reverse_pre_permute:
                 state = _mapped(state, backwards)
             matrix, shift = forwards if scale is None else forwards * scale, forwards.mv(offset)
-            h = self._raw(state, c)
+            h = self._raw(state, c or ())
             if h is None or _is_rows(state, matrix):
                 state, log_det = self._coupled(state, h, form, inverse=False)
                 y = _mapped(state, matrix, shift)
             else:
-                y, log_det = flow_step(state, matrix, shift, h, coupling_form=form, start=self.splits[0])
+                y, log_det = flow_step(
+                    state, matrix, shift, h, coupling_form=form, start=self.splits[0], backend=_backend()
+                )
         if scale is not None:
             term = scale.log().sum() * math.prod(y.shape[2:])
             log_det = log_det - term if rev else log_det + term
@@ -144,9 +146,9 @@ class AllInOne(nn.Module):
         if _is_rows(state, h) and self.splits[0] == self.splits[1]:
             # to the kernels the halves of a vector are two channels with pixels side by side
             halves = state.unflatten(1, (2, -1)), h.unflatten(1, (2, -1))
-            y, log_det = affine_coupling(*halves, form, start=1, inverse=inverse)
+            y, log_det = affine_coupling(*halves, form, start=1, inverse=inverse, backend=_backend())
             return y.flatten(1), log_det
-        return affine_coupling(state, h, form, start=self.splits[0], inverse=inverse)
+        return affine_coupling(state, h, form, start=self.splits[0], inverse=inverse, backend=_backend())
 
     def _raw(self, state: Tensor, conditions: Sequence[Tensor]) -> Tensor | None:
         """Return shifts and raw scales, or ``None`` where one channel leaves none to transform."""
@@ -191,6 +193,11 @@ class AllInOne(nn.Module):
         return parameter if parameter.dtype == dtype else parameter.to(dtype)
 
 
+def _backend() -> str | None:
+    """Return the backend of plain PyTorch operations for exporters, which know no others."""
+    return "reference" if torch.compiler.is_exporting() or torch.jit.is_tracing() else None
+
+
 def _is_rows(state: Tensor, weights: Tensor) -> bool:
     """Return whether vectors are mapped by a product of matrices and coupled by themselves: faster on a CPU."""
     return state.dim() == 2 and state.is_cpu and state.dtype == weights.dtype
@@ -199,7 +206,7 @@ def _is_rows(state: Tensor, weights: Tensor) -> bool:
 def _mapped(state: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
     if _is_rows(state, matrix):
         return F.linear(state, matrix, shift)
-    return channel_affine(state, matrix, matrix.new_zeros(len(matrix)) if shift is None else shift)
+    return channel_affine(state, matrix, matrix.new_zeros(len(matrix)) if shift is None else shift, backend=_backend())
 
 
 _FORMS: dict[float, AffineForm] = {}

@@ -23,8 +23,9 @@ def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
     """Return 0.1 times a subnet's output (B, 2C, *) with its halves exchanged: shifts first, then raw scales.
 
     The layers of an ``nn.Sequential`` stay modules with their parameters. Its plain 3x3 convolutions go to
-    :func:`invflow.ops.conv3x3`, and paddings before them are no copy. Gain and exchange are those of the few weights
-    of the last layer, not of its many results. A subnet that has hooks, or of another kind, is called.
+    :func:`invflow.ops.conv3x3`, those of 1x1 to products of matrices, and paddings before them are no copy. Gain and
+    exchange are applied to the few weights of the last layer, not to its many results. A subnet that has hooks, or of
+    another kind, is called.
 
     Args:
         subnet: returns raw scales, then shifts.
@@ -51,7 +52,21 @@ def _exchanged(tensor: Tensor) -> Tensor:
 def _evaluate(padding: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if padding == 1 and weight.shape[2:] == (3, 3):
         return conv3x3(x, weight, bias)
+    if padding == 0 and weight.shape[2:] == (1, 1) and _is_pixel_rows(x):
+        return _conv1x1(x, weight.flatten(1), bias)
     return F.conv2d(x, weight, bias, padding=padding)
+
+
+def _is_pixel_rows(x: Tensor) -> bool:
+    """Return whether the pixels of a channel lie side by side on a CPU: a product of matrices is faster there."""
+    return x.is_cpu and x.stride(3) == 1 and x.stride(2) == x.shape[3] and not torch.is_autocast_enabled("cpu")
+
+
+def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a 1x1 convolution with the weight (O, C) as one product of matrices a sample."""
+    weights, pixels = weight.expand(x.shape[0], -1, -1), x.flatten(2)
+    y = torch.bmm(weights, pixels) if bias is None else torch.baddbmm(bias[None, :, None], weights, pixels)
+    return y.unflatten(2, x.shape[2:])
 
 
 def _plain_layers(subnet: nn.Module) -> list[tuple[Any, int]] | None:

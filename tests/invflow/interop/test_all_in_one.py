@@ -144,6 +144,42 @@ def test_hooks_of_a_subnet_are_called(part: str) -> None:
     assert calls == [module]
 
 
+class Scores(nn.Module):
+    """Anomaly scores of feature maps, as FastFlow's: two blocks, and the mean of squares over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        subnets = (paddings(size)["layer"] for size in (3, 1))
+        self.blocks = nn.ModuleList(
+            AllInOne([[14, 12, 12]], (), lambda a, b, net=net: _fitted(net, a)) for net in subnets
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(x.shape[0])
+        for block in self.blocks:
+            (x,), log_det = block((x,))
+            total = total + log_det
+        return x.square().mean(1), total
+
+
+def _fitted(net: nn.Module, inputs: int) -> nn.Module:
+    """Return a subnet of 12 inputs behind a convolution that makes them."""
+    return nn.Sequential(nn.Conv2d(inputs, 12, 1), net)
+
+
+def test_onnx_scores_the_same() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = Scores().eval(), torch.randn(2, 14, 12, 12)
+    program: Any = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    assert {imported.domain for imported in program.model_proto.opset_import} == {""}
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for state in (x, torch.randn(5, 14, 12, 12)):
+        found = session.run(None, {session.get_inputs()[0].name: state.numpy()})
+        expected = [each.detach() for each in model(state)]
+        torch.testing.assert_close([torch.from_numpy(each) for each in found], expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
