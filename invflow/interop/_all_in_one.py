@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from invflow.interop._hard_permutation import order_of, permuted
 from invflow.interop._subnets import shift_and_scale
 from invflow.layers._current import current
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
@@ -114,9 +115,13 @@ class AllInOne(nn.Module):
         else:
             if self.reverse_pre_permute:
                 state = _mapped(state, backwards)
-            matrix, shift = forwards if scale is None else forwards * scale, forwards.mv(offset)
             h = self._raw(state, c or ())
-            if h is None or _is_rows(state, matrix):
+            order = order_of(forwards, state)
+            matrix, shift = forwards if scale is None else forwards * scale, forwards.mv(offset)
+            if order is not None:
+                state, log_det = self._coupled(state, h, form, inverse=False)
+                y = _scaled(permuted(state, order), scale if scale is None else scale[order], shift)
+            elif h is None or _is_rows(state, matrix):
                 state, log_det = self._coupled(state, h, form, inverse=False)
                 y = _mapped(state, matrix, shift)
             else:
@@ -207,6 +212,13 @@ def _mapped(state: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tenso
     if _is_rows(state, matrix):
         return F.linear(state, matrix, shift)
     return channel_affine(state, matrix, matrix.new_zeros(len(matrix)) if shift is None else shift, backend=_backend())
+
+
+def _scaled(state: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+    """Return a state times the scales of its channels, plus their shifts."""
+    places = (-1, *[1] * (state.dim() - 2))
+    shift = shift.to(state.dtype).view(places)
+    return state + shift if scale is None else torch.addcmul(shift, state, scale.to(state.dtype).view(places))
 
 
 _FORMS: dict[float, AffineForm] = {}

@@ -23,9 +23,9 @@ class AllInOneBlock(AllInOne, InvertibleModule):
     where :math:`W^{-1}` is applied with ``reverse_permutation`` only. The coupling keeps the first ceil(C / 2)
     channels, and transforms the others by :math:`x e^{a \tanh(0.1 r)} + 0.1 t'` with the subnet's output (r, t').
 
-    Names and shapes in the state dict are those of FrEIA, and so are the outputs. Coupling, scale and permutation are
-    one pass over the state. A subnet that is an ``nn.Sequential`` of plain layers has its 3x3 convolutions computed by
-    :func:`invflow.ops.conv3x3`. Blocks can be pickled if their subnets can.
+    Names and shapes in the state dict are those of FrEIA, and so are the outputs. Coupling, scale and soft permutation
+    are one pass over the state; hard ones of images reorder channels. A subnet that is an ``nn.Sequential`` of plain
+    layers has its 3x3 convolutions computed by :func:`invflow.ops.conv3x3`. Blocks can be pickled if their subnets can.
 
     Soft permutations are drawn from another sequence of random numbers than FrEIA's, and also with more than 512
     channels at once.

@@ -13,6 +13,7 @@ from all_in_one_cases import OPTIONS, SHAPES, subnet
 from torch import Tensor, nn
 
 from invflow.interop._all_in_one import AllInOne, _rotation
+from invflow.interop._hard_permutation import order_of, permuted
 from invflow.interop._subnets import shift_and_scale
 
 
@@ -142,6 +143,24 @@ def test_hooks_of_a_subnet_are_called(part: str) -> None:
     module.register_forward_hook(lambda module, inputs, output: calls.append(module))
     shift_and_scale(net, torch.randn(1, 12, 12, 12))
     assert calls == [module]
+
+
+def test_a_permutation_is_an_order_and_nothing_else_is() -> None:
+    matrix, images = torch.eye(4)[[2, 0, 3, 1]], torch.randn(2, 4, 3, 3)
+    order = order_of(matrix, images)
+    assert order is not None
+    torch.testing.assert_close(permuted(images, order), torch.einsum("oi,bihw->bohw", matrix, images))
+    assert torch.autograd.gradgradcheck(permuted, (images.double().requires_grad_(), order))
+    assert order_of(matrix, images[:, :, 0, 0]) is None  # vectors go to a product of matrices
+    others = [2 * matrix, -matrix, matrix + 0.01, matrix[[0, 0, 1, 2]], matrix.clone().requires_grad_()]
+    assert all(order_of(other, images) is None for other in others)
+
+
+def test_a_matrix_that_is_replaced_unseen_is_used() -> None:
+    block, x = block_of((4, 3, 3)), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    before = block((x,))[0][0]
+    block.w_perm.data.copy_(block.w_perm.data.roll(1, 0))
+    torch.testing.assert_close(block((x,))[0][0], before.roll(1, 1))
 
 
 class Scores(nn.Module):
