@@ -42,6 +42,7 @@ try:
     import torch
 
     from benchmarks.cases import IMPLEMENTATIONS
+    from benchmarks.freia import measure_freia
     from benchmarks.neighbour import measure_neighbour
     from benchmarks.operators import call_once, operator_cases
     from benchmarks.overhead import measure_overhead, overhead_table
@@ -69,6 +70,13 @@ def _vectors(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
     torch.set_num_threads(1)
     print(measure_vectors(arguments.rounds))
+
+
+def _freia(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    torch.set_num_threads(1)
+    print(measure_freia(arguments.rounds))
 
 
 def _neighbour(arguments: argparse.Namespace) -> None:
@@ -182,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     vectors = commands.add_parser("vectors", help="vectors and states of few pixels, beside plain PyTorch, one thread")
     vectors.add_argument("--rounds", type=int, default=15, help="measurements of each; default 15")
     vectors.set_defaults(function=_vectors)
+    freia = commands.add_parser("freia", help="FrEIA's AllInOneBlock and ours in the same flows, one thread")
+    freia.add_argument("--rounds", type=int, default=15, help="measurements of each; default 15")
+    freia.set_defaults(function=_freia)
     neighbour = commands.add_parser(
         "neighbour", help="seconds of a training step on a quiet machine, and beside a process that keeps one core busy"
     )

@@ -14,7 +14,7 @@ import torch
 from missing_packages import run_without
 
 from benchmarks import __main__ as runner
-from benchmarks import cases, crops, steps, vectors
+from benchmarks import cases, crops, freia, steps, vectors
 from benchmarks.cases import DIRECTIONS, IMPLEMENTATIONS, Spec, build, runnable, specs_of
 from benchmarks.measure import measure
 from benchmarks.peaks import peak_memory
@@ -165,6 +165,17 @@ def test_overhead_is_a_table_of_positive_figures(capsys: pytest.CaptureFixture[s
     assert 0 < figures["FlowStep, forward"] < figures["FlowStep, forward + backward"]
 
 
+def test_freia_is_a_table_of_blocks_with_the_same_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("FrEIA", reason="FrEIA is not installed: make peers")
+    monkeypatch.setattr(freia, "_LEAST_SECONDS", 1e-4)
+    table = freia.measure_freia(2, ((2, 16, 12, 12), (8, 6)))
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert head[0] == "state"
+    assert [row[0] for row in rows] == ["2 x 16 x 12 x 12", "8 x 6"]
+    assert all(float(row[1]) < 1e-5 for row in rows)
+    assert all(float(figure) > 0 for row in rows for figure in row[2:])
+
+
 def test_vectors_is_a_table_of_positive_figures(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +246,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["report", "/nonexistent/x.json"], "No such file"),
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["vectors", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["freia", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["crops", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],

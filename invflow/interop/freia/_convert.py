@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from invflow.bases import StandardNormal
 from invflow.flow import Flow
 from invflow.interop.freia import _adapters as adapters
+from invflow.interop.freia._all_in_one import AllInOneBlock as OurBlock
 from invflow.layers import AffineCoupling, FlowSequential, FlowStep, InvertibleConv1x1
 from invflow.layers._current import current
 from invflow.layers.protocol import Shape, output_shapes_of
@@ -47,7 +48,7 @@ def convert(inn: nn.Module) -> Flow:
     layers: list[nn.Module] = []
     before: FlowStep | None = None  # the end of the last block, which waits for a coupling
     for module in inn.module_list:
-        if type(module) is not AllInOneBlock or module.in_channels < 2:
+        if type(module) not in (AllInOneBlock, OurBlock) or module.in_channels < 2:
             layers += [] if before is None else [before]
             layers.append(adapters.layer_of(copy.deepcopy(module)))
             before = None
