@@ -69,7 +69,7 @@ def main() -> None:
     dtype = next(model.parameters()).dtype
     model.temperature = best_temperature(model.float(), given.photographs, LPIPSDistance.from_local_files())
     save_model(model.to(dtype), given.model)
-    print(f"temperature {model.temperature:g}, written into {given.model.with_suffix('.json')}")
+    print(f"temperature {model.temperature:g}, written into {given.model}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from sr_models.checkpoints.archive import describe_content, read_archive
 from sr_models.checkpoints.detect import detect_model
 from sr_models.checkpoints.files import (
+    UNUSED,
     StoredWeights,
     create_described,
     create_stored,
@@ -23,6 +24,7 @@ from sr_models.checkpoints.files import (
 )
 from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published
 from sr_models.checkpoints.runs import is_checkpoint, weights_of_run
+from sr_models.checkpoints.shipped import shipped_file
 from sr_models.checkpoints.wrapped import plain_names, unwrap
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
@@ -31,7 +33,7 @@ from sr_models.models.publication import shapes_of
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create, published_models
 
-__all__ = ["convert_published", "read_state_dict", "write_published"]
+__all__ = ["convert_published", "model_of_published", "read_state_dict", "write_published"]
 
 
 def convert_published(
@@ -42,14 +44,14 @@ def convert_published(
     scale: int | None = None,
     blocks: Sequence[int] | None = None,
 ) -> str:
-    """Convert weights of a flow, or of an RRDB encoder alone, to ``output`` and the JSON beside it.
+    """Convert weights of a flow, or of an RRDB encoder alone, to one file of this library.
 
     The source may be a published ``.pth`` file. Model, scale and sizes are read off names and shapes. Tensors keep
     their dtype and their bits. Those that are never evaluated are kept as well. The state dict may lie in an entry
     ``params_ema``, ``params`` or ``state_dict``, and may have the prefix ``module.`` or BasicSR's names.
 
-    The source may also be the folder of a training run or one of its checkpoints, see
-    :func:`sr_models.checkpoints.files.load_model`.
+    The source may also be anything that :func:`sr_models.checkpoints.files.load_model` takes: a training run, one of
+    its checkpoints, a file of an earlier version with its JSON, or the name of a model that comes with this package.
 
     Args:
         source: the file or folder. Nothing but tensors and plain values is unpickled.
@@ -66,11 +68,11 @@ def convert_published(
         FileNotFoundError: no such file.
         ValueError: another kind of file, model or scale, or missing, unexpected or misshapen tensors, which are named.
     """
-    stored = read_weights(source) if _is_of_run(source) else None
+    stored = read_weights(source) if _is_own(source) else None
     state_dict = {} if stored else read_state_dict(source)
     try:
         if stored:
-            description, tensors, found = _model_of_run(stored, model, blocks)
+            description, tensors, found = _own_model(stored, model, blocks)
         elif is_encoder(shapes_of(state_dict)):
             description, tensors, found = _encoder_from_published(state_dict, model)
         else:
@@ -155,17 +157,20 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return state_dict
 
 
-def _is_of_run(source: str | os.PathLike[str]) -> bool:
-    if weights_of_run(source) is not None:
+def _is_own(source: str | os.PathLike[str]) -> bool:
+    """Tell whether this library wrote the weights: those of a run, a model's file, or one that comes with it."""
+    if weights_of_run(source) is not None or Path(source).suffix == ".safetensors":
+        return True
+    if not Path(source).exists() and shipped_file(source) is not None:
         return True
     return Path(source).suffix == ".ckpt" and is_checkpoint(read_archive(source))
 
 
-def _model_of_run(
+def _own_model(
     stored: StoredWeights, model: str | None, blocks: Sequence[int] | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     if blocks is not None:
-        raise ValueError("blocks is for published files only: a run knows which blocks condition its flow")
+        raise ValueError("blocks is for published files only: this file says which blocks condition its flow")
     like = create_stored(stored)
     if model not in (None, like.name):
         raise ValueError(f"it holds {like.name}, not {model}")
@@ -177,6 +182,22 @@ def _model_of_run(
 
 def _names(dtypes: set[torch.dtype]) -> str:
     return ", ".join(sorted(map(str, dtypes)))
+
+
+def model_of_published(state_dict: Mapping[str, Tensor]) -> SuperResolutionFlow:
+    """Build the model of a published state dict as :func:`convert_published` does, in evaluation mode.
+
+    Args:
+        state_dict: published names and tensors.
+
+    Raises:
+        ValueError: not a published model, or sizes of which no preset tells the rest.
+    """
+    name, fields, _ = detect_model(state_dict)
+    model = create(name, **fields)
+    own = to_own(model, state_dict)
+    model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
+    return model.eval()
 
 
 def _model_from_published(

@@ -1,6 +1,8 @@
-"""Models on disk: ``NAME.safetensors`` holds the tensors, ``NAME.json`` beside it says which model they belong to.
+"""Models on disk: ``NAME.safetensors`` holds the tensors, and says in its metadata which model they belong to.
 
-A run that goes on has its weights in a checkpoint, ``last.ckpt``. Models are read from there as well.
+Tools that hand over tensors alone find the same description as a tensor of bytes. Files of earlier versions have it in
+``NAME.json`` beside them. A run that goes on has its weights in a checkpoint, ``last.ckpt``. Models are read from there
+as well.
 """
 
 from __future__ import annotations
@@ -10,19 +12,20 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.latents import TEMPERATURE, temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.io.files import write_bytes, write_text
+from sr_models.io.files import write_bytes
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -32,6 +35,7 @@ __all__ = [
     "create_described",
     "create_stored",
     "describe_file",
+    "description_in",
     "load",
     "load_encoder",
     "load_model",
@@ -39,11 +43,14 @@ __all__ = [
     "read_weights",
     "save_model",
     "weights_fingerprint",
+    "without_description",
     "write_file",
 ]
 
 #: Prefix of the names of tensors that belong to no part of the model. A converted file keeps them for the way back.
 UNUSED = "unused."
+#: Name of the description in a file's metadata, and of the tensor that holds its UTF-8 bytes.
+_DESCRIPTION = "sr_models.description"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +59,7 @@ class StoredWeights(NamedTuple):
     """Weights of a model on disk.
 
     Attributes:
-        description: content of the model's JSON file.
+        description: which model the tensors belong to, see :func:`describe_file`.
         tensors: tensors by name, all of them finite.
         file: the file that holds them.
         step: number of training steps that are done, if the file is a checkpoint.
@@ -65,7 +72,7 @@ class StoredWeights(NamedTuple):
 
 
 def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None:
-    """Write a model made by :func:`sr_models.create`, both files atomically.
+    """Write a model made by :func:`sr_models.create` to one file, atomically.
 
     Args:
         model: the model.
@@ -78,7 +85,7 @@ def save_model(model: SuperResolutionFlow, path: str | os.PathLike[str]) -> None
 
 
 def describe_file(model: SuperResolutionFlow) -> dict[str, Any]:
-    """Describe a model as its JSON file does: name, config, and the temperature if it is not the usual one."""
+    """Describe a model as its file does: name, config, and the temperature if it is not the usual one."""
     description: dict[str, Any] = {"model": model.name, "config": dataclasses.asdict(model.config)}
     if model.temperature != TEMPERATURE:
         description["temperature"] = model.temperature
@@ -215,7 +222,7 @@ def _check_finite(file: str, tensors: dict[str, Tensor]) -> None:
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
-    """Create a model with fresh weights from the description in a JSON file."""
+    """Create a model with fresh weights from the description in a file."""
     return create(description["model"], **description["config"])
 
 
@@ -229,41 +236,73 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write tensors and, beside them, the JSON that describes them, both atomically.
+    """Write tensors and what describes them to one file, atomically.
+
+    A file of an earlier version that is replaced leaves its JSON behind, which is not read any more.
 
     Args:
-        path: the file of tensors; its name must end in ``.safetensors``.
-        description: content of the JSON.
+        path: the file; its name must end in ``.safetensors``.
+        description: which model the tensors belong to: values that JSON has.
         tensors: tensors by name.
 
     Raises:
         ValueError: ``path`` does not end in ``.safetensors``.
     """
     path = _check_suffix(path)
+    text = json.dumps(description)
+    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    held[_DESCRIPTION] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     # not safetensors' own save_file, which is not atomic and hides the file from other users
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    write_text(path.with_suffix(".json"), json.dumps(description, indent=2))
+    write_bytes(path, save(held, metadata={"format": "pt", _DESCRIPTION: text}))
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the description and the tensors that :func:`write_file` wrote.
+    """Read the description and the tensors of a file that :func:`write_file` wrote, or of a pair of earlier versions.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
+        FileNotFoundError: the file is missing, or has no description, and the JSON beside it is missing too.
         ValueError: files that cannot be read.
     """
     path = _check_suffix(path)
-    config_path = path.with_suffix(".json")
-    for file in (path, config_path):
-        if not file.is_file():
-            raise FileNotFoundError(f"model file {file} does not exist")
+    if not path.is_file():
+        raise FileNotFoundError(f"model file {path} does not exist")
     try:
-        description = json.loads(config_path.read_text())
-        if not isinstance(description, dict):
-            raise ValueError(f"{config_path.name} does not describe a model")
-        return description, load_file(path)
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_DESCRIPTION)
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name != _DESCRIPTION}  # noqa: SIM118
+        if text is not None:
+            return _parsed(text, path.name), tensors
+        beside = path.with_suffix(".json")
+        if not beside.is_file():
+            raise FileNotFoundError(f"model file {beside} does not exist, and {path.name} has no description")
+        return _parsed(beside.read_text(), beside.name), tensors
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"cannot load model {path}: {_reason(error)}") from error
+
+
+def description_in(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the description among the tensors of a file, where its metadata is out of reach; ``None``: there is none.
+
+    Args:
+        tensors: all tensors of the file, by name.
+
+    Raises:
+        ValueError: a description that is damaged.
+    """
+    held = tensors.get(_DESCRIPTION)
+    return None if held is None else _parsed(bytes(held.cpu().tolist()).decode(), _DESCRIPTION)
+
+
+def without_description(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the model: those of a file without its description."""
+    return {name: tensor for name, tensor in tensors.items() if name != _DESCRIPTION}
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    description = json.loads(text)
+    if not isinstance(description, dict):
+        raise ValueError(f"{name} does not describe a model")
+    return description
 
 
 def _reason(error: Exception) -> str:

@@ -45,7 +45,7 @@ def run(
 
     Args:
         images: images, folders, patterns such as 'photos/**/*.png', or text files that list images.
-        checkpoint: model.safetensors with model.json beside it, a run's folder, a checkpoint in it, or the name of a
+        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a
             model that comes with this package.
         output: folder for the samples, created if needed.
         n: samples an image.

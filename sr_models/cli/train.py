@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Train a model on photographs, or go on with the interrupted run in OUTPUT.
 
-    OUTPUT receives the settings, logs for TensorBoard, checkpoints and, at the end, model.safetensors with model.json.
+    OUTPUT receives the settings, logs for TensorBoard, checkpoints and, at the end, model.safetensors.
     The same command takes an interrupted run up where it stopped. With --check it trains nothing: it decodes every
     image once, lists those that are not used, and estimates what the run costs.
 

@@ -9,7 +9,7 @@ from time import monotonic
 
 import torch
 
-from sr_models.checkpoints.files import load_model
+from sr_models.checkpoints.files import load_model, read_file
 from sr_models.checkpoints.shipped import shipped_file
 from sr_models.training.config import TrainingConfig
 from sr_models.training.objective import Objective
@@ -28,7 +28,7 @@ def finetuning_config(name: str, train: Path, test: Path, *, steps: int, seed: i
     """Return the settings of a training that begins with the weights of a shipped model."""
     file = shipped_file(name)
     assert file is not None, f"{name} does not come with the package"
-    description = json.loads(file.with_suffix(".json").read_text())
+    description, _ = read_file(file)
     fields = dict(description["config"])
     return TrainingConfig(
         model=description["model"],

@@ -7,9 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sr_models
-from sr_models.checkpoints.files import load_encoder, load_model, save_model, write_file
+from sr_models.checkpoints.convert import convert_published
+from sr_models.checkpoints.files import (
+    create_described,
+    describe_file,
+    description_in,
+    load_encoder,
+    load_model,
+    save_model,
+    weights_fingerprint,
+    without_description,
+    write_file,
+)
 
 TINY = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}
 
@@ -56,7 +69,7 @@ def test_nothing_half_written(saved, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="disk full"):
         save_model(sr_models.create("srflow-da", scale=4, **TINY), path)
     assert path.read_bytes() == before
-    assert sorted(file.name for file in path.parent.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.safetensors"]
 
 
 class TestErrors:
@@ -66,11 +79,16 @@ class TestErrors:
         with pytest.raises(ValueError, match=r".safetensors, got .*model.pth; sr-models convert makes one of a pub"):
             load_model(tmp_path / "model.pth")
 
-    @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-    def test_missing_file(self, saved, suffix: str) -> None:
+    def test_missing_file(self, saved) -> None:
         _, path = saved
-        path.with_suffix(suffix).unlink()
-        with pytest.raises(FileNotFoundError, match=rf"model file .*model{suffix} does not exist"):
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=r"model file .*model.safetensors does not exist$"):
+            load_model(path)
+
+    def test_no_description(self, saved) -> None:
+        model, path = saved
+        save_file(model.state_dict(), path)
+        with pytest.raises(FileNotFoundError, match=r"file .*model.json does not exist, and model.safetensors has no"):
             load_model(path)
 
     @pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n", b"garbage" * 100])
@@ -80,19 +98,63 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"cannot load model .*model.safetensors: ."):
             load_model(path)
 
-    def test_broken_config(self, saved) -> None:
-        _, path = saved
-        path.with_suffix(".json").write_text("{")
-        with pytest.raises(ValueError, match="cannot load model"):
+    @pytest.mark.parametrize("text", ["{", "[]", '{"model": "srflow-da"}', '{"model": "other", "config": {}}'])
+    def test_broken_description(self, saved, text: str) -> None:
+        model, path = saved
+        save_file(model.state_dict(), path, metadata={"sr_models.description": text})
+        with pytest.raises(ValueError, match=r"cannot load model .*model.safetensors: ."):
             load_model(path)
 
     def test_config_of_another_model(self, saved) -> None:
-        _, path = saved
-        description = json.loads(path.with_suffix(".json").read_text())
+        model, path = saved
+        description = describe_file(model)
         description["config"]["hidden_channels"] = 8
-        path.with_suffix(".json").write_text(json.dumps(description))
+        write_file(path, description, model.state_dict())
         with pytest.raises(ValueError, match=r"cannot load model .*size mismatch"):
             load_model(path)
+
+
+def test_the_description_is_in_the_metadata_and_among_the_tensors(saved) -> None:
+    """Programs for people read the former; tools that hand over tensors alone reach the latter only."""
+    model, path = saved
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["sr_models.description"])["model"] == "srflow-da"
+    tensors = load_file(path)
+    assert create_described(description_in(tensors)).config == model.config
+    assert without_description(tensors).keys() == model.state_dict().keys()
+    assert description_in(model.state_dict()) is None
+
+
+def as_a_pair(model: sr_models.SuperResolutionFlow, path: Path) -> None:
+    """Write a model as earlier versions did."""
+    save_file(model.state_dict(), path)
+    path.with_suffix(".json").write_text(json.dumps(describe_file(model)))
+
+
+def test_a_pair_of_an_earlier_version_is_read_and_converted(saved, tmp_path: Path) -> None:
+    model, _ = saved
+    path, one = tmp_path / "pair.safetensors", tmp_path / "one.safetensors"
+    as_a_pair(model, path)
+    assert "srflow-da at 4x" in convert_published(path, one)
+    for file in (path, one):
+        loaded = load_model(file)
+        assert loaded.config == model.config
+        assert weights_fingerprint(loaded) == weights_fingerprint(model)
+    assert not one.with_suffix(".json").exists()
+
+
+def test_a_description_left_behind_by_an_earlier_version_is_not_read(saved) -> None:
+    model, path = saved
+    as_a_pair(sr_models.create("srflow", scale=4, **TINY), path)
+    save_model(model, path)
+    assert path.with_suffix(".json").exists()
+    assert load_model(path).name == model.name
+
+
+def test_a_model_that_comes_with_the_package_becomes_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "4x_srflow-da-tiny.safetensors"
+    convert_published("srflow-da-tiny", path)
+    assert weights_fingerprint(load_model(path)) == weights_fingerprint(sr_models.load("srflow-da-tiny"))
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])

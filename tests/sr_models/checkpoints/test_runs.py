@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_runs import content_of, tiny_model
 
 import sr_models
@@ -42,8 +43,7 @@ def test_without_an_average_the_weights_of_the_last_step_count(tmp_path: Path) -
 def test_the_checkpoint_before_and_the_best_have_short_names(run_folder: MakeRun) -> None:
     run = run_folder(previous=tiny_model(1), last=tiny_model(2), ended=tiny_model(3))
     assert_same(load_model(run / "previous"), tiny_model(1))
-    for suffix in ("safetensors", "json"):
-        (run / f"model.{suffix}").rename(run / f"best.{suffix}")
+    (run / "model.safetensors").rename(run / "best.safetensors")
     assert_same(load_model(run / "best"), tiny_model(3))
 
 
@@ -140,9 +140,9 @@ def test_every_damaged_checkpoint_is_named_if_there_is_no_other(run_folder: Make
 def test_weights_without_their_description_are_as_good_as_not_there(
     run_folder: MakeRun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that is just ending writes model.safetensors first and model.json after it."""
+    """Earlier versions wrote model.safetensors first and model.json after it."""
     run = run_folder(last=tiny_model(2), ended=tiny_model(3))
-    (run / "model.json").unlink()
+    save_file(tiny_model(3).state_dict(), run / "model.safetensors")
     assert_same(load_model(run), tiny_model(2))
     assert "model.json does not exist" in caplog.text
 

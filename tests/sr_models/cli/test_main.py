@@ -87,12 +87,9 @@ class TestMistakes:
             Image.fromarray(pixels).save(tmp_path / name / "x.tif")
         # a checkpoint beside the description of another model, and one of an encoder alone
         other = tmp_path / "other.safetensors"
-        other.write_bytes((run / "model.safetensors").read_bytes())
-        other.with_suffix(".json").write_text(
-            (run / "model.json").read_text().replace('"hidden_channels": 4', '"hidden_channels": 8')
-        )
-        write_file(tmp_path / "encoder.safetensors", {"encoder": {}}, {})
         description, tensors = read_file(run / "model.safetensors")
+        write_file(other, {**description, "config": {**description["config"], "hidden_channels": 8}}, tensors)
+        write_file(tmp_path / "encoder.safetensors", {"encoder": {}}, {})
         tensors["encoder.conv_first.bias"][1] = np.nan
         write_file(tmp_path / "diverged.safetensors", description, tensors)
         out = tmp_path / "out"

@@ -37,7 +37,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_training_leaves_a_model(run: Path) -> None:
-    assert {"model.safetensors", "model.json", "training.json", "checkpoints"} <= {f.name for f in run.iterdir()}
+    assert {"model.safetensors", "training.json", "checkpoints"} <= {f.name for f in run.iterdir()}
 
 
 def test_train_reads_a_config_file(folder: Path, tmp_path: Path) -> None:
