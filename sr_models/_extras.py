@@ -17,6 +17,7 @@ EXTRAS = {
     "scipy": "sr",
     "skimage": "sr",
     "sklearn": "demo",
+    "spandrel": "sr-tools",
     "starlette": "study",
     "tensorboard": "sr",
     "tifffile": "sr",

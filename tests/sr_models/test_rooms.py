@@ -26,7 +26,7 @@ FLOORS = [
     {"registry"},
     {"models"},
     {"checkpoints"},
-    {"inspection", "evaluation"},
+    {"inspection", "evaluation", "interop"},
     {"study"},
     {"training"},
     {"demo"},
