@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -12,12 +13,10 @@ _ROOT = Path(__file__).parent.parent
 
 
 def _data():
-    import subprocess
-
     listed = subprocess.run(["git", "ls-files", "invflow", "sr_models"], cwd=_ROOT, capture_output=True, text=True)
-    names = listed.stdout.split() or [
-        str(p.relative_to(_ROOT)) for p in (_ROOT / "sr_models").rglob("*") if p.is_file()
-    ]
+    # a source distribution has no git
+    there = [str(path.relative_to(_ROOT)) for path in (_ROOT / "sr_models").rglob("*") if path.is_file()]
+    names = listed.stdout.split() or there
     return [name for name in names if Path(name).suffix not in (".py", ".typed", ".pyi", ".pyc", ".so")]
 
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import tiny_model
 
+from sr_models.checkpoints.archive import read_archive
 from sr_models.checkpoints.files import describe_file, load_model, write_file
 
 
@@ -33,3 +34,10 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"x\.safetensors: it is nested too deeply"):
         load_model(tmp_path / "x.safetensors")
+
+
+def test_a_length_beyond_the_end_of_an_old_file_takes_no_memory(tmp_path):
+    # a text of 4 GiB
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02X" + (0xFFFFFFF0).to_bytes(4, "little") + b"abc")
+    with pytest.raises(ValueError, match=r"x\.pth: it is not a file of tensors"):
+        read_archive(tmp_path / "x.pth")
