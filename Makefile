@@ -12,6 +12,8 @@
 # make mutants  break the Python sources on purpose and see whether the tests notice: days, but it goes on where it was;
 #             make mutants ONLY='invflow.ops.*' takes some functions, SAMPLE=10 ten mutants of a module
 # make gpu    on a machine with a GPU: build in place, tests, sanitizers, timings, counters; needs no network
+# make fuzz   damage 10,000 files of every kind that is read, and see that each is refused in one line: some hours
+# make sbom   a CycloneDX bill of materials of what is installed in .venv: build/sbom.json
 # make help   what these are as plain commands
 
 PYTHON ?= python3
@@ -26,6 +28,7 @@ PROCESSES ?= logical
 PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .PHONY: test test-slow browser test-browser screenshots peers demo check docs gpu sanitize mutants clean help
+.PHONY: fuzz sbom
 .PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
 .PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
@@ -134,6 +137,18 @@ mutants: $(VENV)/.installed-mutants
 	set -f; OMP_NUM_THREADS=1 $(BIN)/python -m tests.gates.python_mutants --jobs $(JOBS) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(ONLY)
 
+# See SECURITY.md. make fuzz KINDS='png study' FILES=1000 tries less.
+FILES ?= 10000
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz/fuzz.py --files $(FILES) $(KINDS)
+
+# The generator gets an environment of its own, so that it does not stand in the list.
+sbom: $(VENV)/.installed-test
+	test -x build/sbom/bin/cyclonedx-py || $(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --disable-pip-version-check -q 'cyclonedx-bom>=5'
+	build/sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file build/sbom.json
+
 clean:
 	rm -rf build *.egg-info invflow/_C*.so $(VENV)/.installed-*
 
@@ -152,6 +167,8 @@ help:
 	@echo "make gpu:    PYTHON=$(PYTHON) bash tests/gpu/run.sh"
 	@echo "make sanitize: the kernel tests on an instrumented build, see the Makefile"
 	@echo "make mutants: $(BIN)/pip install -e '.[mutants]' && $(BIN)/python -m tests.gates.python_mutants --help"
+	@echo "make fuzz:   after make test: $(BIN)/python tests/fuzz/fuzz.py --help"
+	@echo "make sbom:   $(PYTHON) -m venv build/sbom && build/sbom/bin/pip install cyclonedx-bom, and cyclonedx-py environment, see the Makefile"
 	@echo "make clean:  remove what the build left behind"
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -30,8 +31,7 @@ def read_archive(path: str | os.PathLike[str]) -> Any:
         damage = _damage(file)
         try:
             if not damage:
-                file.seek(0)
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return torch.load(_bounded(file), map_location="cpu", weights_only=True)
             reason: Exception | None = None
         except MemoryError:
             raise
@@ -39,6 +39,16 @@ def read_archive(path: str | os.PathLike[str]) -> Any:
         except Exception as error:
             reason = error
     raise ValueError(f"cannot read {path}: it is not a file of tensors alone that torch.save wrote{damage}") from reason
+
+
+def _bounded(file: BinaryIO) -> BinaryIO:
+    """Return a file whose lengths are believed only as far as it goes, for pickles outside an archive.
+
+    A file on disk makes room for as many bytes as a damaged length says, before it reads any.
+    """
+    archive = zipfile.is_zipfile(file)
+    file.seek(0)
+    return file if archive else io.BytesIO(file.read())
 
 
 def _damage(file: BinaryIO) -> str:

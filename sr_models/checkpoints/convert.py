@@ -22,6 +22,7 @@ from sr_models.checkpoints.files import (
     read_weights,
     write_file,
 )
+from sr_models.checkpoints.plausible import check_plausible
 from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published
 from sr_models.checkpoints.runs import is_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file
@@ -113,6 +114,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
             found, name = encoder_layout(_meta_encoder(description["encoder"])), "RRDB encoder"
             state_dict = {published: tensors[own or ""].reshape(shape) for published, (own, shape) in found.items()}
         else:
+            check_plausible(description, tensors)
             with torch.device("meta"):
                 like = create_described(description)
             state_dict, name = to_published(like, tensors), like.name

@@ -21,11 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sr_models.checkpoints.plausible import check_plausible
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.latents import TEMPERATURE, temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
+from sr_models.io.json_text import parse_json
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -134,6 +136,7 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
     if "encoder" in stored.description:
         raise ValueError(f"cannot load model {stored.file}: it holds an encoder only")
     try:
+        check_plausible(stored.description, stored.tensors)
         model = create_described(stored.description)
         dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
         tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
@@ -141,7 +144,7 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
         temperature = stored.description.get("temperature", TEMPERATURE)
         temperatures_of(temperature, 1)
         model.temperature = float(temperature)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load model {stored.file}: {_reason(error)}") from error
     return model.eval()
 
@@ -299,7 +302,7 @@ def without_description(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
-    description = json.loads(text)
+    description = parse_json(text)
     if not isinstance(description, dict):
         raise ValueError(f"{name} does not describe a model")
     return description

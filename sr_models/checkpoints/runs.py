@@ -6,7 +6,6 @@ before it, ``previous.ckpt``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sr_models.checkpoints.archive import describe_content, is_state_dict, read_archive
+from sr_models.io.json_text import parse_json
 
 __all__ = ["CheckpointWeights", "checkpoint_weights", "is_checkpoint", "read_checkpoint", "weights_of_run"]
 
@@ -105,7 +105,7 @@ def checkpoint_weights(path: str | os.PathLike[str], content: Any) -> Checkpoint
         raise ValueError(f"cannot read {path}: its format is {content['format']!r}, this version reads {_FORMAT}")
     model, average, step = content["model"], content.get("average") or {}, content["step"]
     try:
-        description = json.loads(content["description"])
+        description = parse_json(content["description"])
     except (TypeError, ValueError):
         description = None
     if not isinstance(description, dict) or not isinstance(step, int) or not is_state_dict(model):

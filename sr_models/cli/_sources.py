@@ -90,6 +90,8 @@ def _read(file: str) -> dict[Any, Any]:
         raise FileNotFoundError(f"config {file} does not exist") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"config {file} is no text: {error}") from None
+    except RecursionError:
+        raise ValueError(f"config {file} is nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(f"config {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from sr_models.data import memory
 from sr_models.io.files import write_stream
 from sr_models.io.images import read_image
+from sr_models.io.json_text import parse_json
 from sr_models.io.listing import Listing, Unused, check_unused, fingerprint_of, list_images, one_line
 
 __all__ = ["MAGIC", "SUFFIX", "PackedImages", "check_pack_name", "open_images", "packing_hint", "write_pack"]
@@ -275,8 +276,8 @@ def _open(path: Path) -> tuple[list[tuple[str, int, int, int]], np.ndarray]:
 def _entries(index: bytes) -> list[tuple[str, int, int, int]]:
     """Read the index; an empty list if it is no index."""
     try:
-        entries = [(str(name), int(a), int(b), int(c)) for name, a, b, c in json.loads(index)["images"]]
-    except (KeyError, TypeError, ValueError):
+        entries = [(str(name), int(a), int(b), int(c)) for name, a, b, c in parse_json(index)["images"]]
+    except (KeyError, OverflowError, TypeError, ValueError):
         return []
     return entries if all(min(numbers) > 0 for _, *numbers in entries) else []
 

@@ -15,6 +15,7 @@ from sr_models.evaluation.pairs import Pair, names_in_order
 from sr_models.evaluation.scores import Scores, mean_scores, read_scores, write_scores
 from sr_models.io.changes import changed_settings
 from sr_models.io.files import write_text
+from sr_models.io.json_text import parse_json
 from sr_models.io.listing import one_line
 
 __all__ = ["ScoreRecord", "StoredScores", "check_output", "is_record", "read_record"]
@@ -204,7 +205,7 @@ def _summary_of(path: Path) -> Path:
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     summary = _summary_of(path)
     try:
-        content = json.loads(summary.read_text("utf-8"))
+        content = parse_json(summary.read_text("utf-8"))
         return {name: dict(content[name]) for name in ("about", "settings", "failures", "images")}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(

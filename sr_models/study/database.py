@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
+from sr_models.io.json_text import parse_json
 from sr_models.io.listing import one_line
 from sr_models.study.settings import Settings
 
@@ -186,7 +187,7 @@ class Database:
     def answers(self, rater: int) -> dict[int, Answer]:
         """Return a rater's answers, by the number of the image."""
         rows = self._read("SELECT image, ranking, revision FROM answers WHERE rater = ?", (rater,))
-        return {image: Answer(tuple(json.loads(ranking)), revision) for image, ranking, revision in rows}
+        return {image: Answer(self._ranking(ranking), revision) for image, ranking, revision in rows}
 
     def store(self, rater: int, image: int, ranking: Sequence[int], revision: int) -> int:
         """Store an answer, or change one. What is there already is not stored again, however often it comes.
@@ -222,7 +223,7 @@ class Database:
     def all_answers(self) -> list[tuple[int, int, tuple[int, ...]]]:
         """Return rater, image and ranking of every answer."""
         rows = self._read("SELECT rater, image, ranking FROM answers ORDER BY rater, image")
-        return [(rater, image, tuple(json.loads(ranking))) for rater, image, ranking in rows]
+        return [(rater, image, self._ranking(ranking)) for rater, image, ranking in rows]
 
     def _settings(self) -> Settings:
         with _told(self.path):
@@ -232,7 +233,21 @@ class Database:
                     f"{one_line(self.path)} is a study of version {version}, this program's is {_VERSION}; "
                     f"choose another --database"
                 )
-            return Settings.from_json(self._connection.execute("SELECT json FROM settings").fetchone()[0])
+            row = self._connection.execute("SELECT json FROM settings").fetchone()
+        try:
+            return Settings.from_json(row[0])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"database {one_line(self.path)} is damaged: its settings cannot be read") from error
+
+    def _ranking(self, text: object) -> tuple[int, ...]:
+        """Read the ranking of an answer, which is the number of every method once."""
+        try:
+            ranking = tuple(parse_json(text))  # type: ignore[arg-type]
+            if sorted(ranking) == list(range(len(self.settings.methods))):
+                return ranking
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(f"database {one_line(self.path)} is damaged: an answer cannot be read")
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
         with self._lock, _told(self.path):

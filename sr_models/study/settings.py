@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 
+from sr_models.io.json_text import parse_json
 from sr_models.randomness import random_stream
 
 __all__ = ["CROPS", "SIDE", "Settings", "crop_positions", "image_order", "method_order"]
@@ -45,9 +46,11 @@ class Settings:
     @classmethod
     def from_json(cls, text: str) -> Settings:
         """Read what :meth:`to_json` returns."""
-        content = json.loads(text)
+        content = parse_json(text)
         methods, images, fingerprints = (tuple(content[name]) for name in ("methods", "images", "fingerprints"))
-        return cls(methods, images, fingerprints, content["seed"], content["reference"])
+        if not all(isinstance(text, str) for text in (*methods, *images, *fingerprints)):
+            raise ValueError("methods, images and fingerprints must be texts")
+        return cls(methods, images, fingerprints, int(content["seed"]), bool(content["reference"]))
 
     def changes(self, given: Settings) -> list[str]:
         """Say what is different in other settings, a clause each."""

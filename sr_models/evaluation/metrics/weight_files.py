@@ -55,9 +55,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict that ``torch.save`` wrote; ``ValueError`` for anything else."""
     try:
         weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file makes torch.load raise nearly anything, UnicodeDecodeError and KeyError included.
+    # A damaged file makes torch.load raise nearly anything. Its text of many lines advises to load without care.
     except Exception as error:
-        raise ValueError(f"cannot load weights from {path}: {error}") from error
+        raise ValueError(f"cannot load weights from {path}: it is damaged, or holds more than tensors") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path} must hold a state dict of tensors, got {type(weights).__name__}")
     return dict(weights)

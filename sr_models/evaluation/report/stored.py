@@ -14,6 +14,7 @@ from sr_models.evaluation.record import read_record
 from sr_models.evaluation.report.method import Method
 from sr_models.evaluation.scores import Scores, read_scores, write_scores
 from sr_models.io.files import write_text
+from sr_models.io.json_text import parse_json
 
 __all__ = [
     "checkpoint_name",
@@ -158,8 +159,8 @@ def _read_coverage(file: Path) -> tuple[list[tuple[float, float]], int]:
     if not file.exists():
         return [], 0
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = parse_json(file.read_text("utf-8"))
         points = [(float(nominal), float(measured)) for nominal, measured in content["nominal and measured"]]
         return points, int(content["images"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, OverflowError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} cannot be read: {error}; remove it, and evaluate again with --report") from error

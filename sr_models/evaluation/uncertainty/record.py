@@ -15,6 +15,7 @@ from sr_models.evaluation.record import check_output
 from sr_models.evaluation.uncertainty.coverage import IntervalScores
 from sr_models.io.changes import changed_settings
 from sr_models.io.files import write_text
+from sr_models.io.json_text import parse_json
 
 __all__ = ["CoverageRecord", "ImageCoverage"]
 
@@ -80,11 +81,11 @@ class CoverageRecord:
 
     def _take_over(self, path: Path, pairs: Sequence[Pair]) -> None:
         try:
-            former = json.loads(path.read_text("utf-8"))
+            former = parse_json(path.read_text("utf-8"))
             settings, images = dict(former["settings"]), dict(former["images"])
             digests = {name: str(image["digest"]) for name, image in images.items()}
             rows = {name: _rows(image["temperatures"], settings["n"]) for name, image in images.items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, OverflowError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} exists, but does not hold coverage ({error}); {_HINT}") from error
         if changed := changed_settings(settings, self._settings):
             raise ValueError(f"{path} holds coverage with other settings ({'; '.join(changed)}); {_HINT}")

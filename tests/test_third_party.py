@@ -1,0 +1,47 @@
+"""What is shipped has a licence in THIRD_PARTY.md, loads nothing from others, and CITATION.cff has our version."""
+
+import fnmatch
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+
+import invflow
+
+_ROOT = Path(__file__).parent.parent
+
+
+def _data():
+    listed = subprocess.run(["git", "ls-files", "invflow", "sr_models"], cwd=_ROOT, capture_output=True, text=True)
+    # a source distribution has no git
+    there = [str(path.relative_to(_ROOT)) for path in (_ROOT / "sr_models").rglob("*") if path.is_file()]
+    names = listed.stdout.split() or there
+    return [name for name in names if Path(name).suffix not in (".py", ".typed", ".pyi", ".pyc", ".so")]
+
+
+def test_every_file_that_is_no_code_has_a_licence():
+    text = (_ROOT / "THIRD_PARTY.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    patterns = []
+    for row in rows:
+        found = re.findall(r"`([^`]+)`", row)
+        folder = Path(found[0]).parent
+        patterns += [name if "/" in name else str(folder / name) for name in found]
+    data = _data()
+    assert len(data) > 8
+    assert [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not fnmatch.filter(data, pattern)] == []
+
+
+def test_pages_load_nothing_from_elsewhere():
+    pages = [name for name in _data() if Path(name).suffix in (".html", ".css", ".js")]
+    assert pages
+    for name in pages:
+        assert not re.search(r"(src|href|url\(|@import)[=\s\"']*https?://|@font-face", (_ROOT / name).read_text()), name
+
+
+def test_the_citation_has_this_version():
+    citation = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == invflow.__version__
+    assert len(citation["references"]) == 4
