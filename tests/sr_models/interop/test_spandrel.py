@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,13 @@ def test_a_damaged_file_is_an_error(registry: ArchRegistry, tmp_path: Path) -> N
     save_file(tensors, path)
     with pytest.raises(RuntimeError, match=r"encoder.conv_first.bias"):
         ModelLoader(registry=registry).load_from_file(path)
+
+
+def test_a_description_that_asks_for_far_more_is_refused(registry: ArchRegistry) -> None:
+    text = json.dumps({"model": "srflow-da", "config": {"scale": 4, "steps": 10**9}}).encode()
+    tensors = {"a": torch.zeros(1), "sr_models.description": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=r"steps must be at most 1000 with the tensors of this file, got 1000000000"):
+        registry.load(tensors)
 
 
 def test_temperature_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
