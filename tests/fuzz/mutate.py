@@ -6,6 +6,7 @@ their reading, without a data base of examples or shrinking, and again by number
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from typing import Any
@@ -138,5 +139,5 @@ def _change(tree: Any, random: np.random.Generator) -> None:
         if random.random() < 0.15:
             del tree[key]
         else:
-            tree[key] = _VALUES[random.integers(len(_VALUES))]
+            tree[key] = copy.deepcopy(_VALUES[random.integers(len(_VALUES))])  # else the next change would change it
         return

@@ -1,5 +1,7 @@
 """Descriptions of models far larger than their file are refused at once."""
 
+import tracemalloc
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,5 +41,10 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
 def test_a_length_beyond_the_end_of_an_old_file_takes_no_memory(tmp_path):
     # a text of 4 GiB
     (tmp_path / "x.pth").write_bytes(b"\x80\x02X" + (0xFFFFFFF0).to_bytes(4, "little") + b"abc")
-    with pytest.raises(ValueError, match=r"x\.pth: it is not a file of tensors"):
-        read_archive(tmp_path / "x.pth")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"x\.pth: it is not a file of tensors"):
+            read_archive(tmp_path / "x.pth")
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 import sr_models
 from sr_models.checkpoints import shipped
-from sr_models.checkpoints.files import load_model, read_weights, save_model
+from sr_models.checkpoints.files import load_model, read_file, read_weights, save_model, write_file
 from sr_models.checkpoints.initial import load_initial_weights
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.cli import main
@@ -59,20 +58,20 @@ def test_names_stand_for_files(folder: Path) -> None:
 
 def test_the_file_names_the_temperature(folder: Path) -> None:
     assert sr_models.load("mine").temperature == 0.9
-    description = json.loads((folder / "mine.json").read_text())
+    description, tensors = read_file(folder / "mine.safetensors")
     assert "temperature" not in description
-    (folder / "mine.json").write_text(json.dumps({**description, "temperature": 0.75}))
+    write_file(folder / "mine.safetensors", {**description, "temperature": 0.75}, tensors)
     model = sr_models.load("mine")
     assert model.temperature == 0.75
     save_model(model, "again.safetensors")
-    assert json.loads(Path("again.json").read_text())["temperature"] == 0.75
+    assert read_file("again.safetensors")[0]["temperature"] == 0.75
     assert load_model("again.safetensors").temperature == 0.75
 
 
 @pytest.mark.parametrize("value", [-1, "warm", None, [], [0.5, 0.5], math.inf])
 def test_a_temperature_that_is_none_is_refused(folder: Path, value: object) -> None:
-    description = json.loads((folder / "mine.json").read_text())
-    (folder / "mine.json").write_text(json.dumps({**description, "temperature": value}))
+    description, tensors = read_file(folder / "mine.safetensors")
+    write_file(folder / "mine.safetensors", {**description, "temperature": value}, tensors)
     with pytest.raises(ValueError, match=r"cannot load model .*mine.safetensors: "):
         sr_models.load("mine")
 
@@ -108,7 +107,6 @@ def test_a_path_of_the_same_name_comes_first(folder: Path) -> None:
 
 def test_a_photograph_is_all_that_the_command_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "mine.safetensors").rename(folder / "srflow-da-tiny.safetensors")
-    (folder / "mine.json").rename(folder / "srflow-da-tiny.json")
     image = np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uint8)
     for name in ("a", "b"):
         write_image(Path(f"{name}.png"), image)
