@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "evaluate_model",
     "evaluate_samples",
+    "from_pretrained",
     "from_published",
     "intervals",
     "list_degradations",
@@ -31,6 +32,7 @@ __all__ = [
     "register_degradation",
     "register_model",
     "save_model",
+    "save_pretrained",
     "train_model",
 ]
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from sr_models.flow.model import SuperResolutionFlow
     from sr_models.inspection.check import ModelCheck, check_model
     from sr_models.inspection.describe import describe
+    from sr_models.interop.hub import from_pretrained, save_pretrained
     from sr_models.registry import create, list_models, register_model
     from sr_models.training.config import TrainingConfig
     from sr_models.training.run import train_model
@@ -64,6 +67,7 @@ else:
         "describe": "sr_models.inspection.describe",
         "evaluate_model": "sr_models.evaluation.evaluate",
         "evaluate_samples": "sr_models.evaluation.folder",
+        "from_pretrained": "sr_models.interop.hub",
         "from_published": "sr_models.checkpoints.published",
         "intervals": "sr_models.evaluation.uncertainty.order_statistics",
         "list_degradations": "sr_models.degradations.registry",
@@ -73,6 +77,7 @@ else:
         "register_degradation": "sr_models.degradations.registry",
         "register_model": "sr_models.registry",
         "save_model": "sr_models.checkpoints.files",
+        "save_pretrained": "sr_models.interop.hub",
         "train_model": "sr_models.training.run",
     }
 

@@ -7,6 +7,7 @@ __all__ = ["EXTRAS", "install_hint"]
 #: Import name -> the extra that installs the package.
 EXTRAS = {
     "PIL": "sr",
+    "huggingface_hub": "hub",
     "imagecodecs": "sr",
     "jinja2": "sr",
     "jsonargparse": "sr",

@@ -149,8 +149,12 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
     return model.eval()
 
 
-def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
+def read_weights(path: str | os.PathLike[str], *, beside: Path | None = None) -> StoredWeights:
     """Read the weights that ``path`` stands for, see :func:`load_model`.
+
+    Args:
+        path: see there.
+        beside: as for :func:`read_file`, if ``path`` is a file.
 
     Raises:
         FileNotFoundError: a file is missing, or a folder holds no weights.
@@ -161,7 +165,7 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
         stored = _read_one(shipped)
         return stored._replace(tensors={name: _single(tensor) for name, tensor in stored.tensors.items()})
     if len(files) == 1:
-        return _read_one(files[0])
+        return _read_one(files[0], beside)
     errors: list[str] = []
     for file in files:
         try:
@@ -180,12 +184,12 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype is torch.float16 else tensor
 
 
-def _read_one(path: Path) -> StoredWeights:
+def _read_one(path: Path, beside: Path | None = None) -> StoredWeights:
     if path.suffix == ".ckpt":
         description, tensors, step = read_checkpoint(path)
         stored = StoredWeights(description, tensors, path, step)
     elif path.suffix or path.is_file():
-        stored = StoredWeights(*read_file(path), path)
+        stored = StoredWeights(*read_file(path, beside=beside), path)
     else:
         raise FileNotFoundError(
             f"model {path} does not exist, neither as a file nor as the folder of a run; "
@@ -259,8 +263,12 @@ def write_file(path: str | os.PathLike[str], description: dict[str, Any], tensor
     write_bytes(path, save(held, metadata={"format": "pt", _DESCRIPTION: text}))
 
 
-def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_file(path: str | os.PathLike[str], *, beside: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read the description and the tensors of a file that :func:`write_file` wrote, or of a pair of earlier versions.
+
+    Args:
+        path: the file.
+        beside: JSON that describes a file without a description; default: the file of the same name, as in pairs.
 
     Raises:
         FileNotFoundError: the file is missing, or has no description, and the JSON beside it is missing too.
@@ -275,7 +283,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, T
             tensors = {name: file.get_tensor(name) for name in file.keys() if name != _DESCRIPTION}  # noqa: SIM118
         if text is not None:
             return _parsed(text, path.name), tensors
-        beside = path.with_suffix(".json")
+        beside = beside or path.with_suffix(".json")
         if not beside.is_file():
             raise FileNotFoundError(f"model file {beside} does not exist, and {path.name} has no description")
         return _parsed(beside.read_text(), beside.name), tensors

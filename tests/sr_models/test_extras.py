@@ -14,7 +14,7 @@ IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage", "s
 def test_every_package_of_the_extras_is_known() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     table = text.partition("[project.optional-dependencies]")[2]
-    for extra in ("sr", "demo", "study"):
+    for extra in ("sr", "demo", "hub", "sr-tools", "study"):
         entries = re.search(rf"^{extra} = \[(.*?)\]$", table, re.DOTALL | re.MULTILINE)
         assert entries is not None
         names = [re.match(r"[\w-]+", entry)[0] for entry in re.findall(r'"([^"]+)"', entries[1])]
