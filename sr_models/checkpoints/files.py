@@ -310,7 +310,10 @@ def without_description(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
-    description = parse_json(text)
+    try:
+        description = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"description in {name}: {error}") from error
     if not isinstance(description, dict):
         raise ValueError(f"{name} does not describe a model")
     return description

@@ -79,7 +79,7 @@ def test_config_is_needed_only_without_a_description(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("[" * 100_000, "config.json is nested too deeply"),
+        ("[" * 100_000, "description in config.json: it is nested too deeply"),
         ("[]", "config.json does not describe a model"),
         ("{", "Expecting"),
         ("{}", "'model'"),
