@@ -34,9 +34,7 @@ def test_a_model_of_more_values_than_the_file_is_refused_before_it_takes_memory(
 def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     (tmp_path / "x.json").write_text("[" * 100_000)
-    with pytest.raises(
-        ValueError, match=r"x\.safetensors: description in x\.(safetensors|json): it is nested too deeply"
-    ):
+    with pytest.raises(ValueError, match=r"x\.safetensors: description in x\.json: it is nested too deeply"):
         load_model(tmp_path / "x.safetensors")
 
 
