@@ -307,4 +307,5 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if "not a database" in str(error):
             raise ValueError(f"{one_line(path)} is not the database of a study; choose another --database") from error
-        raise ValueError(f"database {one_line(path)}: {error}") from error
+        # a damaged file brings its own text into the message
+        raise ValueError(f"database {one_line(path)}: {one_line(str(error))}") from error
