@@ -58,30 +58,31 @@ def _peaks(arguments: argparse.Namespace) -> None:
     print(json.dumps(peaks_of(arguments.request)))
 
 
-def _overhead(arguments: argparse.Namespace) -> None:
+def _check_rounds(arguments: argparse.Namespace) -> None:
     if arguments.rounds < 2:
         raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+
+
+def _overhead(arguments: argparse.Namespace) -> None:
+    _check_rounds(arguments)
     torch.set_num_threads(1)
     print(overhead_table(measure_overhead(arguments.rounds)))
 
 
 def _vectors(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    _check_rounds(arguments)
     torch.set_num_threads(1)
     print(measure_vectors(arguments.rounds))
 
 
 def _freia(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    _check_rounds(arguments)
     torch.set_num_threads(1)
     print(measure_freia(arguments.rounds))
 
 
 def _neighbour(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    _check_rounds(arguments)
     quiet, busy = measure_neighbour(arguments.rounds)
     bound = "bound to cores" if "OMP_PLACES" in os.environ else "not bound to cores"
     step = f"training step, {torch.get_num_threads()} threads {bound}"
@@ -89,8 +90,7 @@ def _neighbour(arguments: argparse.Namespace) -> None:
 
 
 def _crops(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    _check_rounds(arguments)
     from benchmarks.crops import crops_table, measure_crops  # needs what the extra sr installs
 
     print(crops_table(measure_crops(arguments.rounds)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable
-from time import process_time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.markdown import markdown
+from benchmarks.processor_time import repetitions, seconds_of
 
 __all__ = ["measure_freia"]
 
@@ -104,19 +104,9 @@ def _score(inn: nn.Module, x: Tensor) -> None:
 
 def _times(calls: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
     """Return seconds of every call in every round; the calls take turns."""
-    repetitions = 1
-    for call in calls:
-        call()  # the first call loads what it needs
-        repetitions = max(repetitions, int(_LEAST_SECONDS / max(_seconds(call, 1), 1e-6)))
+    count = max(repetitions(call, _LEAST_SECONDS) for call in calls)
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, found in zip(calls, times, strict=True):
-            found.append(_seconds(call, repetitions))
+            found.append(seconds_of(call, count))
     return times
-
-
-def _seconds(call: Callable[[], Any], repetitions: int) -> float:
-    start = process_time()
-    for _ in range(repetitions):
-        call()
-    return (process_time() - start) / repetitions

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from time import process_time
 
 import torch
 from torch import Tensor
 
 import invflow
 from benchmarks.markdown import markdown
+from benchmarks.processor_time import repetitions, seconds_of
 from invflow.backends import cpu
 from invflow.backends.native import Native
 from invflow.backends.protocol import Call, Settings
@@ -35,11 +35,11 @@ def measure_vectors(rounds: int) -> str:
     for shape in _STATES:
         for direction in ("forward", "forward+backward"):
             calls = _calls(shape, backward=direction != "forward")
-            counts = {name: _repetitions(call) for name, call in calls.items()}
+            counts = {name: repetitions(call, _LEAST_SECONDS) for name, call in calls.items()}
             times: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(rounds):
                 for name, call in calls.items():
-                    times[name].append(_microseconds(call, counts[name]))
+                    times[name].append(1e6 * seconds_of(call, counts[name]))
             ratios = [ours / torch for ours, torch in zip(times["ours"], times["PyTorch"], strict=True)]
             medians = (f"{statistics.median(found):.0f}" for found in times.values())
             state = " x ".join(map(str, shape))
@@ -76,19 +76,3 @@ def _calls(shape: tuple[int, ...], *, backward: bool) -> dict[str, Callable[[], 
             Native.flow_step_backward(cpu, as_image(grad_y), grad_log_det, call)
 
     return {"ours": timed(invflow.flow_step), "PyTorch": timed(plain), "pixels": pixels}
-
-
-def _repetitions(call: Callable[[], object]) -> int:
-    """Return how often a call is repeated for one measurement."""
-    call()
-    count = 1
-    while _microseconds(call, count) * count < _LEAST_SECONDS * 1e6:
-        count *= 2
-    return count
-
-
-def _microseconds(call: Callable[[], object], count: int) -> float:
-    start = process_time()
-    for _ in range(count):
-        call()
-    return (process_time() - start) / count * 1e6

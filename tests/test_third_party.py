@@ -1,4 +1,4 @@
-"""What is shipped has a licence in THIRD_PARTY.md, loads nothing from others, and CITATION.cff has our version."""
+"""Files that are shipped have a licence in THIRD_PARTY.md and load nothing of others; CITATION.cff has our version."""
 
 import fnmatch
 import re

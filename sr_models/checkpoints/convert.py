@@ -14,16 +14,14 @@ from torch import Tensor
 from sr_models.checkpoints.archive import describe_content, read_archive
 from sr_models.checkpoints.detect import detect_model
 from sr_models.checkpoints.files import (
-    UNUSED,
     StoredWeights,
-    create_described,
     create_stored,
     describe_file,
     read_weights,
     write_file,
 )
-from sr_models.checkpoints.plausible import check_plausible
-from sr_models.checkpoints.published import check_layout, encoder_layout, to_own, to_published
+from sr_models.checkpoints.plausible import create_without_memory
+from sr_models.checkpoints.published import check_layout, encoder_layout, load_published, to_own, to_published
 from sr_models.checkpoints.runs import is_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file
 from sr_models.checkpoints.wrapped import plain_names, unwrap
@@ -114,9 +112,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
             found, name = encoder_layout(_meta_encoder(description["encoder"])), "RRDB encoder"
             state_dict = {published: tensors[own or ""].reshape(shape) for published, (own, shape) in found.items()}
         else:
-            check_plausible(description, tensors)
-            with torch.device("meta"):
-                like = create_described(description)
+            like = create_without_memory(description, tensors)
             state_dict, name = to_published(like, tensors), like.name
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot convert {source}: {error}") from error
@@ -197,8 +193,7 @@ def model_of_published(state_dict: Mapping[str, Tensor]) -> SuperResolutionFlow:
     """
     name, fields, _ = detect_model(state_dict)
     model = create(name, **fields)
-    own = to_own(model, state_dict)
-    model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
+    load_published(model, state_dict)
     return model.eval()
 
 

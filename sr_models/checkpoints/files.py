@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sr_models.checkpoints.plausible import check_plausible
+from sr_models.checkpoints.plausible import create_without_memory
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.latents import TEMPERATURE, temperatures_of
@@ -38,6 +38,7 @@ __all__ = [
     "create_stored",
     "describe_file",
     "description_in",
+    "evaluated_tensors",
     "load",
     "load_encoder",
     "load_model",
@@ -45,7 +46,6 @@ __all__ = [
     "read_weights",
     "save_model",
     "weights_fingerprint",
-    "without_description",
     "write_file",
 ]
 
@@ -136,11 +136,10 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
     if "encoder" in stored.description:
         raise ValueError(f"cannot load model {stored.file}: it holds an encoder only")
     try:
-        check_plausible(stored.description, stored.tensors)
+        create_without_memory(stored.description, stored.tensors)
         model = create_described(stored.description)
         dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
-        tensors = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
-        model.to(dtype).load_state_dict(tensors)
+        model.to(dtype).load_state_dict(evaluated_tensors(stored.tensors))
         temperature = stored.description.get("temperature", TEMPERATURE)
         temperatures_of(temperature, 1)
         model.temperature = float(temperature)
@@ -195,8 +194,7 @@ def _read_one(path: Path, beside: Path | None = None) -> StoredWeights:
             f"model {path} does not exist, neither as a file nor as the folder of a run; "
             f"models that come with this package: {', '.join(shipped_models())}"
         )
-    used = {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
-    _check_finite(f"model {path}", used)
+    _check_finite(f"model {path}", evaluated_tensors(stored.tensors))
     return stored
 
 
@@ -304,9 +302,9 @@ def description_in(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return None if held is None else _parsed(bytes(held.cpu().tolist()).decode(), _DESCRIPTION)
 
 
-def without_description(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of the model: those of a file without its description."""
-    return {name: tensor for name, tensor in tensors.items() if name != _DESCRIPTION}
+def evaluated_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the model: those of a file without its description and what is unused."""
+    return {name: tensor for name, tensor in tensors.items() if name != _DESCRIPTION and not name.startswith(UNUSED)}
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from invflow import ActNorm
 from sr_models.checkpoints.convert import read_state_dict
 from sr_models.checkpoints.detect import told_by
-from sr_models.checkpoints.files import UNUSED, StoredWeights, create_described, read_weights
+from sr_models.checkpoints.files import StoredWeights, evaluated_tensors, read_weights
+from sr_models.checkpoints.plausible import create_without_memory
 from sr_models.checkpoints.published import to_own
 from sr_models.checkpoints.runs import weights_of_run
 from sr_models.checkpoints.shipped import shipped_file
@@ -68,15 +69,14 @@ def load_initial_weights(model: SuperResolutionFlow, path: str | os.PathLike[str
 
 
 def _own_tensors(model: SuperResolutionFlow, stored: StoredWeights) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        like = create_described(stored.description)
+    like = create_without_memory(stored.description, stored.tensors)
     _check_config(model, like.name, dataclasses.asdict(like.config))
-    return {name: tensor for name, tensor in stored.tensors.items() if not name.startswith(UNUSED)}
+    return evaluated_tensors(stored.tensors)
 
 
 def _published_tensors(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     _check_config(model, *told_by(state_dict))
-    return {name: tensor for name, tensor in to_own(model, state_dict).items() if not name.startswith(UNUSED)}
+    return evaluated_tensors(to_own(model, state_dict))
 
 
 def _check_config(model: SuperResolutionFlow, name: str, config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Descriptions that ask for far more than their file holds, refused before they cost time and memory."""
+"""Models of descriptions without memory; those that ask for far more than their file holds are refused before."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.registry import create
 
-__all__ = ["check_plausible"]
+__all__ = ["create_without_memory"]
 
 #: Whole numbers up to here are always believed: a model of a thousand blocks without memory is made in seconds.
 _ALWAYS = 1000
@@ -18,11 +19,11 @@ _ALWAYS = 1000
 _SPARE = 2**24
 
 
-def check_plausible(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Check that a description could be that of these tensors, without memory for the model that it describes.
+def create_without_memory(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SuperResolutionFlow:
+    """Create the described model on the meta device, if the description could be that of these tensors.
 
     Args:
-        description: name and config of a model, or sizes of an encoder.
+        description: name and config of a model.
         tensors: those of its file.
 
     Raises:
@@ -34,17 +35,17 @@ def check_plausible(description: Mapping[str, Any], tensors: Mapping[str, Tensor
         if abs(number) > largest:
             digits = f"{number}" if abs(number) < 10**18 else "more than 18 digits"
             raise ValueError(f"{name} must be at most {largest} with the tensors of this file, got {digits}")
-    if "model" not in description:
-        return
     try:
         with torch.device("meta"):
             model = create(description["model"], **description["config"])
-    except NotImplementedError:  # a model of another package that needs memory to be made
-        return
+    except NotImplementedError:
+        # a model of another package that needs memory to be made
+        return create(description["model"], **description["config"])
     wanted = sum(tensor.numel() for tensor in model.state_dict().values())
     held = sum(tensor.numel() for tensor in tensors.values())
     if wanted > held + _SPARE:
         raise ValueError(f"its description is that of a model of {wanted:,} values, its tensors have {held:,}")
+    return model
 
 
 def _whole_numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:

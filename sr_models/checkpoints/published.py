@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow import ActNorm
-from sr_models.checkpoints.files import UNUSED
+from sr_models.checkpoints.files import UNUSED, evaluated_tensors
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.models.config import check_steps
 from sr_models.models.encoder import published_encoder_name
@@ -234,8 +234,7 @@ def load_published(model: SuperResolutionFlow, state_dict: Mapping[str, Tensor])
     Raises:
         ValueError: missing, unexpected or misshapen tensors, which are named.
     """
-    own = to_own(model, state_dict)
-    model.load_state_dict({name: tensor for name, tensor in own.items() if not name.startswith(UNUSED)})
+    model.load_state_dict(evaluated_tensors(to_own(model, state_dict)))
 
 
 def from_published(

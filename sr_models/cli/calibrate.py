@@ -42,8 +42,8 @@ def run(
         sr-models calibrate --checkpoint runs/mine --images DIV2K_valid_HR --level 0.8 --temperatures [0.8,0.9,1.0]
 
     Args:
-        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a
-            model that comes with this package.
+        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a model that comes with this
+            package.
         images: folder of high-resolution images, a pattern such as 'photos/**/*.png', or a text file that lists them.
         lr_images: folder of low-resolution images, named like the others (0801.png or 0801x4.png for 0801.png); without
             it they are made by bicubic reduction.

@@ -51,8 +51,8 @@ def run(
 
     Args:
         images: folder of high-resolution images, a pattern such as 'photos/**/*.png', or a text file that lists them.
-        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a
-            model that comes with this package.
+        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a model that comes with this
+            package.
         samples: folder of images to score instead of a model's. Those of 0801.png are named 0801_sample000.png,
             0801x4_sample000.png, 0801.png or 0801x4.png. Or those of the first image are named 000000_sample00000.png
             or 000000.png, as in the challenge.

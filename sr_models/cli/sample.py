@@ -45,8 +45,8 @@ def run(
 
     Args:
         images: images, folders, patterns such as 'photos/**/*.png', or text files that list images.
-        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a
-            model that comes with this package.
+        checkpoint: model.safetensors, a run's folder, a checkpoint in it, or the name of a model that comes with this
+            package.
         output: folder for the samples, created if needed.
         n: samples an image.
         temperature: standard deviation of the latents; 0 gives the most regular image, more gives more detail, which is

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sr_models.checkpoints.convert import model_of_published
 from sr_models.checkpoints.detect import told_by
-from sr_models.checkpoints.files import UNUSED, create_described, description_in, without_description
-from sr_models.checkpoints.plausible import check_plausible
+from sr_models.checkpoints.files import create_described, description_in, evaluated_tensors
+from sr_models.checkpoints.plausible import create_without_memory
 from sr_models.checkpoints.wrapped import plain_names
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
@@ -95,10 +95,9 @@ class FlowArchitecture(Architecture[SuperResolutionFlow]):
             model = model_of_published(plain_names(state_dict))
             tensors = model.state_dict()
         else:
-            held = without_description(state_dict)
-            check_plausible(description, held)
+            tensors = evaluated_tensors(state_dict)
+            create_without_memory(description, tensors)
             model = create_described(description).eval()
-            tensors = {name: tensor for name, tensor in held.items() if not name.startswith(UNUSED)}
         sizes = {"hidden_channels": "hc", "features": "nf", "blocks": "nb"}
         tags = [f"{getattr(model.config, field)}{tag}" for field, tag in sizes.items() if hasattr(model.config, field)]
         return ImageModelDescriptor(

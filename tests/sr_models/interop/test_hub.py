@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import sr_models
-from sr_models.checkpoints.files import describe_file, without_description
+from sr_models.checkpoints.files import describe_file, evaluated_tensors
 from sr_models.interop import hub
 
 TINY = {"steps": 1, "hidden_channels": 8, "features": 8, "growth": 4, "blocks": 2, "stacked_blocks": (0, 1)}
@@ -38,7 +38,7 @@ def folder(model: sr_models.SuperResolutionFlow, tmp_path: Path) -> Path:
 
 def strip_description(folder: Path) -> None:
     """Leave what a program writes that knows tensors only."""
-    save_file(without_description(load_file(folder / hub.WEIGHTS)), folder / hub.WEIGHTS)
+    save_file(evaluated_tensors(load_file(folder / hub.WEIGHTS)), folder / hub.WEIGHTS)
 
 
 def assert_same(one: sr_models.SuperResolutionFlow, other: sr_models.SuperResolutionFlow) -> None:
