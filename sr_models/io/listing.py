@@ -223,7 +223,7 @@ def _walk(folder: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
                 if recursive:
                     (links if entry.is_symlink() else folders).append(path)
                 else:
-                    unused.append(Unused(path, "a folder in the folder", "folders"))
+                    unused.append(Unused(path, "a sub-folder; recursive looks into it", "folders"))
             else:
                 _sort_in(path, entry, found, unused)
     return found, unused

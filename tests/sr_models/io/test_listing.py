@@ -38,7 +38,7 @@ def test_a_folder_with_folders(tmp_path: Path) -> None:
     assert listing.summary() == [f"4 images in {tmp_path}"]
     flat = list_images(tmp_path, recursive=False)
     assert flat.names == ["a.JPEG", "z.png"]
-    assert unused(flat) == {"b": ("folders", "a folder in the folder")}
+    assert unused(flat) == {"b": ("folders", "a sub-folder; recursive looks into it")}
 
 
 def test_hidden_names_and_folders_of_systems_are_passed_over(tmp_path: Path) -> None:
