@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sr_models.io.files import write_bytes
-from sr_models.io.listing import list_images, one_line
+from sr_models.io.listing import NESTED, list_images, one_line
 from sr_models.io.reading import WHITE_BACKGROUND
 from sr_models.io.sample_files import read_description
 
@@ -19,7 +20,7 @@ __all__ = ["STANDARD", "find_images", "read_standard_input", "say"]
 #: What stands for standard input and standard output.
 STANDARD = "-"
 #: Kinds of files in a listing that are rightly left out.
-_NO_FAILURES = ("of other kinds", "folders", "named twice")
+_NO_FAILURES = ("of other kinds", "folders", NESTED, "named twice")
 
 
 def find_images(
@@ -56,7 +57,9 @@ def find_images(
         roots.append(os.path.abspath(listing.root))
         failures += [f"{entry.path}: {entry.reason}" for entry in listing.unused if entry.kind not in _NO_FAILURES]
         damaged |= {Path(os.path.abspath(entry.path)): None for entry in listing.unused if entry.kind == "damaged"}
-        for line in listing.summary():
+        # samples of an earlier run in a sub-folder are not waiting for --recursive
+        others = [entry for entry in listing.unused if entry.kind != NESTED or not _is_in(entry.path, inside)]
+        for line in replace(listing, unused=others).summary():
             say(line.replace(WHITE_BACKGROUND, "transparency is kept") if keep_alpha else line)
         for image in map(Path, map(os.path.abspath, listing.paths)):
             # who names a sample in another folder wants it enlarged
@@ -70,6 +73,10 @@ def find_images(
     if not found:
         raise ValueError("; ".join(failures) or f"{' '.join(sources)}: only samples that this command made before")
     return list(found), Path(os.path.commonpath(roots)), failures, list(damaged)
+
+
+def _is_in(path: Path, folder: str) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(folder)
 
 
 def read_standard_input(folder: Path) -> Path:

@@ -28,9 +28,20 @@ class TestFolders:
             picture(tmp_path / "in" / name)
         assert sample() == 0
         assert names(tmp_path / "out") == ["a_sample000.png"]
-        assert "not used: 1 folders: more (a sub-folder; recursive looks into it)" in capsys.readouterr().err
+        assert "not used: 2 images in sub-folders: more; --recursive uses them" in capsys.readouterr().err
         assert sample("--recursive") == 0
         assert names(tmp_path / "out") == [f"{name}_sample000.png" for name in ("a", "more/b", "more/deep/c")]
+
+    def test_samples_in_a_sub_folder_are_not_asked_for(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        picture(tmp_path / "in" / "a.png")
+        for _ in range(2):
+            assert sample(output=tmp_path / "in" / "samples") == 0
+            assert "--recursive" not in capsys.readouterr().err
+        picture(tmp_path / "in" / "more" / "b.png")
+        assert sample(output=tmp_path / "in" / "samples") == 0
+        assert "not used: 1 images in sub-folders: more; --recursive uses them" in capsys.readouterr().err
 
     def test_images_in_sub_folders_only(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -39,7 +50,7 @@ class TestFolders:
         assert sample() == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert "holds no image" in error
-        assert "more (a sub-folder; recursive looks into it)" in error
+        assert "1 images in sub-folders: more; --recursive uses them" in error
 
 
 class TestFormats:
