@@ -127,7 +127,10 @@ def _sample(
     if factor > model.scale:
         raise ValueError(f"scale must be at most the model's {model.scale}, got {factor}")
     if factor < model.scale:
-        say(f"{checkpoint} enlarges {model.scale} times; its samples are reduced to {factor} times by bicubic means")
+        say(
+            f"{checkpoint} enlarges {model.scale} times; "
+            f"its samples are then reduced to {factor} times, by bicubic interpolation"
+        )
     latents = len(model.drawn_shapes(model.lr_multiple, model.lr_multiple))
     temperatures = temperatures_of(model.temperature if temperature is None else temperature, latents)
     alike = len(set(temperatures)) == 1

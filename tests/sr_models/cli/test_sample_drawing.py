@@ -199,7 +199,9 @@ class TestScale:
         source = noisy(tmp_path / "in" / "a.png", size=(9, 13))
         assert sample("--scale", scale, "--seed", 5) == 0
         printed = capsys.readouterr()
-        assert f"enlarges 4 times; its samples are reduced to {scale} times by bicubic means" in printed.err
+        assert (
+            f"enlarges 4 times; its samples are then reduced to {scale} times, by bicubic interpolation" in printed.err
+        )
         assert f"13 x 9 to {13 * scale} x {9 * scale} pixels" in printed.out
         with torch.no_grad():
             whole = load_model(model).sample(to_tensor(read_image(source))[None], seed=5)[0, 0]
