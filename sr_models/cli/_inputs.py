@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sr_models.io.files import write_bytes
-from sr_models.io.listing import list_images, one_line
+from sr_models.io.listing import NESTED, Listing, list_images, one_line
 from sr_models.io.reading import WHITE_BACKGROUND
 from sr_models.io.sample_files import read_description
 
@@ -19,7 +20,7 @@ __all__ = ["STANDARD", "find_images", "read_standard_input", "say"]
 #: What stands for standard input and standard output.
 STANDARD = "-"
 #: Kinds of files in a listing that are rightly left out.
-_NO_FAILURES = ("of other kinds", "folders", "named twice")
+_NO_FAILURES = ("of other kinds", "folders", NESTED, "named twice")
 
 
 def find_images(
@@ -44,6 +45,7 @@ def find_images(
     damaged: dict[Path, None] = {}
     roots, failures, own = [], [], 0
     inside = os.path.abspath(output)
+    alone: dict[Path, Listing] = {}
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir() and output.is_dir() and path.samefile(output):
@@ -56,8 +58,12 @@ def find_images(
         roots.append(os.path.abspath(listing.root))
         failures += [f"{entry.path}: {entry.reason}" for entry in listing.unused if entry.kind not in _NO_FAILURES]
         damaged |= {Path(os.path.abspath(entry.path)): None for entry in listing.unused if entry.kind == "damaged"}
-        for line in listing.summary():
-            say(line.replace(WHITE_BACKGROUND, "transparency is kept") if keep_alpha else line)
+        # samples of an earlier run in a sub-folder are not waiting for --recursive
+        others = [entry for entry in listing.unused if entry.kind != NESTED or not _is_in(entry.path, inside)]
+        if path.is_file() and listing.paths == [path]:
+            alone[path] = listing
+        else:
+            _say_summary(replace(listing, unused=others), keep_alpha)
         for image in map(Path, map(os.path.abspath, listing.paths)):
             # who names a sample in another folder wants it enlarged
             passed_over = not path.is_file() or image.is_relative_to(inside)
@@ -65,11 +71,34 @@ def find_images(
                 own += 1
             else:
                 found[image] = None
+    if alone:
+        _say_summary(_together(list(alone.values())), keep_alpha)
     if own:
         say(f"not used: {own} samples that this command made before")
     if not found:
         raise ValueError("; ".join(failures) or f"{' '.join(sources)}: only samples that this command made before")
     return list(found), Path(os.path.commonpath(roots)), failures, list(damaged)
+
+
+def _together(listings: Sequence[Listing]) -> Listing:
+    """Join listings of single images, of which a shell makes many from one pattern."""
+    common = os.path.commonpath([os.path.abspath(listing.root) for listing in listings])
+    relative = not any(listing.root.is_absolute() for listing in listings)
+    return Listing(
+        [path for listing in listings for path in listing.paths],
+        [size for listing in listings for size in listing.sizes],
+        root=Path(os.path.relpath(common) if relative else common),
+        notes=[notes for listing in listings for notes in listing.notes],
+    )
+
+
+def _say_summary(listing: Listing, keep_alpha: bool) -> None:
+    for line in listing.summary():
+        say(line.replace(WHITE_BACKGROUND, "transparency is kept") if keep_alpha else line)
+
+
+def _is_in(path: Path, folder: str) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(folder)
 
 
 def read_standard_input(folder: Path) -> Path:

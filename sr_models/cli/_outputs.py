@@ -79,7 +79,8 @@ def name_files(
                 say(f"the samples of {path} are called {first}, because another image has the same name")
         files = {name: sample_files(folder, name, n, suffix) for name in named}
     else:
-        names = template_names(naming, list(named), n, values)
+        # who writes the suffix too does not want it twice
+        names = template_names(naming.removesuffix(suffix), list(named), n, values)
         files = {name: [folder / (each + suffix) for each in own] for name, own in zip(named, names, strict=True)}
     return {name: (path, files[name]) for name, path in named.items()}
 

@@ -17,6 +17,7 @@ from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._drawing import Request, Tile, draw_blocks
 from sr_models.cli._inputs import STANDARD, find_images, read_standard_input, say
 from sr_models.cli._outputs import existing, name_files, write_sample, write_sheet
+from sr_models.evaluation.report.stored import checkpoint_name
 from sr_models.flow.consistency import Consistency, check_consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
@@ -149,7 +150,12 @@ def _sample(
         **({} if factor == model.scale else {"scale": factor}),
         **({"format": format} if format == "png16" else {}),
     }
-    shown = {"seed": seed, "temperature": temperatures[0], "model": Path(checkpoint).stem, "scale": factor}
+    shown = {
+        "seed": seed,
+        "temperature": temperatures[0],
+        "model": checkpoint_name(os.path.abspath(checkpoint)),
+        "scale": factor,
+    }
     named = {"stdin": (paths[0], [folder])}
     if not piped:
         named = name_files(

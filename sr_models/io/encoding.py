@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
-from PIL.PngImagePlugin import PngInfo
+
+from sr_models.io.images import PNG_SRGB, encode_png
 
 __all__ = ["SUFFIXES", "Format", "check_side", "encode_image", "read_text"]
 
@@ -24,6 +25,8 @@ SUFFIXES: dict[str, str] = {"png": ".png", "png16": ".png", "jpeg": ".jpg", "web
 _LARGEST = {"jpeg": 65535, "webp": 16383}
 _QUALITY = 95
 _IHDR_END = 33
+#: Colour space in EXIF.
+_SRGB = 1
 #: What a comment in EXIF begins with if it is ASCII.
 _ASCII = b"ASCII\0\0\0"
 
@@ -41,7 +44,7 @@ def encode_image(image: np.ndarray, format: Format, name: str, about: Mapping[st
     """Encode an image as a file with a description.
 
     PNG is lossless, and so is WebP here. JPEG has quality 95 and colours of full resolution. The description is a text
-    in a PNG, and the user comment of EXIF in a JPEG or WebP.
+    in a PNG, and the user comment of EXIF in a JPEG or WebP. Every file says that its colours are sRGB.
 
     Args:
         image: (H, W, 3), or (H, W, 4) with alpha, which JPEG does not take; uint16 for ``png16``, else uint8.
@@ -54,15 +57,14 @@ def encode_image(image: np.ndarray, format: Format, name: str, about: Mapping[st
         import imagecodecs
 
         return _with_text(bytes(imagecodecs.png_encode(np.ascontiguousarray(image))), name, text)
+    if format == "png":
+        return encode_png(image, {name: text})
     buffer = io.BytesIO()
     picture = Image.fromarray(image)
-    if format == "png":
-        info = PngInfo()
-        info.add_text(name, text)
-        picture.save(buffer, "PNG", pnginfo=info)
-        return buffer.getvalue()
     exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + json.dumps({name: text}).encode()
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.ColorSpace] = _SRGB
+    details[ExifTags.Base.UserComment] = _ASCII + json.dumps({name: text}).encode()
     if format == "jpeg":
         picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0, exif=exif)
     else:
@@ -88,12 +90,7 @@ def read_text(file: Path, name: str) -> dict[str, Any] | None:
 
 
 def _with_text(png: bytes, name: str, text: str) -> bytes:
-    """Put a text behind the header of a PNG."""
-    chunk = b"tEXt" + name.encode() + b"\0" + text.encode()
-    return (
-        png[:_IHDR_END]
-        + struct.pack(">I", len(chunk) - 4)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + png[_IHDR_END:]
-    )
+    """Put a text, and that colours are sRGB, behind the header of a PNG."""
+    chunks = b"".join(PNG_SRGB), b"tEXt" + name.encode() + b"\0" + text.encode()
+    written = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in chunks)
+    return png[:_IHDR_END] + b"".join(written) + png[_IHDR_END:]

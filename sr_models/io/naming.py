@@ -64,7 +64,7 @@ def template_names(template: str, images: Sequence[str], n: int, values: Mapping
         The names of every image's samples.
 
     Raises:
-        ValueError: two samples of the same name.
+        ValueError: two samples of the same name, or a name that leads out of the folder.
     """
     names = [
         [template.format(name=image, number=number, index=index, **values) for index in range(n)]
@@ -73,6 +73,10 @@ def template_names(template: str, images: Sequence[str], n: int, values: Mapping
     owner: dict[str, tuple[str, int]] = {}
     for image, own in zip(images, names, strict=True):
         for index, name in enumerate(own):
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise ValueError(
+                    f"naming {template!r} gives sample {index} of {image} the name {name!r}, out of OUTPUT"
+                )
             other = owner.setdefault(name, (image, index))
             if other != (image, index):
                 raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,9 +29,28 @@ class TestFolders:
             picture(tmp_path / "in" / name)
         assert sample() == 0
         assert names(tmp_path / "out") == ["a_sample000.png"]
-        assert "not used: 1 folders: more (a sub-folder; recursive looks into it)" in capsys.readouterr().err
+        assert "not used: 2 images in sub-folders: more; --recursive uses them" in capsys.readouterr().err
         assert sample("--recursive") == 0
         assert names(tmp_path / "out") == [f"{name}_sample000.png" for name in ("a", "more/b", "more/deep/c")]
+
+    def test_samples_in_a_sub_folder_are_not_asked_for(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        picture(tmp_path / "in" / "a.png")
+        for _ in range(2):
+            assert sample(output=tmp_path / "in" / "samples") == 0
+            assert "--recursive" not in capsys.readouterr().err
+        picture(tmp_path / "in" / "more" / "b.png")
+        assert sample(output=tmp_path / "in" / "samples") == 0
+        assert "not used: 1 images in sub-folders: more; --recursive uses them" in capsys.readouterr().err
+
+    def test_images_that_the_shell_lists_are_summed_up(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images = [noisy(tmp_path / "in" / f"{name}.png", alpha=np.full((8, 12), 99, np.uint8)) for name in "ab"]
+        assert sample(images=[*images, picture(tmp_path / "in" / "sub" / "c.png"), images[0]]) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sr-models: ")]
+        assert said == [f"sr-models: 3 images in {tmp_path / 'in'}", "sr-models: 2 of them: transparency is kept"]
 
     def test_images_in_sub_folders_only(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -39,7 +59,7 @@ class TestFolders:
         assert sample() == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert "holds no image" in error
-        assert "more (a sub-folder; recursive looks into it)" in error
+        assert "1 images in sub-folders: more; --recursive uses them" in error
 
 
 class TestFormats:
@@ -155,6 +175,17 @@ class TestNames:
         assert names(tmp_path / "out") == [
             f"{number:02d}-{name}_x4_s7_{index}.png" for number, name in enumerate("ab") for index in range(2)
         ]
+
+    def test_the_name_of_a_model_is_that_of_its_run(
+        self, sample: Sample, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        picture(tmp_path / "in" / "a.png")
+        (tmp_path / "mine").mkdir()
+        shutil.copy(model, tmp_path / "mine" / "model.safetensors")
+        monkeypatch.chdir(tmp_path / "mine")
+        for checkpoint in (".", "model.safetensors", tmp_path / "mine"):
+            assert sample("--checkpoint", checkpoint, "--naming", "{model}/{name}.png", "--overwrite") == 0
+        assert names(tmp_path / "out") == ["mine/a.png"]
 
     @pytest.mark.parametrize(
         ("template", "message"),

@@ -9,7 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from sr_models.io.encoding import SUFFIXES, check_side, encode_image, read_text
 
@@ -32,6 +32,15 @@ def test_pixels_are_kept(format: Any, channels: int) -> None:
     assert np.array_equal(decode(content), image)
     # a second reader, which checks checksums
     Image.open(io.BytesIO(content)).verify()
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_files_say_that_they_are_srgb(format: Any) -> None:
+    image = Image.open(io.BytesIO(encode_image(pixels(format, 3), format, "key", ABOUT)))
+    if image.format == "PNG":
+        assert image.info["srgb"] == 0
+    else:
+        assert image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] == 1
 
 
 def test_jpeg_has_full_colours() -> None:

@@ -53,3 +53,9 @@ def test_a_name_twice() -> None:
         template_names("{name}", ["a"], 2, VALUES)
     with pytest.raises(ValueError, match="gives sample 0 of a and sample 0 of b the same name '0'"):
         template_names("{index}", ["a", "b"], 2, VALUES)
+
+
+@pytest.mark.parametrize(("template", "model"), [("{model}/{name}", ".."), ("{model}/{name}", ""), ("{name}", "x")])
+def test_names_that_lead_out_of_the_folder(template: str, model: str) -> None:
+    with pytest.raises(ValueError, match=r"gives sample 0 of (a|\.\./a) the name '(\.\./|/)a', out of OUTPUT"):
+        template_names(template, ["../a" if template == "{name}" else "a"], 1, {**VALUES, "model": model})
