@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_models.io.changes import changed_settings
-from sr_models.io.encoding import read_text
+from sr_models.io.encoding import SUFFIXES, read_text
 from sr_models.io.listing import one_line
 
 __all__ = [
@@ -95,7 +95,8 @@ def check_numbering(files: Sequence[Path]) -> None:
     """
     number, _, sample = files[0].stem.partition("_")
     folder = files[0].parent
-    others = [folder / f"{number}{files[0].suffix}"] if sample else sorted(folder.glob(f"{number}_sample*"))
+    single = [folder / f"{number}{suffix}" for suffix in sorted({*SUFFIXES.values()})]
+    others = single if sample else sorted(folder.glob(f"{number}_sample*"))
     for other in others:
         if os.path.lexists(other):
             n = "1" if sample else "more than 1"
