@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,11 +41,13 @@ class Request(NamedTuple):
         path: the image.
         numbers: of the samples, rising.
         tile: how they are drawn.
+        begin: tiles of the first of them; ``"auto"`` if memory decides about these, too.
     """
 
     path: Path
     numbers: Sequence[int]
     tile: Tile
+    begin: Tile
 
 
 class Block(NamedTuple):
@@ -96,11 +98,16 @@ def draw_blocks(
             if part < 0:
                 redrawn += 1
                 bar.set_postfix_str(f"{redrawn} drawn again", refresh=False)
-            bar.update(part)
+            # sums of parts are rounded, and tqdm warns above the total
+            bar.update(min(part, bar.total - bar.n))
+
+        def settle() -> None:
+            bar.n = bar.last_print_n = done
+            bar.refresh()
 
         for name, request in requests.items():
             bar.set_description_str(f"sampling {one_line(request.path.name)[:40]}")
-            blocks = _Image(model, request, scale, format, options, advance)
+            blocks = _Image(model, request, scale, format, options, advance, settle)
             count = done + len(request.numbers)
             while done < count:
                 try:
@@ -114,9 +121,9 @@ def draw_blocks(
                     done = count
                 else:
                     done += len(block.numbers)
-                    bar.update(done - bar.n)
+                    settle()
                     yield name, block
-            bar.update(done - bar.n)
+            settle()
 
 
 class _Image:
@@ -129,11 +136,12 @@ class _Image:
         scale: int,
         format: str,
         options: Mapping[str, Any],
-        advance: Any,
+        advance: Callable[[float], None],
+        settle: Callable[[], None],
     ) -> None:
         self._model, self._request, self._scale, self._format = model, request, scale, format
-        self._options, self._advance = options, advance
-        self._tile = None if request.tile == "auto" else request.tile
+        self._options, self._advance, self._settle = options, advance, settle
+        self._tile = None if request.begin == "auto" else request.begin
         self._lr: Tensor | None = None
         self._alpha: np.ndarray | None = None
         self._blocks: list[range] = []
@@ -166,7 +174,7 @@ class _Image:
         check_side(self._format, scale * height, scale * width)
         self._lr = lr = to_tensor(image)[None].to(next(self._model.parameters()))
         self._blocks = _blocks(self._request.numbers, height * width * self._model.scale**2, on_cpu=lr.is_cpu)
-        if self._request.tile == "auto":
+        if self._request.begin == "auto":
             together = max(map(len, self._blocks))
             free = free_memory(lr.device)
             self._tile = fitting_tile(height, width, together, self._model.scale, free)
@@ -189,6 +197,8 @@ class _Image:
                     raise
             # outside of the handler, which keeps what the failed attempt holds
             self._tile = tile
+            # the parts of the failed attempt would be counted twice
+            self._settle()
             self._say_tile("there is not enough memory for more")
 
     def _say_tile(self, reason: str) -> None:

@@ -86,9 +86,9 @@ def name_files(
 
 
 def existing(files: Sequence[Path], description: Mapping[str, Any], tile: Tile) -> tuple[list[bool], Tile]:
-    """Return of each sample whether it is there, and the tiles for those that are not.
+    """Return of each sample whether it is there, and the tiles that those that are not begin with.
 
-    Where memory decides about tiles, samples that are there have decided already.
+    Where memory decides about tiles, any will do: it may have run short in the middle. Others go on with the smallest.
 
     Args:
         files: of the samples.
@@ -98,12 +98,16 @@ def existing(files: Sequence[Path], description: Mapping[str, Any], tile: Tile) 
     Raises:
         ValueError: a file that is there has another description.
     """
-    if tile == "auto":
-        found = next((about for file in files if (about := read_description(file)) is not None), {})
-        if "tile" in found and {**description, "tile": None} == {**found, "tile": None}:
-            tile = found["tile"]
-            return are_done(files, found), tile
-    return are_done(files, {**description, "tile": None if tile == "auto" else tile}), tile
+    if tile != "auto":
+        return are_done(files, {**description, "tile": tile}), tile
+    found = [(read_description(file) or {}).get("tile") for file in files]
+    there = [
+        done
+        for file, its_tile in zip(files, found, strict=True)
+        for done in are_done([file], {**description, "tile": its_tile})
+    ]
+    tiles = [its_tile for its_tile, is_there in zip(found, there, strict=True) if is_there]
+    return there, min(filter(None, tiles), default=None) if tiles else tile
 
 
 def write_sample(file: Path, sample: np.ndarray, format: Format, about: Mapping[str, Any]) -> None:

@@ -173,9 +173,10 @@ def _sample(
     requests: dict[str, Request] = {}
     descriptions = {name: describe_sample(path, settings) for name, (path, _) in named.items()}
     for name, (path, files) in named.items():
-        there, its_tile = ([False] * n, tile) if overwrite or piped else existing(files, descriptions[name], tile)
+        there, begin = ([False] * n, tile) if overwrite or piped else existing(files, descriptions[name], tile)
         if not all(there):
-            requests[name] = Request(path, [number for number, is_there in enumerate(there) if not is_there], its_tile)
+            missing = [number for number, is_there in enumerate(there) if not is_there]
+            requests[name] = Request(path, missing, tile, begin)
     sheets = {name: folder / f"{name}_sheet.png" for name in named if sheet}
     if not overwrite:
         _check_sheets(sheets.values())

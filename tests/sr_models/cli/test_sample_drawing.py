@@ -150,6 +150,51 @@ class TestMemory:
         assert about is not None
         assert about["tile"] == 16
 
+    def test_the_bar_does_not_count_a_failed_attempt(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noisy(tmp_path / "in" / "a.png", size=(20, 40))
+        make, counts = SuperResolutionFlow.sample, []
+
+        class Counting(_drawing.tqdm):
+            def update(self, n: float | None = 1) -> bool | None:
+                shown = super().update(n)
+                counts.append(self.n)
+                return shown
+
+        def failing(self: SuperResolutionFlow, lr: torch.Tensor, n: int, **more: Any) -> torch.Tensor:
+            if more["tile"] is None:
+                more["on_progress"](0.9)
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return make(self, lr, n, **more)
+
+        monkeypatch.setattr(_drawing, "tqdm", Counting)
+        monkeypatch.setattr(SuperResolutionFlow, "sample", failing)
+        assert sample() == 0
+        assert 0.9 in counts
+        assert max(counts) <= 1 + 1e-6
+
+    @pytest.mark.usefixtures("small_blocks")
+    def test_it_may_run_short_in_the_middle(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same command finds nothing left to do, and goes on with smaller tiles where samples are missing."""
+        noisy(tmp_path / "in" / "a.png", size=(40, 48))
+        assert sample("-n", 3) == 0
+        self.limited(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."), 24)
+        assert sample("-n", 6) == 0
+        files = sorted((tmp_path / "out").iterdir())
+        assert [(read_description(file) or {})["tile"] for file in files] == [None] * 3 + [16] * 3
+        before = contents(tmp_path / "out")
+        assert sample("-n", 6) == 0
+        files[1].unlink()
+        files[5].unlink()
+        assert sample("-n", 6) == 0
+        after = contents(tmp_path / "out")
+        assert after.keys() == before.keys()
+        # tiles of other samples decide only for those that are missing
+        assert {name for name in after if after[name] != before[name]} == {"a_sample001.png"}
+
     def test_a_line_says_what_to_choose(
         self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
