@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sr_models.checkpoints.plausible import create_without_memory
+from sr_models.checkpoints.plausible import create_stored_model
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.latents import TEMPERATURE, temperatures_of
@@ -136,8 +136,7 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
     if "encoder" in stored.description:
         raise ValueError(f"cannot load model {stored.file}: it holds an encoder only")
     try:
-        create_without_memory(stored.description, stored.tensors)
-        model = create_described(stored.description)
+        model = create_stored_model(stored.description, stored.tensors)
         dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
         model.to(dtype).load_state_dict(evaluated_tensors(stored.tensors))
         temperature = stored.description.get("temperature", TEMPERATURE)
