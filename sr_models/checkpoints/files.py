@@ -28,6 +28,7 @@ from sr_models.flow.latents import TEMPERATURE, temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.io.json_text import parse_json
+from sr_models.io.listing import one_line
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -222,7 +223,7 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
 def _check_finite(file: str, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"cannot load {file}: {name} holds values that are not finite")
+            raise ValueError(f"cannot load {file}: {one_line(name)} holds values that are not finite")
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:
