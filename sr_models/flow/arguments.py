@@ -16,6 +16,8 @@ def check_image(image: Tensor, name: str, dtype: torch.dtype) -> None:
     if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
         given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{name} must have shape (batch, 3, height, width), got {given}")
+    if image.shape[2] < 1 or image.shape[3] < 1:
+        raise ValueError(f"{name} must have at least one pixel, got shape {tuple(image.shape)}")
     if image.dtype != dtype:
         raise TypeError(f"{name} must be {dtype} like the model, got {image.dtype}")
 

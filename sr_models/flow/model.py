@@ -303,10 +303,12 @@ class SuperResolutionFlow(nn.Module):
         lr: Tensor,
         n: int = 1,
         *,
+        first: int = 0,
         temperature: float | Sequence[float] | None = None,
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
+        overlap: int | None = None,
         graph: bool | None = None,
         precision: Precision = "fp32",
         consistency: Consistency = "none",
@@ -321,6 +323,7 @@ class SuperResolutionFlow(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
+            first: number j of the first of them, to draw many in several calls.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
                 all latents, or one a latent, in encode order. ``None``: the model's own ``temperature``.
             seed: in 0..2^31 - 1.
@@ -330,6 +333,7 @@ class SuperResolutionFlow(nn.Module):
             tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
                 activations do not fit into memory. The latents are those of the whole image, so the result differs only
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
+            overlap: low-resolution pixels that neighbouring tiles share, at most half of one. ``None``: a quarter.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
                 of a size come again in the main thread, unless something in the model cannot be captured. The call that
@@ -362,10 +366,12 @@ class SuperResolutionFlow(nn.Module):
             self,
             lr,
             n,
+            first=first,
             temperature=self.temperature if temperature is None else temperature,
             seed=seed,
             on_explode=on_explode,
             tile=tile,
+            overlap=overlap,
             graph=graph,
             precision=precision,
             consistency=consistency,

@@ -1,4 +1,4 @@
-"""Images in 0..255 are refused wherever images in [0, 1] are meant, and nothing else is."""
+"""Images in 0..255 are refused wherever images in [0, 1] are meant, and so is nothing at all."""
 
 from __future__ import annotations
 
@@ -87,3 +87,14 @@ def test_on_an_accelerator_one_look_is_enough(model: SuperResolutionFlow, monkey
         model._check(image, name)
     assert [name for _, name in seen] == ["lr", "hr", "lr", "lr"]
     assert all(found is given for (found, _), given in zip(seen, (lr, hr, LR, LR), strict=True))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+def test_images_without_pixels(model: SuperResolutionFlow, size: tuple[int, int]) -> None:
+    lr, hr = LR[:, :, : size[0], : size[1]], HR[:, :, : 4 * size[0], : 4 * size[1]]
+    latents = model.encode(HR, LR).latents
+    for call in (lambda: model.sample(lr), lambda: model.decode(latents, lr), lambda: model.encode(hr, lr)):
+        with pytest.raises(
+            ValueError, match=f"lr must have at least one pixel, got shape .2, 3, {size[0]}, {size[1]}."
+        ):
+            call()

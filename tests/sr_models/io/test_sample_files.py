@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sr_models.io import sample_files
+from sr_models.io import encoding
 from sr_models.io.sample_files import read_description
 
 
-def test_only_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_formats_of_samples_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies under the name of a sample: no other decoder gets to see it."""
     asked: list[Any] = []
     original = Image.open
@@ -21,7 +21,7 @@ def test_only_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         asked.append(formats)
         return original(file, mode, formats)
 
-    monkeypatch.setattr(sample_files.Image, "open", spied)
+    monkeypatch.setattr(encoding.Image, "open", spied)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.gif")
     assert read_description((tmp_path / "a.gif").rename(tmp_path / "a.png")) is None
-    assert asked == [("PNG",)]
+    assert asked == [("PNG", "JPEG", "WEBP")]
