@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging_tools import build_wheel, compiler_in_a_hurry, copy_sources, path_without, run
 from processes import run_python
+from third_party import data_files, unlicensed
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,8 @@ def test_wheel_contents(wheel):
         name for name in names if "__pycache__" in name or not name.startswith(("invflow/", "sr_models/", "invflow-"))
     ]
     assert not unwanted
+    assert data_files(names)
+    assert unlicensed(names) == []
 
 
 STEP = """

@@ -81,7 +81,7 @@ def test_copies_check_again(model: SuperResolutionFlow) -> None:
 def test_on_an_accelerator_one_look_is_enough(model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for an accelerator: reading values from one makes the processor wait."""
     seen = []
-    monkeypatch.setattr("sr_models.flow.model.check_range", lambda image, name: seen.append((image, name)))
+    monkeypatch.setattr("sr_models.flow.value_range.check_range", lambda image, name: seen.append((image, name)))
     lr, hr = LR.to("meta"), HR.to("meta")
     for image, name in ((lr, "lr"), (hr, "hr"), (lr, "lr"), (LR, "lr"), (LR, "lr")):
         model._check(image, name)
