@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,16 @@ def _once(arguments: argparse.Namespace) -> None:
     device = "cpu" if arguments.backend == "cpu" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--backend {arguments.backend}: torch finds no CUDA or ROCm device")
-    for case in operator_cases(tiny=device == "cpu"):
-        if case.dtype == "float32" and case.layout == "contiguous":
-            print(case.name, file=sys.stderr)
-            call_once(case, arguments.backend, device)
+    cases = [
+        case for case in operator_cases(tiny=device == "cpu") if case.dtype == "float32" and case.layout == "contiguous"
+    ]
+    begin = time.monotonic()
+    for number, case in enumerate(cases):
+        if arguments.seconds is not None and time.monotonic() - begin > arguments.seconds:
+            print(f"no time left for {len(cases) - number} of {len(cases)} cases", file=sys.stderr)
+            return
+        print(case.name, file=sys.stderr)
+        call_once(case, arguments.backend, device)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -139,7 +146,9 @@ def _add_run(commands: Any) -> None:
         "--threads", type=int, nargs="+", help="thread counts to measure; default 1 and all, on a GPU torch's own"
     )
     parser.add_argument("--rounds", type=int, help="timed calls of every implementation; default 25, of models 5")
-    parser.add_argument("--seconds", type=float, help="begin no further case after so many seconds")
+    parser.add_argument(
+        "--seconds", type=float, help="begin no further case, nor a variant of a model, after so many seconds"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds, to see that it runs")
     parser.add_argument(
         "--peak-memory", action="store_true", help="measure the memory too, each case in a process of its own"
@@ -183,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     peaks.set_defaults(function=_peaks)
     once = commands.add_parser("once", help="call every case of flow_step once, for a profiler such as ncu")
     once.add_argument("--backend", choices=("cpu", "cuda", "triton"), default="cuda")
+    once.add_argument("--seconds", type=float, help="call no further case after that time")
     once.set_defaults(function=_once)
     overhead = commands.add_parser("overhead", help="microseconds a call beyond networks and arithmetic, on one thread")
     overhead.add_argument("--rounds", type=int, default=15, help="of 50 calls each; default 15")

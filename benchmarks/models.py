@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,13 @@ class ModelResult:
 
 
 def measure_models(
-    workload: Workload, variants: Sequence[Variant], device: str, rounds: int, *, with_peaks: bool = False
+    workload: Workload,
+    variants: Sequence[Variant],
+    device: str,
+    rounds: int,
+    *,
+    with_peaks: bool = False,
+    until: float = math.inf,
 ) -> list[ModelResult]:
     """Time the variants of a workload in turn.
 
@@ -75,6 +82,8 @@ def measure_models(
         device: "cpu" or "cuda".
         rounds: timed calls of each, at least 2, after one that does not count.
         with_peaks: measure the memory on a CPU too. On a GPU it is always measured.
+        until: value of ``time.monotonic()`` after which no further variant is prepared, none is timed more than twice,
+            and none is profiled. What has been measured by then is returned.
     """
     shop = Workshop(workload, device)
     threads = torch.get_num_threads()
@@ -84,6 +93,9 @@ def measure_models(
     differences: dict[Variant, float] = {}
     truth: Tensor | None = None
     for variant in variants:
+        if time.monotonic() > until:
+            failures[variant] = "no time left"
+            continue
         try:
             work = shop.work(variant)
             checked = work.check().double()
@@ -97,6 +109,8 @@ def measure_models(
             failures[variant] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     times: dict[Variant, list[float]] = {variant: [] for variant in works}
     for round_number in range(rounds):
+        if round_number >= 2 and time.monotonic() > until:
+            break
         for variant, work in works.items():
             if round_number < 2 or times[variant][0] < _LONG:
                 times[variant].append(_seconds(work.call, device, by_processor))
@@ -108,7 +122,8 @@ def measure_models(
             continue
         calls = works[variant].calls
         low, median, high = (calls * seconds for seconds in quartiles(times[variant]))
-        figures = _on_gpu(variant, works[variant], times[variant][0]) if device == "cuda" else {}
+        profiled = device == "cuda" and time.monotonic() <= until
+        figures = _on_gpu(variant, works[variant], times[variant][0]) if profiled else {}
         if with_peaks:
             figures["peak_bytes"] = peak_of_workload(workload, variant, threads)
         results.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import shlex
@@ -165,6 +166,7 @@ def _operator_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
 
 
 def _model_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
+    until = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
     for threads in arguments.threads:
         for workload in workloads(arguments.device, tiny=arguments.quick):
             variants = [v for v in variants_of(workload.kind, arguments.device) if v.name in arguments.names]
@@ -173,7 +175,9 @@ def _model_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
 
             def measured(workload: Any = workload, variants: Any = variants, threads: int = threads) -> Sequence[Any]:
                 with_peaks = arguments.peak_memory and arguments.device == "cpu"
-                return measure_models(workload, variants, arguments.device, arguments.rounds, with_peaks=with_peaks)
+                return measure_models(
+                    workload, variants, arguments.device, arguments.rounds, with_peaks=with_peaks, until=until
+                )
 
             yield _Task(workload.name, threads, measured)
 

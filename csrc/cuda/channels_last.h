@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     place_pixels<kStateBytes>(values, step.dtype, at_channel<kStateBytes>(step.y, at.sample, at.first, unit.channel),
                               step.y.row);
   }
-  finish_log_det<W::kThreads>(step, log_det, log_dets);
+  finish_log_det<W::kThreads>(log_det, log_dets, step.log_det, step.batch);
 }
 
 template <int kStateBytes, int kBytesOfH, int kChannels, bool inverse, class W>

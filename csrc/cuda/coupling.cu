@@ -98,9 +98,10 @@ void coupling(const FlowStep& step, const Place& place) {
     const Units units = units_of<Access>(step);
     check_size(units, site);
     const int64_t blocks = step.batch * units.blocks;
-    T* const log_dets = static_cast<T*>(place.workspace);
+    T* const log_dets = static_cast<T*>(units.blocks == 1 ? step.log_det : place.workspace);
     if (blocks > 0) launch(site, coupling_kernel<Access>, blocks, kThreads, 0, step, units, log_dets);
-    add_partial_sums<T>(site, {log_dets, step.log_det, step.batch, units.blocks, units.blocks, 1});
+    if (units.blocks != 1)
+      add_partial_sums<T>(site, {log_dets, step.log_det, step.batch, units.blocks, units.blocks, 1});
   });
 }
 
@@ -109,7 +110,8 @@ int64_t coupling_workspace(const FlowStep& step) {
   with_access(step, nullptr, [&](auto access) {
     if ((bytes = flow_step_known(step, nullptr, {}, nullptr)) >= 0) return;
     using T = typename decltype(access)::T;
-    bytes = step.batch * units_of<decltype(access)>(step).blocks * static_cast<int64_t>(sizeof(T));
+    const int blocks = units_of<decltype(access)>(step).blocks;
+    bytes = blocks == 1 ? 0 : step.batch * blocks * static_cast<int64_t>(sizeof(T));
   });
   return bytes;
 }

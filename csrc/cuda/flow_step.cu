@@ -70,11 +70,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
 
-  const T total = sum_of_block<kThreads>(log_det);
-  if (log_dets != nullptr && threadIdx.x == 0) log_dets[blockIdx.x] = total;
+  finish_log_det<kThreads>(log_det, log_dets, static_cast<T*>(step.log_det), step.batch);
 }
 
 bool makes_log_dets(const FlowStep& step) { return step.before_count > 0 || step.has_after; }
+
+// Whether a second kernel has to add them. That of a sample's only tile is the sample's.
+bool adds_log_dets(const FlowStep& step, const Tiles& tiles) { return makes_log_dets(step) && tiles.of_sample != 1; }
 
 // Bytes of shared memory of a block.
 template <class G>
@@ -91,12 +93,16 @@ void launch_flow_step(const FlowStep& step, const Place& place) {
   const Shape<Access, kChannels> geometry(step.channels, sizeof(T));
   const Tiles tiles = tiles_of(step, geometry.pixels());
   const int64_t blocks = step.batch * tiles.of_sample;
-  const bool has_maps = makes_log_dets(step);
-  T* const log_dets = has_maps ? static_cast<T*>(place.workspace) : nullptr;
+  const bool sums = adds_log_dets(step, tiles);
+  T* const partial = static_cast<T*>(place.workspace);
   if (blocks > 0)
     launch(site, flow_step_kernel<Access, kChannels>, blocks, kThreads, shared_of(geometry, step.has_after, sizeof(T)),
-           step, geometry, tiles, log_dets);
-  add_partial_sums<T>(site, {log_dets, step.log_det, step.batch, has_maps ? tiles.of_sample : 0, tiles.of_sample, 1});
+           step, geometry, tiles,
+           sums                   ? partial
+           : makes_log_dets(step) ? static_cast<T*>(step.log_det)
+                                  : nullptr);
+  if (sums || blocks == 0)
+    add_partial_sums<T>(site, {partial, step.log_det, step.batch, tiles.of_sample, tiles.of_sample, 1});
 }
 
 template <class Visitor>
@@ -129,11 +135,11 @@ int64_t workspace_with_matrix(const FlowStep& step, int device) {
   int64_t bytes = flow_step_known(step, nullptr, device_of({"flow_step", step, place}), nullptr);
   if (bytes >= 0) return bytes;
   bytes = 0;
-  if (!makes_log_dets(step)) return bytes;
   with_shape(step, [&](auto access, auto channels) {
     using T = typename decltype(access)::T;
     const Shape<decltype(access), channels()> geometry(step.channels, sizeof(T));
-    bytes = step.batch * tiles_of(step, geometry.pixels()).of_sample * static_cast<int64_t>(sizeof(T));
+    const Tiles tiles = tiles_of(step, geometry.pixels());
+    if (adds_log_dets(step, tiles)) bytes = step.batch * tiles.of_sample * static_cast<int64_t>(sizeof(T));
   });
   return bytes;
 }

@@ -70,19 +70,6 @@ struct Items {
   bool keeps;  // what the maps before the matrix need in shared memory, instead of reading it again
 };
 
-// Writes the block's sum of the log-determinants. Of a step without maps, `log_dets` is null.
-template <int threads>
-INVFLOW_DEVICE void finish_log_det(const KnownStep& step, float log_det, float* log_dets) {
-  if (log_dets == nullptr) {
-    if (blockIdx.x == 0)
-#pragma unroll 1
-      for (int i = threadIdx.x; i < step.batch; i += threads) step.log_det[i] = 0;
-    return;
-  }
-  const float total = sum_of_block<threads>(log_det);
-  if (threadIdx.x == 0) log_dets[blockIdx.x] = total;
-}
-
 template <int kStateBytes, int kBytesOfH, int kChannels, bool inverse, class W>
 __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     flow_step_known_kernel(const __grid_constant__ KnownStep step,
@@ -168,7 +155,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
   }
 
-  finish_log_det<W::kThreads>(step, log_det, log_dets);
+  finish_log_det<W::kThreads>(log_det, log_dets, step.log_det, step.batch);
 }
 
 }  // namespace invflow::cuda

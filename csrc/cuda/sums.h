@@ -20,6 +20,20 @@ INVFLOW_DEVICE T sum_of_block(T value) {
   return total;
 }
 
+// Writes a block's sum of log-determinants to its place in `log_dets`. Of a step without maps, for which that is null,
+// it writes zeros for all samples.
+template <int threads, class T>
+INVFLOW_DEVICE void finish_log_det(T log_det, T* log_dets, T* of_samples, int64_t batch) {
+  if (log_dets == nullptr) {
+    if (blockIdx.x == 0)
+#pragma unroll 1
+      for (int64_t i = threadIdx.x; i < batch; i += threads) of_samples[i] = 0;
+    return;
+  }
+  const T total = sum_of_block<threads>(log_det);
+  if (threadIdx.x == 0) log_dets[blockIdx.x] = total;
+}
+
 // totals[i] = sum_k partial[i * total_stride + k * term_stride] over `terms` terms, for i < count.
 struct PartialSums {
   const void* partial;

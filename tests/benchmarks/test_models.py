@@ -87,6 +87,28 @@ def test_long_calls_are_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.rounds == 2
 
 
+def test_what_was_measured_is_kept_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def call() -> None:
+        now[0] += 1
+
+    def result() -> torch.Tensor:
+        now[0] += 10
+        return torch.ones(2)
+
+    for clock in ("monotonic", "process_time"):
+        monkeypatch.setattr(models.time, clock, lambda: now[0])
+    monkeypatch.setattr(Workshop, "work", lambda shop, variant: Work(call, result))
+    variants = variants_of("sample", "cpu")
+    results = measure_models(SAMPLE, variants, "cpu", 9, until=15)
+    assert [result.error for result in results] == ["", "", "no time left", "no time left"]
+    assert [(result.median, result.rounds) for result in results[:2]] == [(1, 2)] * 2
+    now[0] = 0
+    results = measure_models(SAMPLE, variants[:1], "cpu", 9, until=14)
+    assert [result.rounds for result in results] == [5]
+
+
 def test_what_fails_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Workshop.work
 

@@ -96,6 +96,13 @@ def test_once_calls_every_case_once(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().err.splitlines() == names
 
 
+def test_once_ends_in_time(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(100))
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    assert runner.main(["once", "--backend", "cpu", "--seconds", "3"]) == 0
+    assert capsys.readouterr().err.splitlines()[3:] == ["no time left for 5 of 8 cases"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_once_needs_the_device_of_the_backend(capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main(["once"]) == 2

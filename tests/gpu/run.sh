@@ -18,29 +18,66 @@ failed=""
 say() { echo "### $SECONDS s: $*"; }
 # ended NAME CODE: remember what went wrong
 ended() { [ "$2" = 0 ] || failed="$failed $1($2)"; say "$1 ended with $2"; }
+# limited SECONDS COMMAND...: one that does not end when it is asked to is killed
+limited() { timeout -k 10 "$@"; }
+
+# What every other part needs: without it each would fail, or skip its tests, and take minutes to do so.
+check() {
+  limited 120 "$PYTHON" -c '
+import importlib.util, sys
+needed = {"pytest": "pytest", "pytest-xdist": "xdist", "hypothesis": "hypothesis", "Pillow": "PIL", "NumPy": "numpy"}
+missing = [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
+if missing:
+    sys.exit("%s lacks %s" % (sys.executable, ", ".join(missing)))
+import torch
+if not torch.cuda.is_available():
+    sys.exit("torch %s finds no CUDA or ROCm device" % torch.__version__)
+'
+}
+
+# extensions that can be imported and are newer than their sources
+is_built() {
+  "$PYTHON" -c 'import invflow._C, invflow._CUDA' 2> /dev/null || return
+  for extension in invflow/_C.*so invflow/_CUDA.*so; do
+    [ -z "$(find csrc cmake CMakeLists.txt setup.py -type f -newer "$extension" -print -quit 2> /dev/null)" ] || return
+  done
+}
 
 build() {
-  "$PYTHON" -c 'import invflow._C, invflow._CUDA' 2> /dev/null && return
-  timeout 300 "$PYTHON" setup.py -q build_ext --inplace > "$OUT/build.txt" 2>&1
-  ended build $?
+  is_built && return
+  limited 300 "$PYTHON" setup.py -q build_ext --inplace > "$OUT/build.txt" 2>&1
+  code=$?
+  [ $code = 0 ] || tail -n 20 "$OUT/build.txt"
+  ended build $code
 }
 
 facts() {
-  nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit,memory.total --format=csv
-  nvcc --version | tail -2
-  "$PYTHON" -m invflow.info
+  limited 30 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit,memory.total --format=csv
+  limited 30 nvcc --version | tail -2
+  limited 120 "$PYTHON" -m invflow.info
 }
 
-# test_of NAME PROCESSES EXPRESSION: the tests of a backend, each with one configuration of every Triton kernel
+# test_of NAME PROCESSES EXPRESSION PATH...: tests, with one configuration of every Triton kernel
 test_of() {
-  INVFLOW_TEST_UNTUNED=1 OMP_NUM_THREADS=1 timeout "$TEST_LIMIT" "$PYTHON" -m pytest -q -p no:cacheprovider -rfE \
-    --tb=short -m gpu -n "$2" --maxfail 60 -k "$3" tests/invflow tests/gpu/test_on_device.py > "$OUT/$1.txt" 2>&1
+  name=$1 processes=$2 expression=$3; shift 3
+  INVFLOW_TEST_UNTUNED=1 OMP_NUM_THREADS=1 limited "$TEST_LIMIT" "$PYTHON" -m pytest -q -p no:cacheprovider -rfE \
+    --tb=short --continue-on-collection-errors -m gpu -n "$processes" --maxfail 60 -k "$expression" "$@" > "$OUT/$name.txt" 2>&1
 }
 
+# Of the command line and of metrics there are no tests that need a GPU, but packages that a machine may lack.
 tests() {
-  test_of cuda $((JOBS / 3 + 1)) "not triton and not takes_minutes" & cuda=$!
-  test_of triton $((JOBS / 2 + 1)) triton & triton=$!
+  kernels="tests/invflow tests/gpu/test_on_device.py tests/gpu/test_caches_on_device.py"
+  models="tests/sr_models/flow/test_graphs.py tests/sr_models/flow/test_model_precision.py"
+  models="$models tests/gpu/test_training_on_device.py"
+  instruments="tests/benchmarks/test_gpu.py tests/benchmarks/test_models.py tests/benchmarks/test_operators.py"
+  # shellcheck disable=SC2086
+  {
+    test_of cuda $((JOBS / 4 + 1)) "not triton" $kernels & cuda=$!
+    test_of triton $((JOBS / 2)) triton $kernels & triton=$!
+    test_of whole $((JOBS / 8 + 1)) "not triton" $models $instruments & whole=$!
+  }
   wait $cuda; ended "tests of cuda" $?; tail -n 30 "$OUT/cuda.txt"
+  wait $whole; ended "tests of models" $?; tail -n 30 "$OUT/whole.txt"
   wait $triton; ended "tests of triton" $?; tail -n 30 "$OUT/triton.txt"
 }
 
@@ -48,7 +85,7 @@ sanitizers() {
   running=""
   for tool in memcheck racecheck synccheck; do
     # without the cache of memory, or tensors lie in the middle of a large block; other kernels than ours are left alone
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 OMP_NUM_THREADS=1 timeout "$TEST_LIMIT" compute-sanitizer --tool $tool \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 OMP_NUM_THREADS=1 limited "$TEST_LIMIT" compute-sanitizer --tool $tool \
       --kernel-name kns=invflow4cuda --report-api-errors no --error-exitcode 9 --print-limit 20 \
       "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --tb=short tests/invflow/test_flow_step.py \
       tests/invflow/test_ops.py -k "cuda-cuda and (undoes or shared or large or round_trip)" \
@@ -62,7 +99,7 @@ sanitizers() {
 # measure NAME ARGUMENTS...: a benchmark; its figures go to NAME.json after every case
 measure() {
   name=$1; shift
-  timeout "$LIMIT" "$PYTHON" -m benchmarks run "$@" --device cuda --seconds $((LIMIT * 4 / 5)) --json "$OUT/$name.json"
+  limited "$LIMIT" "$PYTHON" -m benchmarks run "$@" --device cuda --seconds $((LIMIT * 4 / 5)) --json "$OUT/$name.json"
   ended "$name" $?
 }
 
@@ -85,9 +122,12 @@ counters() {
   metrics=$metrics,smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio
   metrics=$metrics,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum,launch__registers_per_thread,launch__grid_size
   metrics=$metrics,launch__occupancy_limit_registers,launch__occupancy_limit_shared_mem,launch__waves_per_multiprocessor
-  timeout "$LIMIT" ncu --clock-control none --kernel-name regex:invflow4cuda --kernel-name-base mangled --metrics $metrics \
-    --csv "$PYTHON" -m benchmarks once --backend cuda > "$OUT/counters.csv" 2> "$OUT/counters.txt"
-  ended counters $?; wc -l "$OUT/counters.csv"
+  limited "$LIMIT" ncu --clock-control none --kernel-name regex:invflow4cuda --kernel-name-base mangled --metrics $metrics \
+    --csv "$PYTHON" -m benchmarks once --backend cuda --seconds $((LIMIT * 2 / 3)) \
+    > "$OUT/counters.csv" 2> "$OUT/counters.txt"
+  code=$?
+  [ $code = 0 ] || tail -n 5 "$OUT/counters.txt"
+  ended counters $code; wc -l "$OUT/counters.csv"
 }
 
 parts=${*:-facts tests sanitizers models steps counters}
@@ -96,6 +136,10 @@ for part in $parts; do
     *) echo "run.sh: PART must be one of facts tests sanitizers models steps counters, got $part"; exit 2 ;;
   esac
 done
+if [ "$parts" != facts ] && ! why=$(check 2>&1); then
+  say "cannot run: $(echo "$why" | tail -n 1)"
+  exit 2
+fi
 build
 for part in $parts; do say "$part"; $part; done
 say "end;${failed:- nothing} failed"

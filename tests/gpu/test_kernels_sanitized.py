@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.emulator.drivers import cuda as cuda_driver
 from tests.emulator.drivers.cuda import cuda_on_cpu
@@ -23,13 +24,15 @@ MOST_CHANNELS = {"address": 192, "thread": 24}
 
 
 def tiny_calls(most_channels: int) -> list[Call]:
-    """Backward passes with two tiles, of which a block takes one after the other."""
+    """Backward passes with two tiles, of which a block takes one after the other; some samples with several tiles."""
     calls = [call for call in every_kernel() if call.channels <= most_channels]
-    return [
+    tiny = [
         replace(call, batch=2 if call.backward else 1, side=SIDE, inverse=inverse)
         for call in calls
         for inverse in (False, True)
     ]
+    # several sums of a sample, which a second kernel adds
+    return tiny + [Call(3, dtype=dtype, contiguous=False, side=32) for dtype in (torch.float32, torch.float64)]
 
 
 def run_tiny_calls(most_channels: int, capability: int | None = None, **options: Any) -> set[str]:
@@ -67,4 +70,4 @@ def test_sanitizers_are_silent(sanitize: str, order: str) -> None:
 
 @pytest.mark.skipif(cuda_driver.unavailable(80) is not None, reason=str(cuda_driver.unavailable(80)))
 def test_the_race_detector_is_silent() -> None:
-    assert len(run_tiny_calls(192, 80, check_races=True)) == 138
+    assert len(run_tiny_calls(192, 80, check_races=True)) == 162

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,8 @@ def test_all_parts_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].endswith("end; nothing failed")
     tests = [call for call in calls if call.startswith("python -m pytest")]
-    assert len(tests) == 2
-    assert all(call.endswith("[1]") and "-m gpu" in call and "tests/invflow" in call for call in tests)
+    assert len(tests) == 3
+    assert all(call.endswith("[1]") and "-m gpu" in call for call in tests)
     tools = [call.split()[2] for call in calls if call.startswith("compute-sanitizer")]
     assert sorted(tools) == ["memcheck", "racecheck", "synccheck"]
     measured = [call.split("benchmarks run ")[1].split()[0] for call in calls if "-m benchmarks run" in call]
@@ -53,11 +55,11 @@ def test_all_parts_run(tmp_path: Path) -> None:
     assert sum(call.startswith("ncu") for call in calls) == 1
     assert "setup.py" not in " ".join(calls), "the extensions can be imported"
     kept = {path.name for path in (tmp_path / "out").iterdir()}
-    assert kept >= {"log.txt", "cuda.txt", "triton.txt", "memcheck.txt", "racecheck.txt", "synccheck.txt"}
+    assert kept >= {"log.txt", "cuda.txt", "triton.txt", "whole.txt", "memcheck.txt", "racecheck.txt", "synccheck.txt"}
 
 
 def test_a_failure_stops_nothing_and_is_named_at_the_end(tmp_path: Path) -> None:
-    done, calls = run(tmp_path, "tests", "models", failing="import many.json")
+    done, calls = run(tmp_path, "tests", "models", failing="invflow._C many.json")
     assert done.returncode == 1
     assert "build ended with 0" in done.stdout, "the extensions could not be imported, so they were built"
     assert "python setup.py -q build_ext --inplace []" in calls
@@ -66,9 +68,60 @@ def test_a_failure_stops_nothing_and_is_named_at_the_end(tmp_path: Path) -> None
 
 
 def test_a_failing_backend_is_named(tmp_path: Path) -> None:
-    done, _ = run(tmp_path, "tests", failing="takes_minutes")
+    done, _ = run(tmp_path, "tests", failing="test_graphs.py")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].endswith("end; tests of cuda(1) failed")
+    assert done.stdout.splitlines()[-1].endswith("end; tests of models(1) failed")
+
+
+def test_files_with_tests_that_need_a_gpu_are_run(tmp_path: Path) -> None:
+    _, calls = run(tmp_path, "tests")
+    named = {word for call in calls if "-m pytest" in call for word in call.split() if word.startswith("tests/")}
+    marked = re.compile(r"pytest\.mark\.gpu|\beach_kernels\b|GPU_BACKENDS")
+    needing = {path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py") if marked.search(path.read_text())}
+    left = {str(path) for path in needing if not {str(path), *map(str, path.parents)} & named}
+    assert left == {"tests/benchmarks/test_benchmarks.py", "tests/gpu/test_run.py"}, "the first compiles for minutes"
+    assert all((ROOT / path).exists() for path in named)
+
+
+def test_extensions_older_than_their_sources_are_built(tmp_path: Path) -> None:
+    for number, name in enumerate(("csrc/new.cu", "invflow/_C.so", "invflow/_CUDA.so", "csrc/newer.cu")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (number, number))
+    _, calls = run(tmp_path, "facts")
+    assert any("setup.py" in call for call in calls)
+
+
+def test_without_a_device_nothing_is_tried(tmp_path: Path) -> None:
+    done, calls = run(tmp_path, "tests", "facts", failing="is_available")
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].endswith("s: cannot run: output of python")
+    assert not [call for call in calls if "pytest" in call.split() or call.startswith("nvidia-smi")]
+    (tmp_path / "facts").mkdir()
+    _, calls = run(tmp_path / "facts", "facts", failing="is_available")
+    assert sum(call.startswith("nvidia-smi") for call in calls) == 1
+
+
+def refusal_of(python: str, folder: Path) -> str:
+    """Run the script with a Python that cannot do its work, and return its last line."""
+    environment = {**os.environ, "PYTHON": python, "OUT": str(folder / "out")}
+    command = ["bash", str(ROOT / "tests/gpu/run.sh"), "counters"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    return done.stdout.splitlines()[-1].partition("cannot run: ")[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_missing_device_is_named(tmp_path: Path) -> None:
+    assert refusal_of(sys.executable, tmp_path) == f"torch {torch.__version__} finds no CUDA or ROCm device"
+
+
+def test_missing_packages_are_named(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    assert refusal_of(str(bare), tmp_path).endswith(" lacks pytest, pytest-xdist, hypothesis, Pillow, NumPy")
 
 
 def test_parts_run_alone(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import torch
 from browser import browser, page, screenshot  # noqa: F401
 from hypothesis import settings
 
-from sr_models.evaluation.metrics import LPIPSDistance
-
 # No deadline, for a busy machine, and the same examples in every run: a failure here is a failure everywhere.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -72,4 +70,6 @@ def linear_weights():
 @pytest.fixture(scope="session")
 def random_lpips(alexnet_weights, linear_weights):
     pytest.importorskip("lpips")
+    from sr_models.evaluation.metrics import LPIPSDistance  # needs packages that machines with a GPU may lack
+
     return LPIPSDistance(alexnet_weights, linear_weights)

@@ -11,42 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from training_steps import Model, batches, device_step
 
 from sr_models.checkpoints.files import load_model
 from sr_models.training import learner
 from sr_models.training.average import begin_average, share_of_new, update_average
 from sr_models.training.checkpoints import Checkpoints
 from sr_models.training.config import TrainingConfig
-from sr_models.training.device_step import DeviceStep, fused_adam
 from sr_models.training.loop import Loop
 from sr_models.training.objective import Objective
 from sr_models.training.run import train_model
 
 MakeConfig = Callable[..., TrainingConfig]
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 1)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return (self.second(self.first(x).tanh()) - target).square().mean()
-
-
-def device_step(model: Model, **settings: Any) -> tuple[DeviceStep, list[Tensor]]:
-    average = list(begin_average(model).values())
-    optimizer = fused_adam([model.first.parameters(), model.second.parameters()])
-    step = DeviceStep(model, optimizer, average=average, averaged=list(model.parameters()), **settings)
-    return step, average
-
-
-def batches(device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    drawn = [(torch.randn(6, 3, generator=generator), torch.randn(6, 1, generator=generator)) for _ in range(8)]
-    return [(x.to(device), target.to(device)) for x, target in drawn]
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -199,47 +176,3 @@ def test_a_graph_is_refused_where_there_is_none(config: MakeConfig, tmp_path: Pa
     message = "graph must be 'auto' or 'never', got 'always': CUDA graphs need a CUDA device"
     with pytest.raises(ValueError, match=message):
         train_model(config(graph="always"), tmp_path, accelerator="cpu")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_graph_takes_the_same_steps(parts: int) -> None:
-    found = {}
-    for graph in (False, True):
-        model = Model().cuda()
-        step, average = device_step(model, clip=0.5, graph=graph)
-        figures = [
-            step([*zip(x.chunk(parts), target.chunk(parts), strict=True)], (0.1 / (1 + number), 0.05), 0.1)
-            for number, (x, target) in enumerate(batches("cuda"))
-        ]
-        assert (step._graph is not None) == graph
-        found[graph] = figures, list(model.parameters()), average
-    torch.testing.assert_close(found[True], found[False])
-
-
-@pytest.mark.gpu
-def test_a_graph_leaves_out_a_step_that_is_not_finite_and_goes_on() -> None:
-    model = Model().cuda()
-    step, average = device_step(model, graph=True)
-    good = batches("cuda")
-    for batch in good[:6]:
-        step([batch], (0.1, 0.1), 0.5)
-    kept = copy.deepcopy([list(model.parameters()), average])
-    assert step([(good[6][0] * math.nan, good[6][1])], (0.1, 0.1), 0.5).loss.isnan()
-    torch.testing.assert_close([list(model.parameters()), average], kept, rtol=0, atol=0)
-    other = step([(good[7][0][:4], good[7][1][:4])], (0.1, 0.1), 0.5)  # another shape: without the graph
-    assert other.loss.isfinite()
-    assert step([good[7]], (0.1, 0.1), 0.5).loss.isfinite()
-
-
-@pytest.mark.gpu
-def test_nothing_waits_within_a_step() -> None:
-    model = Model().cuda()
-    step, _ = device_step(model)
-    (batch, *_) = batches("cuda")
-    step([batch], (0.1, 0.1), 0.5)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step([batch], (0.1, 0.1), 0.5)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
