@@ -30,6 +30,9 @@ from sr_models.io.sample_files import (
 
 __all__ = ["existing", "name_files", "write_sample", "write_sheet"]
 
+#: Samples on a contact sheet, which with the image fill nine rows.
+_ON_SHEET = 35
+
 
 def name_files(
     paths: Sequence[Path],
@@ -122,8 +125,9 @@ def write_sample(file: Path, sample: np.ndarray, format: Format, about: Mapping[
 
 
 def write_sheet(sheet: Path, image: Path, files: Sequence[Path]) -> None:
-    """Write the contact sheet of an image's samples, beside the image enlarged by bicubic interpolation."""
-    samples = {f"sample {number}": read_image(file) for number, file in enumerate(files)}
+    """Write the contact sheet of an image's first samples, beside the image enlarged by bicubic interpolation."""
+    samples = {f"sample {number}": read_image(file) for number, file in enumerate(files[:_ON_SHEET])}
     height, width = samples["sample 0"].shape[:2]
     pictures = {"bicubic": imresize(read_image(image), size=(height, width)), **samples}
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(sheet, encode_png(contact_sheet(pictures), {KEY: "{}"}))

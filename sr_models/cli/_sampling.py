@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -178,8 +178,7 @@ def _sample(
             missing = [number for number, is_there in enumerate(there) if not is_there]
             requests[name] = Request(path, missing, tile, begin)
     sheets = {name: folder / f"{name}_sheet.png" for name in named if sheet}
-    if not overwrite:
-        _check_sheets(sheets.values())
+    _check_sheets(sheets, {file for _, files in named.values() for file in files}, overwrite=overwrite)
     if kept := len(named) - len(requests):
         say(f"the samples of {kept} of {len(named)} images are in {output} already")
     written, begun, failed = 0, monotonic(), set()
@@ -220,10 +219,12 @@ def _sample(
     return 1 if failures else 0
 
 
-def _check_sheets(sheets: Iterable[Path]) -> None:
-    """Raise if a contact sheet would replace another file."""
-    for sheet in sheets:
-        if os.path.lexists(sheet) and read_description(sheet) is None:
+def _check_sheets(sheets: Mapping[str, Path], samples: Collection[Path], *, overwrite: bool) -> None:
+    """Raise if a contact sheet would replace a sample, or another file."""
+    for sheet in sheets.values():
+        if sheet in samples:
+            raise ValueError(f"naming gives a sample the name of a contact sheet, {one_line(sheet)}")
+        if not overwrite and os.path.lexists(sheet) and read_description(sheet) is None:
             raise ValueError(
                 f"{one_line(sheet)} is no contact sheet; choose another output, or replace it with --overwrite"
             )

@@ -280,6 +280,23 @@ class TestContactSheet:
         assert np.array_equal(read_image(tmp_path / "out" / "a_sheet.png"), sheet)
         assert read_description(tmp_path / "out" / "a_sheet.png") is not None
 
+    def test_of_images_in_sub_folders(self, sample: Sample, tmp_path: Path) -> None:
+        for name in ("a.png", "more/b.png"):
+            noisy(tmp_path / "in" / name)
+        assert sample("--sheet", "--recursive", "--naming", "ntire") == 0
+        assert names(tmp_path / "out") == ["000000.png", "000001.png", "a_sheet.png", "more/b_sheet.png"]
+
+    def test_of_many_samples(self, sample: Sample, tmp_path: Path) -> None:
+        noisy(tmp_path / "in" / "a.png", size=(2, 2))
+        assert sample("--sheet", "-n", 40) == 0
+        assert read_image(tmp_path / "out" / "a_sheet.png").shape[0] == 9 * (8 + 20 + 8) + 8
+
+    def test_it_is_no_sample(self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        noisy(tmp_path / "in" / "a.png")
+        assert sample("--sheet", "--naming", "{name}_sheet") == 2
+        assert "gives a sample the name of a contact sheet" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
     def test_it_replaces_no_other_file(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
