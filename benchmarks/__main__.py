@@ -82,6 +82,17 @@ def _freia(arguments: argparse.Namespace) -> None:
     print(measure_freia(arguments.rounds))
 
 
+def _anomalib(arguments: argparse.Namespace) -> None:
+    _check_rounds(arguments)
+    from benchmarks.anomalib import measure_anomalib
+
+    torch.set_num_threads(1)
+    try:
+        print(measure_anomalib(arguments.rounds))
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}: run pip install anomalib FrEIA") from error
+
+
 def _neighbour(arguments: argparse.Namespace) -> None:
     _check_rounds(arguments)
     quiet, busy = measure_neighbour(arguments.rounds)
@@ -203,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     freia = commands.add_parser("freia", help="FrEIA's AllInOneBlock and ours in the same flows, one thread")
     freia.add_argument("--rounds", type=int, default=15, help="measurements of each; default 15")
     freia.set_defaults(function=_freia)
+    anomalib = commands.add_parser("anomalib", help="models of anomalib with FrEIA's block and with ours, one thread")
+    anomalib.add_argument("--rounds", type=int, default=5, help="measurements of each; default 5")
+    anomalib.set_defaults(function=_anomalib)
     neighbour = commands.add_parser(
         "neighbour", help="seconds of a training step on a quiet machine, and beside a process that keeps one core busy"
     )

@@ -1,4 +1,4 @@
-"""Flows of FrEIA's ``AllInOneBlock`` and of ours, with the same weights: training steps and scores on one thread."""
+"""Flows of FrEIA's ``AllInOneBlock`` and of ours: training steps, scores and inverses on one thread."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ def measure_freia(rounds: int, states: tuple[tuple[int, ...], ...] = _STATES) ->
         with torch.no_grad():
             difference = float((theirs(x)[0] - ours(x)[0]).abs().max())
         row = [" x ".join(map(str, shape)), f"{difference:.0e}"]
-        for work in (_train, _score):
+        for work in (_train, _score, _invert):
             times = _times([functools.partial(work, inn, x) for inn in (theirs, ours)], rounds)
             ratio = statistics.median(slow / fast for slow, fast in zip(*times, strict=True))
             row += [*(f"{1e3 * statistics.median(each):.2f}" for each in times), f"{ratio:.2f}"]
         rows.append(row)
-    head = ["state", "difference", "training: FrEIA, ms", "ours, ms", "ratio", "scores: FrEIA, ms", "ours, ms", "ratio"]
+    head = ["state", "difference"]
+    for title in ("training", "scores", "inverse"):
+        head += [f"{title}: FrEIA, ms", "ours, ms", "ratio"]
     return markdown(head, rows)
 
 
@@ -100,6 +102,11 @@ def _train(inn: nn.Module, x: Tensor) -> None:
 def _score(inn: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         inn(x)
+
+
+def _invert(inn: nn.Module, z: Tensor) -> None:
+    with torch.no_grad():
+        inn(z, rev=True)
 
 
 def _times(calls: list[Callable[[], Any]], rounds: int) -> list[list[float]]:

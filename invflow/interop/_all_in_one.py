@@ -165,7 +165,7 @@ class AllInOne(nn.Module):
     def _coupled(self, state: Tensor, h: Tensor | None, form: AffineForm, *, inverse: bool) -> tuple[Tensor, Tensor]:
         if h is None:
             return state, _no_log_det(state)
-        if _is_rows(state, h) and self.splits[0] == self.splits[1]:
+        if _is_rows(state, h) and self.splits[0] == self.splits[1] and _backend() is None:
             # to the kernels the halves of a vector are two channels with pixels side by side
             halves = state.unflatten(1, (2, -1)), h.unflatten(1, (2, -1))
             y, log_det = affine_coupling(*halves, form, start=1, inverse=inverse, backend=_backend())

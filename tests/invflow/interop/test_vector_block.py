@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -158,6 +159,37 @@ def test_a_perceptron_is_nothing_else() -> None:
         linear,
     ]
     assert [perceptron_of(other) for other in others] == [None] * len(others)
+
+
+class Mapped(nn.Module):
+    """One direction of a block, as a model for export."""
+
+    def __init__(self, width: int, *, rev: bool) -> None:
+        super().__init__()
+        self.block, self.rev = block_of(width).float(), rev
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        (y,), log_det = self.block((x,), rev=self.rev)
+        return y, log_det
+
+
+@pytest.mark.filterwarnings("ignore")  # of the older exporter, which torch calls deprecated
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("rev", [False, True])
+@pytest.mark.parametrize("width", [4, 5])
+def test_onnx_takes_any_batch(width: int, rev: bool, dynamo: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x, file = Mapped(width, rev=rev).eval(), torch.randn(2, width), io.BytesIO()
+    if dynamo:
+        program: Any = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+        file.write(program.model_proto.SerializeToString())
+    else:
+        torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for state in (x, torch.randn(7, width)):
+        found = session.run(None, {session.get_inputs()[0].name: state.numpy()})
+        expected = [each.detach() for each in model(state)]
+        torch.testing.assert_close([torch.from_numpy(each) for each in found], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("width", [4, 5])
