@@ -14,6 +14,8 @@
 # make gpu    on a machine with a GPU: build in place, tests, sanitizers, timings, counters; needs no network
 # make fuzz   damage 10,000 files of every kind that is read, and see that each is refused in one line: some hours
 # make sbom   a CycloneDX bill of materials of what is installed in .venv: build/sbom.json
+# make check-package  builds and tries the package under several versions of Python, torch and NumPy, in fresh
+#             environments, and its kernels with Clang for other processors: an hour, and 12 GB in build/package
 # make help   what these are as plain commands
 
 PYTHON ?= python3
@@ -28,7 +30,7 @@ PROCESSES ?= logical
 PYTEST_SHARED := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .PHONY: test test-slow browser test-browser screenshots peers demo check docs gpu sanitize mutants clean help
-.PHONY: fuzz sbom
+.PHONY: fuzz sbom check-package
 .PHONY: triton triton-interpreted triton-ptx triton-compiled cuda cuda-source cuda-ptx cuda-machine-code cuda-traffic
 .PHONY: verify-cuda verify-cuda-operators verify-cuda-kernels
 .DELETE_ON_ERROR:
@@ -143,6 +145,9 @@ fuzz: $(VENV)/.installed-test
 	$(BIN)/python tests/fuzz/fuzz.py --files $(FILES) $(KINDS)
 
 # The generator gets an environment of its own, so that it does not stand in the list.
+check-package:
+	$(PYTHON) tests/gates/package_matrix.py $(ROWS)
+
 sbom: $(VENV)/.installed-test
 	test -x build/sbom/bin/cyclonedx-py || $(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --disable-pip-version-check -q 'cyclonedx-bom>=5'
@@ -169,6 +174,7 @@ help:
 	@echo "make mutants: $(BIN)/pip install -e '.[mutants]' && $(BIN)/python -m tests.gates.python_mutants --help"
 	@echo "make fuzz:   after make test: $(BIN)/python tests/fuzz/fuzz.py --help"
 	@echo "make sbom:   $(PYTHON) -m venv build/sbom && build/sbom/bin/pip install cyclonedx-bom, and cyclonedx-py environment, see the Makefile"
+	@echo "make check-package: $(PYTHON) tests/gates/package_matrix.py --help"
 	@echo "make clean:  remove what the build left behind"
 
 # Editable, so that the tests and the commands see the working tree; the extension is built into it.

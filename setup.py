@@ -7,7 +7,7 @@ anew each time, and Ninja compiles what another command, another compiler or a c
 Environment: ``MAX_JOBS`` limits parallel compilation; ``CXX`` chooses the compiler; ``CMAKE_ARGS`` is passed on.
 ``INVFLOW_CUDA`` is ``auto`` (the default: builds the CUDA kernels if nvcc works), ``on`` (a failure to build them is an
 error) or ``off``. ``CUDACXX`` names nvcc. ``INVFLOW_CUDA_ARCHS`` lists architectures, as ``80;90`` or in any other way
-that CMake knows.
+that CMake knows. ``INVFLOW_CPU=off`` builds nothing at all: what is installed runs plain PyTorch, several times slower.
 """
 
 import os
@@ -37,6 +37,11 @@ class CMakeBuild(build_ext):
         cuda = os.environ.get("INVFLOW_CUDA", "auto").lower()
         if cuda not in ("auto", "on", "off"):
             raise SystemExit(f"invflow: environment variable INVFLOW_CUDA must be auto, on or off, got {cuda!r}")
+        cpu = os.environ.get("INVFLOW_CPU", "on").lower()
+        if cpu not in ("on", "off"):
+            raise SystemExit(f"invflow: environment variable INVFLOW_CPU must be on or off, got {cpu!r}")
+        if cpu == "off" and cuda == "on":
+            raise SystemExit("invflow: INVFLOW_CPU=off builds no kernels, so that INVFLOW_CUDA=on cannot be had")
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         if not jobs.isdecimal() or int(jobs) < 1:
             raise SystemExit(f"invflow: environment variable MAX_JOBS must be a whole number from 1 on, got {jobs!r}")
@@ -45,8 +50,12 @@ class CMakeBuild(build_ext):
             build = Path(self.build_temp).resolve() / "cmake"
         module = ext.name.rpartition(".")[2]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        if cpu == "off":
+            if self.editable:
+                (ROOT / "invflow" / target.name).unlink(missing_ok=True)  # made by an earlier build
+            return
         make = [_program("cmake"), "--build", str(build), "--parallel", jobs, "--target", module]
-        needed = "It needs a C++17 compiler, GCC or Clang; set CXX to name one."
+        needed = "It needs a C++17 compiler, GCC or Clang (apt install g++); set CXX to name one."
         if cuda == "on":
             needed += " INVFLOW_CUDA=on also needs nvcc; set CUDACXX to name it."
         try:
@@ -62,7 +71,7 @@ class CMakeBuild(build_ext):
         except subprocess.CalledProcessError as error:
             raise SystemExit(
                 f"invflow: building the native extension failed (exit code {error.returncode}): see the output above. "
-                f"{needed}"
+                f"{needed} INVFLOW_CPU=off installs without it, several times slower."
             ) from None
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(build / "modules" / target.name, target)
@@ -129,7 +138,10 @@ def _forget(build: Path) -> None:
 
 
 # an optional extension that was not built is not missed
-EXTENSIONS = [Extension("invflow._C", sources=[]), Extension("invflow._CUDA", sources=[], optional=True)]
+EXTENSIONS = [
+    Extension("invflow._C", sources=[], optional=os.environ.get("INVFLOW_CPU", "").lower() == "off"),
+    Extension("invflow._CUDA", sources=[], optional=True),
+]
 
 with tempfile.TemporaryDirectory(prefix="invflow-") as scratch:
     # a source distribution lists what lies in its egg-info, which therefore has to lie in the tree

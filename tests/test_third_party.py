@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
+from third_party import data_files, licensed_patterns, unlicensed
 
 import invflow
 
@@ -16,22 +17,14 @@ def _data():
     listed = subprocess.run(["git", "ls-files", "invflow", "sr_models"], cwd=_ROOT, capture_output=True, text=True)
     # a source distribution has no git
     there = [str(path.relative_to(_ROOT)) for path in (_ROOT / "sr_models").rglob("*") if path.is_file()]
-    names = listed.stdout.split() or there
-    return [name for name in names if Path(name).suffix not in (".py", ".typed", ".pyi", ".pyc", ".so")]
+    return data_files(listed.stdout.split() or there)
 
 
 def test_every_file_that_is_no_code_has_a_licence():
-    text = (_ROOT / "THIRD_PARTY.md").read_text()
-    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    patterns = []
-    for row in rows:
-        found = re.findall(r"`([^`]+)`", row)
-        folder = Path(found[0]).parent
-        patterns += [name if "/" in name else str(folder / name) for name in found]
     data = _data()
     assert len(data) > 8
-    assert [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
-    assert [pattern for pattern in patterns if not fnmatch.filter(data, pattern)] == []
+    assert unlicensed(data) == []
+    assert [pattern for pattern in licensed_patterns() if not fnmatch.filter(data, pattern)] == []
 
 
 def test_pages_load_nothing_from_elsewhere():

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invflow.interop._hard_permutation import order_of, permuted
-from invflow.interop._subnets import shift_and_scale
+from invflow.interop._subnets import perceptron_of, shift_and_scale
+from invflow.interop._vector_block import VectorBlock, is_plain, scale_of
 from invflow.layers._current import current
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
 
@@ -99,6 +100,12 @@ class AllInOne(nn.Module):
             jac: the log-determinant is returned in any case, as by FrEIA.
         """
         (state,) = x
+        if state.dim() == 2 and not (rev and torch.is_grad_enabled()):
+            block = self._vector_block(state, c or (), "w_perm_inv" if rev else "w_perm")
+            if block is not None:
+                condition = None if not c else c[0] if len(c) == 1 else torch.cat([*c], 1)
+                y, log_det = (block.inverse if rev else block.forward)(state, condition)
+                return (y,), log_det
         forwards, backwards = self._matrices(state)
         offset = self._weights(self.global_offset, state).flatten()
         scale = None if self.GIN else self.global_scale_activation(self._weights(self.global_scale, state)).flatten()
@@ -139,11 +146,21 @@ class AllInOne(nn.Module):
 
     def global_scale_activation(self, raw: Tensor) -> Tensor:
         """Return the global scale of its raw parameter."""
-        if self.global_affine_type == "SIGMOID":
-            return 10 * torch.sigmoid(raw - 2.0)
-        if self.global_affine_type == "SOFTPLUS":
-            return 0.1 * F.softplus(raw, beta=0.5)
-        return raw.exp()
+        return scale_of(raw, self.global_affine_type)
+
+    def _vector_block(self, state: Tensor, conditions: Sequence[Tensor], name: str) -> VectorBlock | None:
+        """Return what computes vectors in few calls, or ``None`` where they go the general way."""
+        if self.householder or self.reverse_pre_permute or self._is_computed_before() or not self.splits[1]:
+            return None
+        layers = perceptron_of(self.subnet)
+        if layers is None:
+            return None
+        matrix, form = current(self, name), self._form()
+        block = VectorBlock(self.global_scale, self.global_offset, matrix, layers, self.global_affine_type, form)
+        if not is_plain([state, *conditions, *block[:3], *layers]) or block.matrix.requires_grad:
+            return None
+        width = self.splits[0] + self.condition_channels
+        return block if layers[0].shape[1] == width and layers[-1].shape[0] == 2 * self.splits[1] else None
 
     def _coupled(self, state: Tensor, h: Tensor | None, form: AffineForm, *, inverse: bool) -> tuple[Tensor, Tensor]:
         if h is None:
@@ -205,7 +222,9 @@ def _backend() -> str | None:
 
 def _is_rows(state: Tensor, weights: Tensor) -> bool:
     """Return whether vectors are mapped by a product of matrices and coupled by themselves: faster on a CPU."""
-    return state.dim() == 2 and state.is_cpu and state.dtype == weights.dtype
+    if state.dim() != 2 or not state.is_cpu or state.dtype != weights.dtype:
+        return False
+    return not torch.is_autocast_enabled("cpu")  # which would give a product its own dtype
 
 
 def _mapped(state: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:

@@ -13,10 +13,10 @@ from invflow.layers.protocol import is_watched, watches_all
 from invflow.ops import conv3x3
 from invflow.ops._transforms import needs_reference
 
-__all__ = ["shift_and_scale"]
+__all__ = ["GAIN", "perceptron_of", "shift_and_scale"]
 
 #: What FrEIA multiplies every output of a subnet with.
-_GAIN = 0.1
+GAIN = 0.1
 
 
 def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
     """
     layers = None if x.dim() != 4 or _is_looked_at() else _plain_layers(subnet)
     if layers is None:
-        h = subnet(x) * _GAIN
+        h = subnet(x) * GAIN
         return h.roll(h.shape[1] // 2, 1)
     *before, last = layers
     h = x
@@ -44,9 +44,32 @@ def shift_and_scale(subnet: nn.Module, x: Tensor) -> Tensor:
     return _evaluate(padding, h, _exchanged(layer.weight), bias)
 
 
+def perceptron_of(subnet: nn.Module) -> list[Tensor] | None:
+    """Return weight and bias of each layer of a plain perceptron in turn, or ``None`` for another subnet.
+
+    Args:
+        subnet: a perceptron is an ``nn.Sequential`` of ``nn.Linear`` with biases, and of ``nn.ReLU`` between them.
+    """
+    if type(subnet) is not nn.Sequential or _does_more(subnet) or watches_all():
+        return None
+    found: list[Tensor] = []
+    linear = False
+    for layer in _flat(subnet):
+        if type(layer) is not (nn.ReLU if linear else nn.Linear) or _does_more(layer):
+            return None
+        linear = not linear
+        if linear:
+            own = layer._parameters  # not as attributes, which a module finds slowly
+            weight, bias = own.get("weight"), own.get("bias")
+            if weight is None or bias is None:
+                return None
+            found += [weight, bias]
+    return found if linear else None
+
+
 def _exchanged(tensor: Tensor) -> Tensor:
     half = tensor.shape[0] // 2
-    return torch.cat([tensor[half:], tensor[:half]]) * _GAIN
+    return torch.cat([tensor[half:], tensor[:half]]) * GAIN
 
 
 def _evaluate(padding: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

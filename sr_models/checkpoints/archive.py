@@ -12,7 +12,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from sr_models.checkpoints.pickles import damage_of_pickles
+
 __all__ = ["describe_content", "is_state_dict", "read_archive"]
+
+#: A file of torch before 1.6 begins with a magic number, a version, the machine, the content, and keys of its storages.
+_OLD_PICKLES = 5
+#: Bytes that a tensor may have more than its storage, as those that were expanded do.
+_REPEATED = 2**20
 
 
 def read_archive(path: str | os.PathLike[str]) -> Any:
@@ -28,43 +35,75 @@ def read_archive(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"model file {path} does not exist")
     # opened here, so that a file that may not be read is not taken for a damaged one
     with path.open("rb") as file:
-        damage = _damage(file)
+        reason = None
         try:
+            damage, readable = _looked_through(file)
             if not damage:
-                return torch.load(_bounded(file), map_location="cpu", weights_only=True)
-            reason: Exception | None = None
+                content = torch.load(readable, map_location="cpu", weights_only=True)
+                damage = _repeated(content)
+            if not damage:
+                return content
         except MemoryError:
             raise
         # torch reports broken and refused files with nearly every exception type there is
         except Exception as error:
-            reason = error
+            damage, reason = "", error
+    damage = f": {damage}" if damage else ""
     raise ValueError(f"cannot read {path}: it is not a file of tensors alone that torch.save wrote{damage}") from reason
 
 
-def _bounded(file: BinaryIO) -> BinaryIO:
-    """Return a file whose lengths are believed only as far as it goes, for pickles outside an archive.
-
-    A file on disk makes room for as many bytes as a damaged length says, before it reads any.
-    """
+def _looked_through(file: BinaryIO) -> tuple[str, BinaryIO]:
+    """Say what is seen to be wrong before anything is unpickled, and return what torch.load is to read."""
     archive = zipfile.is_zipfile(file)
     file.seek(0)
-    return file if archive else io.BytesIO(file.read())
-
-
-def _damage(file: BinaryIO) -> str:
-    """Say what is seen to be damaged before anything is unpickled; torch.load itself looks at no checksum."""
     start = file.read(4)
+    file.seek(0)
     if not start:
-        return ": it is empty"
-    if not start.startswith(b"PK"):
-        return ""
+        return "it is empty", file
+    if archive or start.startswith(b"PK"):
+        return _damage_of_archive(file), file
+    # A file on disk makes room for as many bytes as a damaged length says, before it reads any.
+    copy = io.BytesIO(file.read())
+    damage = damage_of_pickles(copy, _OLD_PICKLES)
+    copy.seek(0)
+    return damage, copy
+
+
+def _damage_of_archive(file: BinaryIO) -> str:
+    """Say what is wrong with an archive, whose checksums and sizes torch.load itself does not look at."""
     try:
         with zipfile.ZipFile(file) as archive:
-            name = archive.testzip()
+            held, size = sum(entry.file_size for entry in archive.infolist()), file.seek(0, os.SEEK_END)
+            if held > size:
+                return f"it unpacks to {held:,} bytes from {size:,}, but torch.save compresses nothing"
+            if name := archive.testzip():
+                return f"it is damaged (wrong checksum of {name})"
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return next(filter(None, (damage_of_pickles(io.BytesIO(archive.read(name))) for name in pickles)), "")
     # a damaged archive leads to errors of many types
     except Exception:
-        return ": it is cut short or damaged"
-    return f": it is damaged (wrong checksum of {name})" if name else ""
+        return "it is cut short or damaged"
+    finally:
+        file.seek(0)
+
+
+def _repeated(content: Any) -> str:
+    """Name a large tensor that repeats few values, as a small file can do to ask for all memory; empty: none."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, Tensor) and value.layout is torch.strided:
+            held = value.untyped_storage().nbytes()
+            if value.numel() * value.element_size() > held + _REPEATED:
+                return f"a tensor of shape {tuple(value.shape)} repeats {held:,} bytes"
+    return ""
 
 
 def is_state_dict(content: Any) -> bool:

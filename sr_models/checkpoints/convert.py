@@ -27,6 +27,7 @@ from sr_models.checkpoints.shipped import shipped_file
 from sr_models.checkpoints.wrapped import plain_names, unwrap
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
+from sr_models.io.listing import one_line
 from sr_models.models.encoder import detect_encoder, is_encoder
 from sr_models.models.publication import shapes_of
 from sr_models.networks.rrdb import RRDBEncoder
@@ -80,7 +81,7 @@ def convert_published(
         if scale not in (None, file_scale):
             raise ValueError(f"its scale is {file_scale}, not {scale}")
     except ValueError as error:
-        raise ValueError(f"cannot convert {source}: {error}") from error
+        raise ValueError(f"cannot convert {source}: {one_line(str(error))}") from error
     write_file(output, description, tensors)
     return found
 
@@ -115,7 +116,7 @@ def write_published(source: str | os.PathLike[str], output: str | os.PathLike[st
             like = create_without_memory(description, tensors)
             state_dict, name = to_published(like, tensors), like.name
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot convert {source}: {error}") from error
+        raise ValueError(f"cannot convert {source}: {one_line(str(error))}") from error
     if len(dtypes := {tensor.dtype for tensor in state_dict.values()}) > 1:
         raise ValueError(f"cannot convert {source}: its tensors have several dtypes: {_names(dtypes)}")
     buffer = io.BytesIO()

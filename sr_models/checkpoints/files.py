@@ -21,13 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sr_models.checkpoints.plausible import create_without_memory
+from sr_models.checkpoints.plausible import create_stored_model
 from sr_models.checkpoints.runs import read_checkpoint, weights_of_run
 from sr_models.checkpoints.shipped import shipped_file, shipped_models
 from sr_models.flow.latents import TEMPERATURE, temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.files import write_bytes
 from sr_models.io.json_text import parse_json
+from sr_models.io.listing import one_line
 from sr_models.networks.rrdb import RRDBEncoder
 from sr_models.registry import create
 
@@ -136,8 +137,7 @@ def create_stored(stored: StoredWeights) -> SuperResolutionFlow:
     if "encoder" in stored.description:
         raise ValueError(f"cannot load model {stored.file}: it holds an encoder only")
     try:
-        create_without_memory(stored.description, stored.tensors)
-        model = create_described(stored.description)
+        model = create_stored_model(stored.description, stored.tensors)
         dtype = next((tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()), torch.float32)
         model.to(dtype).load_state_dict(evaluated_tensors(stored.tensors))
         temperature = stored.description.get("temperature", TEMPERATURE)
@@ -223,7 +223,7 @@ def load_encoder(path: str | os.PathLike[str], encoder: RRDBEncoder) -> None:
 def _check_finite(file: str, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"cannot load {file}: {name} holds values that are not finite")
+            raise ValueError(f"cannot load {file}: {one_line(name)} holds values that are not finite")
 
 
 def create_described(description: dict[str, Any]) -> SuperResolutionFlow:

@@ -20,6 +20,7 @@ from sr_models.checkpoints.published import to_own
 from sr_models.checkpoints.runs import weights_of_run
 from sr_models.checkpoints.shipped import shipped_file
 from sr_models.flow.model import SuperResolutionFlow
+from sr_models.io.listing import one_line
 from sr_models.models.encoder import is_encoder
 from sr_models.models.publication import shapes_of
 
@@ -59,7 +60,7 @@ def load_initial_weights(model: SuperResolutionFlow, path: str | os.PathLike[str
         tensors = _own_tensors(model, stored) if own else _published_tensors(model, stored.tensors)
         _check_tensors(model, tensors)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot start from {stored.file}: {error}") from error
+        raise ValueError(f"cannot start from {stored.file}: {one_line(str(error))}") from error
     begun = any(bool(tensors[name]) for name in _flags(model))
     if begun:
         tensors |= {name: torch.ones_like(tensors[name]) for name in _flags(model)}

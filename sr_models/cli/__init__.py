@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 
 from sr_models.cli._errors import end_progress_bars, users_error
-from sr_models.cli._streams import lenient_stderr
+from sr_models.cli._streams import lenient_stderr, slow_progress_bars
 from sr_models.openmp import bind_threads
 from sr_models.training.stopping import Stopped
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         bind_threads()
+        slow_progress_bars()
     with lenient_stderr():
         return _main(sys.argv[1:] if arguments is None else arguments)
 

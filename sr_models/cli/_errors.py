@@ -8,16 +8,17 @@ import sys
 import traceback
 
 from sr_models._extras import install_hint
+from sr_models.memory import is_out_of_memory
 
 __all__ = ["end_progress_bars", "users_error"]
 
 #: Classes of libraries, which are not imported only to be compared, and what to do about them.
 _ADVICE = {
     "lightning.fabric.utilities.exceptions.MisconfigurationException": "",
-    "torch.OutOfMemoryError": "choose a smaller batch_size, crop or tile",
     "torch.distributed.DistNetworkError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
     "torch.distributed.DistStoreError": "check MASTER_ADDR and MASTER_PORT, and that all processes run",
 }
+_LESS_MEMORY = "choose a smaller batch_size, crop or tile"
 _WORKER_ENDED = "the system has ended a process that loads images, mostly for want of memory; choose fewer workers"
 #: Beginnings of messages of RuntimeError, the class in which libraries report what has no class of its own.
 _RUNTIME_ADVICE = {
@@ -26,12 +27,15 @@ _RUNTIME_ADVICE = {
     r"unable to (mmap|open shared|write to file|allocate shared)|.*shared memory|.*bus error": (
         "there is not enough shared memory; choose fewer workers or enlarge /dev/shm"
     ),
-    r".*(not enough memory|can't allocate memory)": "choose a smaller batch_size, crop or tile",
 }
 
 
-def users_error(error: Exception) -> str | None:
+def users_error(error: Exception, *, memory: str = _LESS_MEMORY) -> str | None:
     """Describe an error that the user can mend: bad input, a full disk, a missing package or device.
+
+    Args:
+        error: what was raised.
+        memory: what to do if it is a lack of memory.
 
     Returns:
         What to print; ``None`` for an error that is a bug.
@@ -43,8 +47,10 @@ def users_error(error: Exception) -> str | None:
         return f"{message or 'no answer'}; {_WORKER_ENDED}"
     if isinstance(error, (argparse.ArgumentError, ValueError, OSError, FloatingPointError)):
         return message
-    if isinstance(error, MemoryError):
-        return f"out of memory{f' ({message})' if message else ''}; choose a smaller batch_size, crop or tile"
+    if is_out_of_memory(error):
+        first = (message.splitlines() or [""])[0].rstrip(".! ")
+        said = first if "memory" in first else f"out of memory{f' ({first})' if first else ''}"
+        return f"{said}; {memory}"
     for kind in type(error).__mro__:
         if (advice := _ADVICE.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
             return "; ".join(filter(None, [message.rstrip(". "), advice]))

@@ -52,7 +52,8 @@ def parse(program: str, command: ModuleType, options: Sequence[str]) -> dict[str
             # --strict alone says yes
             action.nargs, action.const = "?", True
     first = getattr(command, "FIRST_OPTION", None)
-    if first and options and not options[0].startswith("-"):
+    # a dash alone stands for standard input
+    if first and options and (options[0] == "-" or not options[0].startswith("-")):
         options = [first, *options]
     given = _canonical(parser, options)
     names = {name.removeprefix("--") for name in _long_options(parser)}

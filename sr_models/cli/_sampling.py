@@ -2,64 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import check_worthwhile, usable_device
-from sr_models.cli._errors import users_error
-from sr_models.cli._warnings import warnings_as_lines
-from sr_models.flow.consistency import Consistency, ConsistencyWarning, check_consistency
+from sr_models.cli._drawing import Request, Tile, draw_blocks
+from sr_models.cli._inputs import STANDARD, find_images, read_standard_input, say
+from sr_models.cli._outputs import existing, name_files, write_sample, write_sheet
+from sr_models.evaluation.report.stored import checkpoint_name
+from sr_models.flow.consistency import Consistency, check_consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
-from sr_models.flow.model import SuperResolutionFlow
-from sr_models.flow.tiling import LEAST_TILE
-from sr_models.io.images import read_image, to_tensor, to_uint8, write_image
-from sr_models.io.listing import list_images, one_line
-from sr_models.io.sample_files import (
-    KEY,
-    challenge_files,
-    challenge_numbers,
-    describe_sample,
-    is_done,
-    read_description,
-    sample_files,
-    sample_names,
-)
+from sr_models.flow.tiling import LEAST_TILE, check_tile
+from sr_models.io.encoding import Format
+from sr_models.io.listing import one_line
+from sr_models.io.naming import check_template
+from sr_models.io.sample_files import describe_sample, read_description
 from sr_models.networks.precision import Precision, network_dtype, resolved
 from sr_models.seeds import check_seed
 
 __all__ = ["sample_images"]
 
-#: Kinds of files in a listing that are rightly left out.
-_NO_FAILURES = ("of other kinds", "folders", "named twice")
 
-
-def sample_images(
-    images: Sequence[str],
-    checkpoint: str,
-    output: str,
-    *,
-    n: int,
-    temperature: float | list[float] | None,
-    seed: int,
-    on_explode: OnExplode,
-    tile: int | None,
-    precision: Precision,
-    consistency: Consistency,
-    device: str,
-    overwrite: bool,
-    naming: Literal["name", "ntire"],
-    first_index: int,
-) -> int:
+def sample_images(images: Sequence[str], checkpoint: str, output: str, **options: Any) -> int:
     """Draw samples of every image that is not sampled yet; arguments are those of the command.
 
     Returns:
@@ -68,164 +41,190 @@ def sample_images(
     Raises:
         ValueError, OSError: bad arguments, files that would be overwritten, or no image that can be sampled.
     """
+    _check(images, output, **options)
+    checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
+    with TemporaryDirectory() as folder:
+        if STANDARD in images:
+            images = [str(read_standard_input(Path(folder)))]
+        return _sample(images, checkpoint, output, **options)
+
+
+def _check(
+    images: Sequence[str],
+    output: str,
+    *,
+    n: int,
+    temperature: float | list[float] | None,
+    seed: int,
+    tile: Tile,
+    overlap: int | None,
+    scale: int | None,
+    format: Format,
+    consistency: Consistency,
+    naming: str,
+    first_index: int,
+    sheet: bool,
+    **_: Any,
+) -> None:
+    """Check what can be checked before a file is read."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if tile is not None and tile < LEAST_TILE:
-        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+    check_tile(LEAST_TILE if tile == "auto" else tile, None if tile == "auto" else overlap)
+    if overlap is not None and tile == "auto":
+        raise ValueError(f"overlap must be given with tile only, got {overlap}")
     if temperature is not None:
         temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
     if first_index < 0 or (first_index and naming != "ntire"):
         raise ValueError(f"first_index must be 0, or positive with naming ntire, got {first_index}")
+    if naming not in ("name", "ntire"):
+        check_template(naming)
     check_seed(seed)
     check_consistency(consistency)
-    checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
+    if scale is not None and scale < 1:
+        raise ValueError(f"scale must be at least 1, got {scale}")
+    if consistency == "exact" and (format == "jpeg" or scale is not None):
+        what = "format jpeg, which changes them" if format == "jpeg" else "scale, which reduces them"
+        raise ValueError(f"consistency exact is of the samples' own values and cannot be had with {what}")
+    if STANDARD in images and len(images) > 1:
+        raise ValueError(f"images must be {STANDARD} alone, or files, got {' '.join(images)}")
+    if output == STANDARD:
+        if n != 1 or sheet:
+            raise ValueError("output - takes one sample of one image: give -n 1, and no sheet")
+        if sys.stdout.isatty():
+            raise ValueError("output - writes an image, and standard output is a terminal; add > FILE")
+
+
+def _sample(
+    images: Sequence[str],
+    checkpoint: str,
+    output: str,
+    *,
+    recursive: bool,
+    n: int,
+    temperature: float | list[float] | None,
+    seed: int,
+    on_explode: OnExplode,
+    tile: Tile,
+    overlap: int | None,
+    scale: int | None,
+    precision: Precision,
+    consistency: Consistency,
+    device: str,
+    overwrite: bool,
+    format: Format,
+    naming: str,
+    first_index: int,
+    sheet: bool,
+) -> int:
     place = usable_device(device)
     check_worthwhile(precision, place)
-    folder = Path(output)
-    paths, root, failures, damaged = _find(images, folder)
-    named = dict(zip(sample_names(paths, root), paths, strict=True))
-    for name, path in named.items():
-        if name.endswith(path.suffix) and naming == "name":
-            _say(f"the samples of {path} are called {name}_sample000.png, because another image has the same name")
+    folder, piped = Path(output), output == STANDARD
+    paths, root, failures, damaged = find_images(images, folder, recursive=recursive, keep_alpha=format != "jpeg")
+    if piped and len(paths) > 1:
+        raise ValueError(f"output - takes one sample of one image, got {len(paths)} images")
 
     model = load_model(checkpoint).to(place)
+    factor = model.scale if scale is None else scale
+    if factor > model.scale:
+        raise ValueError(f"scale must be at most the model's {model.scale}, got {factor}")
+    if factor < model.scale:
+        say(
+            f"{checkpoint} enlarges {model.scale} times; "
+            f"its samples are then reduced to {factor} times, by bicubic interpolation"
+        )
     latents = len(model.drawn_shapes(model.lr_multiple, model.lr_multiple))
     temperatures = temperatures_of(model.temperature if temperature is None else temperature, latents)
-    options = {"temperature": temperatures, "seed": seed, "on_explode": on_explode, "tile": tile}
+    alike = len(set(temperatures)) == 1
+    at = temperatures[0] if alike else temperatures
     like = next(model.parameters())
     dtype = network_dtype(precision, like.device, like.dtype)
-    alike = len(set(temperatures)) == 1
+    # what is not said is as it was before there was a choice
     settings = {
         "weights": weights_fingerprint(model),
-        **options,
-        "temperature": temperatures[0] if alike else temperatures,
-        # samples in float32, and without consistency, say nothing of it, as samples before there was a choice
+        "temperature": at,
+        "seed": seed,
+        "on_explode": on_explode,
         **({} if dtype is None else {"precision": resolved(precision, like.device)}),
         **({} if consistency == "none" else {"consistency": consistency}),
+        **({} if overlap is None else {"overlap": overlap}),
+        **({} if factor == model.scale else {"scale": factor}),
+        **({"format": format} if format == "png16" else {}),
     }
-    descriptions = {name: describe_sample(path, settings) for name, path in named.items()}
-    if naming == "ntire":
-        # damaged images keep their numbers, else all that follow would be taken for others
-        numbers = challenge_numbers([*paths, *damaged], root, model.scale)
-        files = {name: challenge_files(folder, first_index + numbers[path], n) for name, path in named.items()}
-    else:
-        files = {name: sample_files(folder, name, n) for name in named}
-    pending = [name for name in named if overwrite or not is_done(files[name], descriptions[name])]
-    if kept := len(named) - len(pending):
-        _say(f"the samples of {kept} of {len(named)} images are in {output} already")
-    written, begun = 0, monotonic()
-    drawing = {**options, "precision": precision, "consistency": consistency}
-    for name, samples in _drawn(model, {name: named[name] for name in pending}, n, drawing):
-        if isinstance(samples, str):
-            failures.append(samples)
-            continue
-        for file, pixels in zip(files[name], samples, strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_image(file, pixels, text={KEY: json.dumps(descriptions[name])})
-            written += 1
-        height, width = samples[0].shape[:2]
-        shown = one_line(files[name][0] if n == 1 else f"{files[name][0]} to {files[name][-1].name}")
-        tqdm.write(
-            f"{one_line(named[name])}: {width // model.scale} x {height // model.scale} to {width} x {height} pixels, "
-            f"{shown}, {monotonic() - begun:.1f} s"
+    shown = {
+        "seed": seed,
+        "temperature": temperatures[0],
+        "model": checkpoint_name(os.path.abspath(checkpoint)),
+        "scale": factor,
+    }
+    named = {"stdin": (paths[0], [folder])}
+    if not piped:
+        named = name_files(
+            paths,
+            root,
+            folder,
+            n=n,
+            naming=naming,
+            format=format,
+            first_index=first_index,
+            damaged=damaged,
+            model_scale=model.scale,
+            values=shown,
         )
-        begun = monotonic()
+    requests: dict[str, Request] = {}
+    descriptions = {name: describe_sample(path, settings) for name, (path, _) in named.items()}
+    for name, (path, files) in named.items():
+        there, begin = ([False] * n, tile) if overwrite or piped else existing(files, descriptions[name], tile)
+        if not all(there):
+            missing = [number for number, is_there in enumerate(there) if not is_there]
+            requests[name] = Request(path, missing, tile, begin)
+    sheets = {name: folder / f"{name}_sheet.png" for name in named if sheet}
+    _check_sheets(sheets, {file for _, files in named.values() for file in files}, overwrite=overwrite)
+    if kept := len(named) - len(requests):
+        say(f"the samples of {kept} of {len(named)} images are in {output} already")
+    written, begun, failed = 0, monotonic(), set()
+    drawing = {
+        "temperature": temperatures,
+        "seed": seed,
+        "on_explode": on_explode,
+        "overlap": overlap,
+        "precision": precision,
+        "consistency": consistency,
+    }
+    for name, block in draw_blocks(model, requests, scale=factor, format=format, options=drawing):
+        if isinstance(block, str):
+            failures.append(block)
+            failed.add(name)
+            continue
+        path, files = named[name]
+        about = {**descriptions[name], "tile": block.tile}
+        for number, sample in zip(block.numbers, block.samples, strict=True):
+            write_sample(files[number], sample, format, about)
+            written += 1
+        if block.last and not piped:
+            height, width = block.size
+            which = one_line(files[0] if n == 1 else f"{files[0]} to {files[-1].name}")
+            tqdm.write(
+                f"{one_line(path)}: {width} x {height} to {factor * width} x {factor * height} pixels, {which}, "
+                f"{monotonic() - begun:.1f} s"
+            )
+            begun = monotonic()
     if not written and not kept:
         raise ValueError(f"no image could be sampled: {'; '.join(failures)}")
-    at = settings["temperature"]
-    print(f"wrote {written} images (sRGB) to {one_line(output)}, temperature {f'{at:g}' if alike else at}")
+    for name in sheets.keys() - failed:
+        write_sheet(sheets[name], *named[name])
+    if not piped:
+        print(f"wrote {written} images (sRGB) to {one_line(output)}, temperature {f'{at:g}' if alike else at}")
     for failure in failures:
-        _say(f"not sampled: {failure}")
+        say(f"not sampled: {failure}")
     return 1 if failures else 0
 
 
-def _find(sources: Sequence[str], output: Path) -> tuple[list[Path], Path, list[str], list[Path]]:
-    """List the images that the user names.
-
-    Args:
-        sources: images, folders, patterns or lists.
-        output: the folder of the samples, which are no images to sample.
-
-    Returns:
-        The images' absolute paths, a folder that they all are in, what was found to be unusable, and the absolute paths
-        of images among that.
-    """
-    found: dict[Path, None] = {}
-    damaged: dict[Path, None] = {}
-    roots, failures, own = [], [], 0
-    inside = os.path.abspath(output)
-    for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir() and output.is_dir() and path.samefile(output):
-            raise ValueError(f"output must be another folder than that of the images, got {output} for both")
-        try:
-            listing = list_images(source)
-        except ValueError as error:
-            failures.append(str(error))
-            continue
-        roots.append(os.path.abspath(listing.root))
-        failures += [f"{entry.path}: {entry.reason}" for entry in listing.unused if entry.kind not in _NO_FAILURES]
-        damaged |= {Path(os.path.abspath(entry.path)): None for entry in listing.unused if entry.kind == "damaged"}
-        for line in listing.summary():
-            _say(line)
-        for image in map(Path, map(os.path.abspath, listing.paths)):
-            # who names a sample in another folder wants it enlarged
-            passed_over = not path.is_file() or image.is_relative_to(inside)
-            if passed_over and read_description(image) is not None:
-                own += 1
-            else:
-                found[image] = None
-    if own:
-        _say(f"not used: {own} samples that this command made before")
-    if not found:
-        raise ValueError("; ".join(failures) or f"{' '.join(sources)}: only samples that this command made before")
-    return list(found), Path(os.path.commonpath(roots)), failures, list(damaged)
-
-
-def _drawn(
-    model: SuperResolutionFlow, images: Mapping[str, Path], n: int, options: dict[str, Any]
-) -> Iterator[tuple[str, list[np.ndarray] | str]]:
-    """Draw the samples of each image, with a progress bar.
-
-    Args:
-        model: in evaluation mode.
-        images: name -> image.
-        n: samples an image.
-        options: those of :meth:`SuperResolutionFlow.sample`.
-
-    Yields:
-        An image's name, and its samples or why there are none.
-    """
-    like = next(model.parameters())
-    # rates and times are of samples; layers move the bar between them
-    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} samples [{elapsed}<{remaining}{postfix}]"
-    redrawn = 0
-    with tqdm(total=n * len(images), bar_format=shape) as bar:
-
-        def advance(part: float) -> None:
-            nonlocal redrawn
-            if part < 0:
-                redrawn += 1
-                bar.set_postfix_str(f"{redrawn} drawn again", refresh=False)
-            bar.update(part * n)
-
-        for count, (name, path) in enumerate(images.items(), 1):
-            bar.set_description_str(f"sampling {one_line(path.name)[:40]}")
-            result: list[np.ndarray] | str
-            try:
-                lr = to_tensor(read_image(path))[None].to(like)
-                with warnings_as_lines(ConsistencyWarning, str(path)):
-                    samples = model.sample(lr, n, **options, on_progress=advance)[0]
-                result = [to_uint8(sample) for sample in samples]
-            except Exception as error:
-                message = users_error(error)
-                if message is None:
-                    raise
-                result = message if str(path) in message else f"{path}: {message}"
-            bar.update(n * count - bar.n)
-            yield name, result
-
-
-def _say(line: str) -> None:
-    """Print a line on standard error, above the progress bar if there is one."""
-    tqdm.write(f"sr-models: {one_line(line)}", file=sys.stderr)
+def _check_sheets(sheets: Mapping[str, Path], samples: Collection[Path], *, overwrite: bool) -> None:
+    """Raise if a contact sheet would replace a sample, or another file."""
+    for sheet in sheets.values():
+        if sheet in samples:
+            raise ValueError(f"naming gives a sample the name of a contact sheet, {one_line(sheet)}")
+        if not overwrite and os.path.lexists(sheet) and read_description(sheet) is None:
+            raise ValueError(
+                f"{one_line(sheet)} is no contact sheet; choose another output, or replace it with --overwrite"
+            )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from sr_models.io.yaml_text import parse_yaml
 
 __all__ = ["from_environment", "from_files", "nearest", "split_files"]
 
@@ -76,24 +77,15 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def _read(file: str) -> dict[Any, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML 1.1 takes 1e-4 for a text, as it has no point."""
-
-    number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
         with open(os.path.expanduser(file), encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader)
+            content = parse_yaml(stream)
     except FileNotFoundError:
         raise FileNotFoundError(f"config {file} does not exist") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"config {file} is no text: {error}") from None
-    except RecursionError:
-        raise ValueError(f"config {file} is nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"config {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"config {file} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

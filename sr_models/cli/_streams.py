@@ -1,4 +1,4 @@
-"""Standard error that may fail: closed, on a full disk, or a pipe or terminal at whose other end nobody is left."""
+"""Standard error that is no terminal: a log, a full disk, or a pipe at whose other end nobody is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["lenient_stderr"]
+__all__ = ["lenient_stderr", "slow_progress_bars"]
+
+#: Seconds between two states of a progress bar in a log.
+_SECONDS = 10
+
+
+def slow_progress_bars() -> None:
+    """Let progress bars print a state every ten seconds where standard error is no terminal.
+
+    A log keeps every state as a line, and tqdm prints ten a second. ``TQDM_MININTERVAL`` of the user wins. This must be
+    called before tqdm is imported.
+    """
+    if sys.stderr is not None and not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", str(_SECONDS))
 
 
 class _Lenient:

@@ -34,11 +34,18 @@ def run(tables: list[str], opinions: str | None = None, published: int | None = 
     import sys
 
     from sr_models.evaluation.published_scores import CHALLENGE_SOURCE
-    from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods, read_opinions
+    from sr_models.evaluation.ranking import (
+        MethodScores,
+        published_methods,
+        rank,
+        ranking_table,
+        read_methods,
+        read_opinions,
+    )
     from sr_models.io.listing import one_line
 
     seen = None if opinions is None else read_opinions(os.path.expanduser(opinions))
-    methods: list[Method] = []
+    methods: list[MethodScores] = []
     for table in tables:
         methods += read_methods(os.path.expanduser(table), seen)
     if opinions is not None and seen is not None:
@@ -47,7 +54,7 @@ def run(tables: list[str], opinions: str | None = None, published: int | None = 
             print(line, file=sys.stderr)
     if published is not None:
         for method in published_methods(published):
-            methods.append(Method(f"{method.name} [published]", *list(vars(method).values())[1:]))
+            methods.append(MethodScores(f"{method.name} [published]", *list(vars(method).values())[1:]))
     print(ranking_table(rank(methods)))
     if published is not None:
         print(f"[published]: {CHALLENGE_SOURCE}")

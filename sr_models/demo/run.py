@@ -76,7 +76,7 @@ def run_demo(
     if not 0 <= minutes <= 600:
         raise ValueError(f"minutes must be in 0..600, got {minutes}")
     check_seed(seed)
-    folder = Path(output)
+    folder = Path(output).expanduser()
     train, test = unpack_photographs(folder / "photographs")
     if images:
         test = reduce_photographs(images, folder / "photographs" / "own")

@@ -18,12 +18,13 @@ from sr_models.evaluation.pairs import Pair, find_pairs, load_pair, names_in_ord
 from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.sampling import check_sampling, draw_samples, sampling_settings
 from sr_models.evaluation.scores import Scores
-from sr_models.evaluation.streaming import Drawn, is_out_of_memory, score_pairs
+from sr_models.evaluation.streaming import Drawn, score_pairs
 from sr_models.flow.consistency import Consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.flow.noise import clean_condition
 from sr_models.io.images import to_tensor
+from sr_models.memory import is_out_of_memory
 from sr_models.networks.precision import Precision, network_dtype, network_precision, resolved
 
 __all__ = ["evaluate_model"]

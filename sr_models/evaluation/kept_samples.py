@@ -14,7 +14,7 @@ from sr_models.data.layouts import find_high
 from sr_models.evaluation.pairs import Pair
 from sr_models.io.images import write_image
 from sr_models.io.listing import one_line
-from sr_models.io.sample_files import KEY, challenge_files, describe_sample, is_done
+from sr_models.io.sample_files import KEY, are_done, challenge_files, check_numbering, describe_sample
 
 __all__ = ["KeptSamples", "check_outside"]
 
@@ -52,7 +52,7 @@ class KeptSamples:
         missing: names of images whose samples are not there.
 
     Raises:
-        ValueError: other files under these names.
+        ValueError: other files under these names, or samples that another number of samples would name otherwise.
         OSError: the folder cannot be created.
     """
 
@@ -72,10 +72,12 @@ class KeptSamples:
         settings = {name: value for name, value in settings.items() if name != "n"}
         self._descriptions = {pair.name: _describe(pair, settings) for pair in pairs}
         self._files = {pair.name: challenge_files(folder, names.index(pair.name), n) for pair in pairs}
+        for files in self._files.values():
+            check_numbering(files)
         self.missing = {
             pair.name
             for pair in pairs
-            if overwrite or not is_done(self._files[pair.name], self._descriptions[pair.name])
+            if overwrite or not all(are_done(self._files[pair.name], self._descriptions[pair.name]))
         }
 
     def write(self, pair: Pair, samples: Sequence[np.ndarray]) -> None:

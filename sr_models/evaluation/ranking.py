@@ -18,7 +18,7 @@ from sr_models.io.text_tables import align_columns
 
 __all__ = [
     "LEAST_LR_PSNR",
-    "Method",
+    "MethodScores",
     "Ranked",
     "published_methods",
     "rank",
@@ -32,7 +32,7 @@ LEAST_LR_PSNR = 45.0
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodScores:
     """A method and its mean scores.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ranked:
         final: rank of that mean.
     """
 
-    method: Method
+    method: MethodScores
     eligible: bool
     opinion: int | None = None
     diversity: int | None = None
@@ -73,7 +73,7 @@ class Ranked:
     final: int | None = None
 
 
-def rank(methods: Sequence[Method]) -> list[Ranked]:
+def rank(methods: Sequence[MethodScores]) -> list[Ranked]:
     """Rank methods as the challenges do.
 
     Eligible are methods of at least 45 dB LR-PSNR; all of them count as equally consistent. The final rank is that of
@@ -138,7 +138,7 @@ def ranking_table(ranked: Sequence[Ranked]) -> str:
     return align_columns(rows, left=True)
 
 
-def published_methods(scale: int) -> list[Method]:
+def published_methods(scale: int) -> list[MethodScores]:
     """Return the methods of the challenge of 2021 with their published scores.
 
     Raises:
@@ -147,10 +147,10 @@ def published_methods(scale: int) -> list[Method]:
     found = [row for row in PUBLISHED if row.scale == scale]
     if not found:
         raise ValueError(f"published must be 4 or 8, the scales of the challenge, got {scale}")
-    return [Method(row.name, row.lpips, row.lr_psnr, row.diversity, row.opinion) for row in found]
+    return [MethodScores(row.name, row.lpips, row.lr_psnr, row.diversity, row.opinion) for row in found]
 
 
-def read_methods(path: str | os.PathLike[str], opinions: Mapping[str, float] | None = None) -> list[Method]:
+def read_methods(path: str | os.PathLike[str], opinions: Mapping[str, float] | None = None) -> list[MethodScores]:
     """Read methods from a table, or from the scores that ``sr-models evaluate`` wrote of one.
 
     Args:
@@ -169,7 +169,7 @@ def read_methods(path: str | os.PathLike[str], opinions: Mapping[str, float] | N
         methods = [_recorded(path)]
     else:
         methods = [
-            Method(
+            MethodScores(
                 row["method"],
                 _number(path, line, row, "lpips"),
                 _number(path, line, row, "lr_psnr"),
@@ -204,14 +204,14 @@ def read_opinions(path: str | os.PathLike[str]) -> dict[str, float]:
     return found
 
 
-def _recorded(path: Path) -> Method:
+def _recorded(path: Path) -> MethodScores:
     stored = read_record(path)
     if stored.distance_name != "lpips":
         raise ValueError(f"{one_line(path)} holds scores under {stored.distance_name}, the ranking needs LPIPS")
     if not stored.rows:
         raise ValueError(f"{one_line(path)} holds no scores yet")
     mean = mean_scores(stored.rows)
-    return Method(path.stem, mean.distance, mean.lr_psnr, mean.diversity)
+    return MethodScores(path.stem, mean.distance, mean.lr_psnr, mean.diversity)
 
 
 def _rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from sr_models.evaluation.metrics import Distance
@@ -17,8 +16,9 @@ from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.scores import Scores
 from sr_models.evaluation.scoring import score_samples
 from sr_models.io.listing import one_line
+from sr_models.memory import is_out_of_memory
 
-__all__ = ["ERRORS_OF_IMAGES", "Drawn", "is_out_of_memory", "listed", "reason_of", "refuse", "score_pairs"]
+__all__ = ["ERRORS_OF_IMAGES", "Drawn", "listed", "reason_of", "refuse", "score_pairs"]
 
 #: Errors that may cost one image only; see :func:`reason_of`.
 ERRORS_OF_IMAGES = (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError)
@@ -100,11 +100,6 @@ def score_pairs(
     if not record.rows:
         raise ValueError(f"no image could be scored: {listed(record.failures)}")
     return record.ordered()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error is a lack of memory, of whatever device."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def reason_of(error: Exception, *, strict: bool) -> str:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from invflow import FlowSequential, standard_normal_log_prob
-from invflow._numerics import reads_freely
 from invflow.layers.conditioning import context_for
 from invflow.layers.folding import copy_folded, folding
-from sr_models.flow.arguments import check_image, check_noise, resized_noise
+from sr_models.flow.arguments import check_image, check_latents, check_noise, check_pair, resized_noise
 from sr_models.flow.base import Base, add_base, check_base, enlarge_bicubic
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.consistency import Consistency
@@ -26,7 +25,7 @@ from sr_models.flow.layouts import in_fastest_layout
 from sr_models.flow.progress import layer_pixels
 from sr_models.flow.sampling import draw_samples
 from sr_models.flow.shapes import LevelShapes, level_shapes, smallest_shapes
-from sr_models.flow.value_range import check_range
+from sr_models.flow.value_range import check_range_once
 from sr_models.networks.precision import Precision
 from sr_models.networks.rrdb import RRDBEncoder
 
@@ -204,12 +203,7 @@ class SuperResolutionFlow(nn.Module):
         """
         self._check(lr, "lr")
         self._check(hr, "hr")
-        expected = (lr.shape[0], 3, lr.shape[2] * self.scale, lr.shape[3] * self.scale)
-        if hr.shape != expected:
-            raise ValueError(
-                f"hr must have shape {expected} for lr of shape {tuple(lr.shape)} at scale {self.scale}, "
-                f"got {tuple(hr.shape)}"
-            )
+        check_pair(hr, lr, self.scale)
         return self._encode(in_fastest_layout(hr), in_fastest_layout(lr), noise)
 
     def _encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None) -> Encoding:
@@ -243,10 +237,7 @@ class SuperResolutionFlow(nn.Module):
             TypeError: a dtype other than the model's.
         """
         self._check(lr, "lr")
-        shapes = self.latent_shapes(lr.shape[2], lr.shape[3])
-        expected = [(lr.shape[0], *shape) for shape in shapes]
-        if [tuple(latent.shape) for latent in latents] != expected:
-            raise ValueError(f"latents must have shapes {expected}, got {[tuple(z.shape) for z in latents]}")
+        check_latents(latents, lr, self.latent_shapes(lr.shape[2], lr.shape[3]))
         return self._decode(list(latents), lr, noise)
 
     def _decode(self, latents: list[Tensor], lr: Tensor, noise: Tensor | None, watch: Watch | None = None) -> Tensor:
@@ -312,10 +303,12 @@ class SuperResolutionFlow(nn.Module):
         lr: Tensor,
         n: int = 1,
         *,
+        first: int = 0,
         temperature: float | Sequence[float] | None = None,
         seed: int = 0,
         on_explode: OnExplode = "resample",
         tile: int | None = None,
+        overlap: int | None = None,
         graph: bool | None = None,
         precision: Precision = "fp32",
         consistency: Consistency = "none",
@@ -330,6 +323,7 @@ class SuperResolutionFlow(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1], of any size.
             n: samples an image, at least 1.
+            first: number j of the first of them, to draw many in several calls.
             temperature: standard deviation of the latents, at least 0; 0 gives the image of the zero latents. One for
                 all latents, or one a latent, in encode order. ``None``: the model's own ``temperature``.
             seed: in 0..2^31 - 1.
@@ -339,6 +333,7 @@ class SuperResolutionFlow(nn.Module):
             tile: side of tiles in low-resolution pixels, at least 16, that fade into each other: for images whose
                 activations do not fit into memory. The latents are those of the whole image, so the result differs only
                 by what the tiles' borders do to the convolutions. ``None`` decodes the whole image.
+            overlap: low-resolution pixels that neighbouring tiles share, at most half of one. ``None``: a quarter.
             graph: on a GPU, replay the work of all layers from a CUDA graph, which is kept with the memory that it
                 needs. It is made at once if ``True``, and never if ``False``. ``None`` makes one when as many images
                 of a size come again in the main thread, unless something in the model cannot be captured. The call that
@@ -371,10 +366,12 @@ class SuperResolutionFlow(nn.Module):
             self,
             lr,
             n,
+            first=first,
             temperature=self.temperature if temperature is None else temperature,
             seed=seed,
             on_explode=on_explode,
             tile=tile,
+            overlap=overlap,
             graph=graph,
             precision=precision,
             consistency=consistency,
@@ -404,11 +401,5 @@ class SuperResolutionFlow(nn.Module):
 
     def _check(self, image: Tensor, name: str, *, look: bool = True) -> None:
         check_image(image, name, next(self.parameters()).dtype)
-        if not look:
-            return
-        # Waiting for an accelerator at every training step would be dear, and one look finds images in 0..255.
-        if reads_freely(image):
-            check_range(image, name)
-        elif not torch.compiler.is_compiling() and name not in self._looked_at:
-            check_range(image, name)
-            self._looked_at.add(name)
+        if look:
+            check_range_once(image, name, self._looked_at)

@@ -21,7 +21,7 @@ from sr_models.flow.explosions import Explosion, ExplosionError, OnExplode, Watc
 from sr_models.flow.graphs import check_graph
 from sr_models.flow.latents import draw_latents, temperatures_of
 from sr_models.flow.progress import progress_of
-from sr_models.flow.tiling import LEAST_TILE, decode_tiles, decoded_pixels
+from sr_models.flow.tiling import check_tile, decode_tiles, decoded_pixels
 from sr_models.flow.value_range import check_range
 from sr_models.networks.precision import Precision, half_precision, network_dtype, network_precision
 
@@ -57,6 +57,7 @@ class _Settings:
     seed: int
     on_explode: OnExplode
     tile: int | None
+    overlap: int | None
     graph: bool | None
     on_layer: Callable[[int], None] | None
 
@@ -66,10 +67,12 @@ def draw_samples(
     lr: Tensor,
     n: int,
     *,
+    first: int = 0,
     temperature: float | Sequence[float],
     seed: int,
     on_explode: OnExplode,
     tile: int | None,
+    overlap: int | None = None,
     graph: bool | None,
     precision: Precision,
     consistency: Consistency,
@@ -80,7 +83,8 @@ def draw_samples(
     Args:
         model: decodes the latents.
         lr: (B, 3, h, w) in the model's dtype.
-        n, temperature, seed, on_explode, tile, graph, precision, consistency, on_progress: arguments of ``sample``.
+        n, first, temperature, seed, on_explode, tile, overlap, graph, precision, consistency, on_progress: arguments of
+            ``sample``.
 
     Returns:
         (B, n, 3, scale h, scale w), clamped to [0, 1].
@@ -90,9 +94,10 @@ def draw_samples(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    if first < 0:
+        raise ValueError(f"first must be at least 0, got {first}")
     check_on_explode(on_explode)
-    if tile is not None and tile < LEAST_TILE:
-        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+    check_tile(tile, overlap)
     check_graph(graph, lr.device)
     dtype = network_dtype(precision, lr.device, lr.dtype)
     check_range(lr, "lr", finite=True)
@@ -101,26 +106,35 @@ def draw_samples(
     height, width = lr.shape[2] * model.scale, lr.shape[3] * model.scale
     lr = _padded(lr, model.lr_multiple)
     tile = None if tile is not None and tile >= max(lr.shape[2:]) else tile
-    on_layer = None if on_progress is None else _layer_progress(model, lr, n, tile, on_progress)
-    settings = _Settings(temperature, seed, on_explode, tile, graph, on_layer)
+    on_layer = None if on_progress is None else _layer_progress(model, lr, n, tile, overlap, on_progress)
+    settings = _Settings(temperature, seed, on_explode, tile, overlap, graph, on_layer)
     blocks = [range(n)] if tile is not None else sample_blocks(n, len(lr) * height * width, on_cpu=lr.is_cpu)
+    numbers = range(first, first + n)
     with network_precision(dtype, lr.device):
         if len(blocks) == 1:
-            images = _watched_samples(model, lr, settings, blocks[0])
+            images = _watched_samples(model, lr, settings, numbers)
         else:
             images = lr.new_empty(len(lr), n, 3, *(side * model.scale for side in lr.shape[2:]))
             for block in blocks:
-                images[:, block.start : block.stop] = _watched_samples(model, lr, settings, block)
+                part = slice(block.start, block.stop)
+                images[:, part] = _watched_samples(model, lr, settings, numbers[part])
     return make_consistent(images[..., :height, :width], given, consistency)
 
 
 def _layer_progress(
-    model: Decoder, lr: Tensor, n: int, tile: int | None, on_progress: Callable[[float], None]
+    model: Decoder,
+    lr: Tensor,
+    n: int,
+    tile: int | None,
+    overlap: int | None,
+    on_progress: Callable[[float], None],
 ) -> Callable[[int], None]:
     """Return a function that turns the pixels a layer has made into a part of the work of ``n`` samples an image."""
     height, width = lr.shape[2:]
     area = height * width or 1
-    decoded = area if tile is None else decoded_pixels(height, width, tile=tile, multiple=model.lr_multiple)
+    decoded = area
+    if tile is not None:
+        decoded = decoded_pixels(height, width, tile=tile, multiple=model.lr_multiple, overlap=overlap)
     return progress_of(model.layer_pixels(height, width) * len(lr) * n * decoded / area, on_progress)
 
 
@@ -143,8 +157,8 @@ def _watched_samples(
     if settings.tile is None:
         images = decode(latents, lr)
     else:
-        multiple = model.lr_multiple
-        images = decode_tiles(decode, latents, lr, tile=settings.tile, multiple=multiple, scale=model.scale)
+        sizes = {"tile": settings.tile, "multiple": model.lr_multiple, "scale": model.scale}
+        images = decode_tiles(decode, latents, lr, **sizes, overlap=settings.overlap)
     images = images.clamp_(0, 1).unflatten(0, (len(lr), n))
     found = {} if on_explode == "clamp" and reads_freely(lr) else watch.found
     if found and not reads_freely(lr):

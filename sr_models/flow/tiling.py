@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST_TILE", "decode_tiles", "decoded_pixels"]
+__all__ = ["LEAST_TILE", "check_tile", "decode_tiles", "decoded_pixels"]
 
 #: Smallest side of a tile, in low-resolution pixels.
 LEAST_TILE = 16
@@ -21,12 +21,13 @@ def decode_tiles(
     tile: int,
     multiple: int,
     scale: int,
+    overlap: int | None = None,
 ) -> Tensor:
     """Decode latents to images, tile by tile.
 
     Every tile is decoded from its part of the whole image's latents and of the low-resolution image. Neighbouring tiles
-    therefore differ only by what their borders do to the convolutions. They overlap by a quarter, in which each fades
-    linearly into the other.
+    therefore differ only by what their borders do to the convolutions. Where they overlap, each fades linearly into the
+    other.
 
     Args:
         decode: ``decode(latents, lr)`` for one tile: (B M, 3, scale h, scale w).
@@ -37,6 +38,8 @@ def decode_tiles(
             to two of them, so that tiles can overlap.
         multiple: divides height and width of every low-resolution image that the flow accepts; at least 1.
         scale: enlargement, at least 1.
+        overlap: low-resolution pixels that neighbours share, rounded up to a multiple of ``multiple``, less than a
+            tile; ``None``: a quarter of a tile.
 
     Returns:
         (B M, 3, scale h, scale w).
@@ -46,29 +49,44 @@ def decode_tiles(
     """
     _check(latents, lr, tile=tile, multiple=multiple, scale=scale)
     height, width = lr.shape[2:]
-    side, overlap = _side_and_overlap(tile, multiple)
+    side, shared = _side_and_overlap(tile, multiple, overlap)
     images = lr.new_zeros(latents[0].shape[0], 3, scale * height, scale * width)
     total = lr.new_zeros(scale * height, scale * width)
-    for rows in _spans(height, side, overlap):
-        for columns in _spans(width, side, overlap):
+    for rows in _spans(height, side, shared):
+        for columns in _spans(width, side, shared):
             parts = [_part(latent, rows, columns, height, width) for latent in latents]
-            weight = _fade(rows, height, overlap, scale, lr)[:, None] * _fade(columns, width, overlap, scale, lr)
+            weight = _fade(rows, height, shared, scale, lr)[:, None] * _fade(columns, width, shared, scale, lr)
             piece = decode(parts, _part(lr, rows, columns, height, width))
             _part(images, rows, columns, height, width).addcmul_(piece, weight)
             _part(total, rows, columns, height, width).add_(weight)
     return images.div_(total)
 
 
-def decoded_pixels(height: int, width: int, *, tile: int, multiple: int) -> int:
+def decoded_pixels(height: int, width: int, *, tile: int, multiple: int, overlap: int | None = None) -> int:
     """Count the low-resolution pixels that :func:`decode_tiles` decodes, those that tiles share more than once."""
-    side, overlap = _side_and_overlap(tile, multiple)
-    rows, columns = (sum(map(len, _spans(size, side, overlap))) for size in (height, width))
+    side, shared = _side_and_overlap(tile, multiple, overlap)
+    rows, columns = (sum(map(len, _spans(size, side, shared))) for size in (height, width))
     return rows * columns
 
 
-def _side_and_overlap(tile: int, multiple: int) -> tuple[int, int]:
+def check_tile(tile: int | None, overlap: int | None) -> None:
+    """Check the side of tiles, and the overlap of two.
+
+    Raises:
+        ValueError: a tile below :data:`LEAST_TILE`, an overlap without tiles, or one that is not in 1..tile / 2.
+    """
+    if tile is not None and tile < LEAST_TILE:
+        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+    if overlap is not None and tile is None:
+        raise ValueError(f"overlap must be given with tile only, got {overlap}")
+    if overlap is not None and tile is not None and not 1 <= overlap <= tile // 2:
+        raise ValueError(f"overlap must be in 1..{tile // 2}, half of tile, got {overlap}")
+
+
+def _side_and_overlap(tile: int, multiple: int, overlap: int | None) -> tuple[int, int]:
     side = max(-(-tile // multiple), 2) * multiple
-    return side, max(side // 4 // multiple, 1) * multiple
+    shared = side // 4 // multiple if overlap is None else -(-overlap // multiple)
+    return side, min(max(shared, 1), side // multiple - 1) * multiple
 
 
 def _check(latents: Sequence[Tensor], lr: Tensor, **numbers: int) -> None:

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from invflow._numerics import reads_freely
 from invflow.ops._transforms import has_values, is_intercepted
 
-__all__ = ["check_range"]
+__all__ = ["check_range", "check_range_once"]
 
 #: No image in [0, 1] comes near it, noise included. Only an almost black image in 0..255 stays below.
 LARGEST = 16.0
@@ -41,3 +42,22 @@ def check_range(image: Tensor, name: str, *, finite: bool = False) -> None:
         raise ValueError(
             f"{name} must have values in [0, 1], got values in {low:.4g}..{high:.4g}; divide 8-bit values by 255"
         )
+
+
+def check_range_once(image: Tensor, name: str, looked_at: set[str]) -> None:
+    """Check as :func:`check_range`, on an accelerator only the first image of a name.
+
+    Waiting for an accelerator at every training step would be dear, and one look finds images in 0..255.
+
+    Args:
+        image, name: as there.
+        looked_at: names of images that were looked at on an accelerator; this one is added.
+
+    Raises:
+        ValueError: as there.
+    """
+    if reads_freely(image):
+        check_range(image, name)
+    elif not torch.compiler.is_compiling() and name not in looked_at:
+        check_range(image, name)
+        looked_at.add(name)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sr_models.checkpoints.convert import model_of_published
 from sr_models.checkpoints.detect import told_by
-from sr_models.checkpoints.files import create_described, description_in, evaluated_tensors
-from sr_models.checkpoints.plausible import create_without_memory
+from sr_models.checkpoints.files import description_in, evaluated_tensors
+from sr_models.checkpoints.plausible import create_stored_model
 from sr_models.checkpoints.wrapped import plain_names
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
@@ -96,8 +96,7 @@ class FlowArchitecture(Architecture[SuperResolutionFlow]):
             tensors = model.state_dict()
         else:
             tensors = evaluated_tensors(state_dict)
-            create_without_memory(description, tensors)
-            model = create_described(description).eval()
+            model = create_stored_model(description, tensors).eval()
         sizes = {"hidden_channels": "hc", "features": "nf", "blocks": "nb"}
         tags = [f"{getattr(model.config, field)}{tag}" for field, tag in sizes.items() if hasattr(model.config, field)]
         return ImageModelDescriptor(

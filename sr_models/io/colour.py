@@ -23,12 +23,13 @@ def colour_mode(image: Image.Image) -> str:
     return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
-def to_srgb(image: Image.Image, profile: bytes | None) -> np.ndarray:
-    """Convert an image to sRGB, with transparent pixels on white.
+def to_srgb(image: Image.Image, profile: bytes | None, *, on_white: bool = True) -> np.ndarray:
+    """Convert an image to sRGB.
 
     Args:
         image: an image of 8 bits a channel, in any of Pillow's grey, palette, RGB, CMYK and YCbCr modes.
         profile: ICC profile of its colours; ``None``, or one that cannot be used: they are sRGB.
+        on_white: composite transparent pixels on white, rather than return the colours beneath.
 
     Returns:
         Array (H, W, 3), uint8.
@@ -45,16 +46,16 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> np.ndarray:
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         part = image if (top, bottom) == (0, height) else image.crop((0, top, width, bottom))
-        result[top:bottom] = np.asarray(_rgb(part, convert))
+        result[top:bottom] = np.asarray(_rgb(part, convert, on_white))
     return result
 
 
-def _rgb(image: Image.Image, convert: Callable[[Image.Image], Image.Image] | None) -> Image.Image:
+def _rgb(image: Image.Image, convert: Callable[[Image.Image], Image.Image] | None, on_white: bool) -> Image.Image:
     mode = colour_mode(image)
     alpha = None
     if image.has_transparency_data:
         image = image.convert("LA" if mode == "L" else "RGBA")
-        alpha = image.getchannel("A")
+        alpha = image.getchannel("A") if on_white else None
     image = image if image.mode == mode else image.convert(mode)
     image = image.convert("RGB") if convert is None and mode != "RGB" else image
     image = image if convert is None else convert(image)

@@ -20,6 +20,7 @@ from sr_models.io.reading import ImageHeader, read_header, read_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "PNG_SRGB",
     "ImageHeader",
     "check_pair",
     "check_rgb",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
+#: Chunk of a PNG, as name and content, that says that its colours are sRGB; 0: for photographs.
+PNG_SRGB = (b"sRGB", b"\0")
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -81,8 +84,9 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, *, text: Mappin
 
 
 def encode_png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
-    """Encode an image (H, W, 3), uint8, RGB, as a PNG file, with texts by name."""
+    """Encode an image, uint8, RGB or RGBA, as a PNG file, which says that it is sRGB, with texts by name."""
     info = PngInfo()
+    info.add(*PNG_SRGB)
     for name, value in (text or {}).items():
         info.add_text(name, value)
     buffer = io.BytesIO()

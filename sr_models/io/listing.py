@@ -15,12 +15,14 @@ from pathlib import Path
 from sr_models.io.headers import read_headers
 from sr_models.io.images import IMAGE_SUFFIXES
 
-__all__ = ["Listing", "Unused", "fingerprint_of", "list_images", "one_line"]
+__all__ = ["NESTED", "Listing", "Unused", "fingerprint_of", "list_images", "one_line"]
 
 #: Folders in which systems keep what users do not see: previews of a network disk, resource forks of a Mac.
 _SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+#: Kind of images in folders that are not looked into.
+NESTED = "images in sub-folders"
 #: Kinds of what is not used that are no fault of the images.
-_HARMLESS = ("of other kinds", "folders")
+_HARMLESS = ("of other kinds", "folders", NESTED)
 #: A line of a list: a name, and what BasicSR's meta_info files write behind it: "0001.png (480,480,3) 1".
 _LISTED = re.compile(r"(?P<name>.*?)(?:\s+\(\d+(?:,\s*\d+)+\)(?:\s+\d+)?)?")
 _NAMED = 3
@@ -193,7 +195,14 @@ def _candidates(source: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
         )
     if glob.has_magic(str(source)):
         return _existing(Path(name) for name in glob.glob(str(source), recursive=True))
-    raise FileNotFoundError(f"image folder {one_line(source)} does not exist")
+    if source.exists():
+        raise ValueError(f"{one_line(source)} is neither a folder nor a regular file")
+    if source.is_symlink():
+        raise FileNotFoundError(
+            f"{one_line(source)} is a link to {one_line(os.readlink(source))}, which does not exist"
+        )
+    kind = "image" if source.suffix.lower() in IMAGE_SUFFIXES else "image folder"
+    raise FileNotFoundError(f"{kind} {one_line(source)} does not exist")
 
 
 def _walk(folder: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
@@ -223,7 +232,7 @@ def _walk(folder: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
                 if recursive:
                     (links if entry.is_symlink() else folders).append(path)
                 else:
-                    unused.append(Unused(path, "a folder in the folder", "folders"))
+                    unused += [Unused(image, entry.name, NESTED) for image, _ in _walk(path, True)[0]]
             else:
                 _sort_in(path, entry, found, unused)
     return found, unused
@@ -293,9 +302,10 @@ def _unused_lines(unused: Sequence[Unused], *, full: bool = False) -> list[str]:
         kinds.setdefault(entry.kind, []).append(entry)
     lines = []
     for kind, entries in kinds.items():
-        if kind == "of other kinds":
+        if kind in ("of other kinds", NESTED):
             reasons = sorted({one_line(entry.reason) for entry in entries})
             shown = ", ".join(reasons[:8]) + (", ..." if len(reasons) > 8 else "")
+            shown += "; --recursive uses them" if kind == NESTED else ""
         else:
             shown = ", ".join(
                 f"{one_line(entry.path if full else entry.path.name)} ({one_line(entry.reason)})"

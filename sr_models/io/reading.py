@@ -15,7 +15,10 @@ from sr_models.io.deep import read_deep
 from sr_models.io.opening import bits_per_channel, opened
 from sr_models.io.png import decode_png
 
-__all__ = ["ImageHeader", "read_header", "read_image"]
+__all__ = ["WHITE_BACKGROUND", "ImageHeader", "read_header", "read_image", "read_image_with_alpha"]
+
+#: What a header says of an image with transparency.
+WHITE_BACKGROUND = "transparent pixels become white"
 
 _ORIENTATION = 0x0112
 # What a PNG may say about its orientation after the pixels, where Pillow finds it only by decoding them.
@@ -87,19 +90,43 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         ValueError: the file is no image, cut off or damaged, has more than 16 bits a channel or floating-point values,
             or decoding it would take more than half of the machine's memory. The message names file and reason.
     """
+    return _read(path, with_alpha=False)[0]
+
+
+def read_image_with_alpha(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read an image like :func:`read_image`, but with its transparency apart.
+
+    Args:
+        path: as for :func:`read_image`.
+
+    Returns:
+        Array (H, W, 3), uint8, with the colours that are stored, also beneath transparent pixels; and alpha, (H, W),
+        uint8, from 0 (transparent) to 255, or ``None`` if all is opaque.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_image`.
+    """
+    return _read(path, with_alpha=True)
+
+
+def _read(path: str | os.PathLike[str], *, with_alpha: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    alpha = None
     with opened(path) as (image, file):
         profile = image.info.get("icc_profile")
         orientation = _orientation(image, file)
-        if bits_per_channel(image, file) > 8:
-            pixels = to_srgb(read_deep(image, file), profile)
-        elif (decoded := decode_png(image, file)) is not None:
+        deep = bits_per_channel(image, file) > 8
+        if not deep and (decoded := decode_png(image, file)) is not None:
             pixels = to_srgb(Image.fromarray(decoded), profile) if profile else decoded
         else:
-            image.load()
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
+            source = read_deep(image, file) if deep else image
+            source.load()
+            if not deep and isinstance(image, TiffImagePlugin.TiffImageFile):
                 orientation = 1  # applied by Pillow
-            pixels = to_srgb(image, profile)
-    return _upright(pixels, orientation)
+            if with_alpha and source.has_transparency_data:
+                alpha = np.asarray(source.convert("RGBA").getchannel("A"))
+                alpha = None if alpha.min() == 255 else _upright(alpha, orientation)
+            pixels = to_srgb(source, profile, on_white=alpha is None)
+    return _upright(pixels, orientation), alpha
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -122,7 +149,7 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
@@ -138,7 +165,7 @@ def _notes(image: Image.Image, file: BinaryIO) -> list[str]:
     if bits_per_channel(image, file) > 8:
         notes.append("16 bits a channel are rounded to 8")
     if image.has_transparency_data:
-        notes.append("transparent pixels become white")
+        notes.append(WHITE_BACKGROUND)
     mode, profile = colour_mode(image), image.info.get("icc_profile")
     if profile:
         try:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sr_models.io.changes import changed_settings
+from sr_models.io.encoding import SUFFIXES, read_text
 from sr_models.io.listing import one_line
 
 __all__ = [
     "KEY",
+    "are_done",
     "challenge_files",
     "challenge_numbers",
+    "check_numbering",
     "describe_sample",
-    "is_done",
     "read_description",
     "sample_files",
     "sample_names",
 ]
 
-#: Name of the text in a sample's PNG file that says how it was made, as JSON.
+#: Name of the text in a sample's file that says how it was made, as JSON.
 KEY = "sr-models sample"
 
 
@@ -46,9 +45,9 @@ def sample_names(paths: Sequence[Path], root: Path) -> list[str]:
     return names
 
 
-def sample_files(folder: Path, name: str, n: int) -> list[Path]:
+def sample_files(folder: Path, name: str, n: int, suffix: str = ".png") -> list[Path]:
     """Return the files of the first ``n`` samples of a name."""
-    return [folder / f"{name}_sample{index:03d}.png" for index in range(n)]
+    return [folder / f"{name}_sample{index:03d}{suffix}" for index in range(n)]
 
 
 def challenge_numbers(paths: Sequence[Path], root: Path, scale: int) -> dict[Path, int]:
@@ -68,7 +67,7 @@ def challenge_numbers(paths: Sequence[Path], root: Path, scale: int) -> dict[Pat
     return {path: number for number, path in enumerate(sorted(paths, key=high))}
 
 
-def challenge_files(folder: Path, index: int, n: int) -> list[Path]:
+def challenge_files(folder: Path, index: int, n: int, suffix: str = ".png") -> list[Path]:
     """Return the files of all ``n`` samples of an image, as the NTIRE challenges name them.
 
     ``000000_sample00000.png``, ``000000_sample00001.png``, ... for the first image, and ``000000.png`` for a single
@@ -78,10 +77,30 @@ def challenge_files(folder: Path, index: int, n: int) -> list[Path]:
         folder: where they are.
         index: number of the image, in the order of the sorted names.
         n: samples an image.
+        suffix: of the files.
     """
     if n == 1:
-        return [folder / f"{index:06d}.png"]
-    return [folder / f"{index:06d}_sample{sample:05d}.png" for sample in range(n)]
+        return [folder / f"{index:06d}{suffix}"]
+    return [folder / f"{index:06d}_sample{sample:05d}{suffix}" for sample in range(n)]
+
+
+def check_numbering(files: Sequence[Path]) -> None:
+    """Check that an image has no samples under the other name that the challenge has for them.
+
+    Args:
+        files: of an image, as :func:`challenge_files` names them.
+
+    Raises:
+        ValueError: a single sample is among several, or the other way round.
+    """
+    number, _, sample = files[0].stem.partition("_")
+    folder = files[0].parent
+    single = [folder / f"{number}{suffix}" for suffix in sorted({*SUFFIXES.values()})]
+    others = single if sample else sorted(folder.glob(f"{number}_sample*"))
+    for other in others:
+        if os.path.lexists(other):
+            n = "1" if sample else "more than 1"
+            raise ValueError(f"{one_line(other)} is a sample of a run with n {n}; remove it, or choose another output")
 
 
 def describe_sample(image: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,23 +114,17 @@ def describe_sample(image: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_description(file: Path) -> dict[str, Any] | None:
     """Return what a sample says about itself; ``None`` if it is no sample."""
-    try:
-        with Image.open(file, formats=("PNG",)) as image:
-            found = json.loads(image.info[KEY])
-    # damaged files are reported with exceptions of many types
-    except Exception:
-        return None
-    return found if isinstance(found, dict) else None
+    return read_text(file, KEY)
 
 
-def is_done(files: Sequence[Path], description: Mapping[str, Any]) -> bool:
-    """Return whether the samples are there.
+def are_done(files: Sequence[Path], description: Mapping[str, Any]) -> list[bool]:
+    """Return of each sample whether it is there.
 
     Raises:
         ValueError: a file that is there has another description, so that it would be lost.
     """
-    there = [file for file in files if os.path.lexists(file)]
-    for file in there:
+    there = [os.path.lexists(file) for file in files]
+    for file in (file for file, is_there in zip(files, there, strict=True) if is_there):
         found = read_description(file)
         if found != description:
             if found is None:
@@ -121,4 +134,4 @@ def is_done(files: Sequence[Path], description: Mapping[str, Any]) -> bool:
             else:
                 reason = f"was made with other settings ({'; '.join(changed_settings(found, description))})"
             raise ValueError(f"{one_line(file)} {reason}; choose another output, or replace it with --overwrite")
-    return len(there) == len(files)
+    return there

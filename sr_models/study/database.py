@@ -304,7 +304,8 @@ def _told(path: Path) -> Iterator[None]:
     """Say which file an error of SQLite is about."""
     try:
         yield
-    except sqlite3.Error as error:
+    # messages of SQLite contain bytes of a damaged file, which may be no text
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         if "not a database" in str(error):
             raise ValueError(f"{one_line(path)} is not the database of a study; choose another --database") from error
         # a damaged file brings its own text into the message

@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -22,8 +21,11 @@ _SECONDS = 20
 
 
 def main() -> None:
-    """Read mutants ``first`` to ``last - 1``, and write a line of JSON before and after each."""
-    name, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Read mutants ``first`` to ``last - 1`` in a folder, and write a line of JSON before and after each.
+
+    The mutant and the good files beside it lie in ``damaged`` there; after a fault they go to a folder of its number.
+    """
+    name, first, last, work = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     from mutate import mutant
     from targets import KINDS
 
@@ -32,25 +34,26 @@ def main() -> None:
     opening._machine_memory = lambda: _MACHINE  # type: ignore[assignment]
     warnings.simplefilter("ignore")
     kind = KINDS[name]
-    with tempfile.TemporaryDirectory() as text:
-        clean, folder = Path(text) / "clean", Path(text) / "damaged"
-        clean.mkdir()
-        kind.make(clean)
-        kind.read(clean / kind.name)  # a good file is read
-        content = (clean / kind.name).read_bytes()
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, size + _MEMORY))
-        for number in range(first, last):
-            print(json.dumps({"begins": number}), flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(clean, folder)
-            path = folder / kind.name
-            path.write_bytes(mutant(content, number))
-            signal.setitimer(signal.ITIMER_PROF, _SECONDS)
-            fault = _fault(kind.read, path)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            if fault:
-                print(json.dumps({"fault": number, "what": fault}), flush=True)
+    clean, folder = work / "clean", work / "damaged"
+    shutil.rmtree(clean, ignore_errors=True)
+    clean.mkdir(parents=True)
+    kind.make(clean)
+    kind.read(clean / kind.name)  # a good file is read
+    content = (clean / kind.name).read_bytes()
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, size + _MEMORY))
+    for number in range(first, last):
+        print(json.dumps({"begins": number}), flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(clean, folder)
+        path = folder / kind.name
+        path.write_bytes(mutant(content, number))
+        signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+        fault = _fault(kind.read, path)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if fault:
+            print(json.dumps({"fault": number, "what": fault}), flush=True)
+            folder.rename(work / str(number))
 
 
 def _fault(read, path: Path) -> str:  # type: ignore[no-untyped-def]
@@ -61,7 +64,7 @@ def _fault(read, path: Path) -> str:  # type: ignore[no-untyped-def]
         message = str(error)
         if len(message.splitlines()) != 1:
             return f"not one line: {message!r}"[:300]
-        return "" if path.stem.partition(".")[0] in message else f"does not name the file: {message!r}"[:300]
+        return "" if f"{path.name.partition('.')[0]}." in message else f"does not name the file: {message!r}"[:300]
     except BaseException as error:
         place = traceback.extract_tb(error.__traceback__)
         own = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in place if "sr_models" in frame.filename]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging_tools import build_wheel, compiler_in_a_hurry, copy_sources, path_without, run
 from processes import run_python
+from third_party import data_files, unlicensed
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +40,8 @@ def test_wheel_contents(wheel):
         name for name in names if "__pycache__" in name or not name.startswith(("invflow/", "sr_models/", "invflow-"))
     ]
     assert not unwanted
+    assert data_files(names)
+    assert unlicensed(names) == []
 
 
 STEP = """
@@ -68,5 +71,43 @@ def test_a_build_without_a_compiler_says_what_is_missing(tmp_path):
     done = build_wheel(copy_sources(source), tmp_path / "dist", CXX="/nonexistent")
     assert done.returncode != 0
     assert "invflow: building the native extension failed" in done.stdout + done.stderr
-    assert "It needs a C++17 compiler, GCC or Clang; set CXX to name one." in done.stdout + done.stderr
+    assert (
+        "It needs a C++17 compiler, GCC or Clang (apt install g++); set CXX to name one. "
+        "INVFLOW_CPU=off installs without it, several times slower." in done.stdout + done.stderr
+    )
     assert not list(tmp_path.glob("dist/*.whl"))
+
+
+def test_without_kernels_it_runs_and_says_that_it_is_slow(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    # neither a compiler nor CMake is asked
+    done = build_wheel(copy_sources(source), tmp_path / "dist", CXX="/nonexistent", INVFLOW_CPU="off")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("invflow-*.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+    target = tmp_path / "site"
+    done = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel))
+    assert done.returncode == 0, done.stdout + done.stderr
+    # the tests' own editable installation would lend its kernels
+    step = "import sys; sys.meta_path = [found for found in sys.meta_path if '__editable__' not in found.__module__]\n"
+    step += STEP.replace('with invflow.use_backend("cpu"):', "if True:")
+    done = run_python(step, cwd=tmp_path, PYTHONPATH=str(target))
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(target)
+    assert done.stderr.count("invflow runs plain PyTorch, up to six times slower than its kernels") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"INVFLOW_CPU": "auto"}, "INVFLOW_CPU must be on or off, got 'auto'"),
+        ({"INVFLOW_CPU": "off", "INVFLOW_CUDA": "on"}, "INVFLOW_CUDA=on cannot be had"),
+    ],
+)
+def test_variables_that_cannot_be_met(tmp_path, variables, message):
+    source = tmp_path / "source"
+    source.mkdir()
+    done = build_wheel(copy_sources(source), tmp_path / "dist", **variables)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr

@@ -15,7 +15,7 @@ ROOT = Path(sr_models.__file__).parent
 #: Rooms from the ground floor up: each imports only those above it in this list. Rooms of one line are strangers.
 #: A module that is named here itself is a room of its own: its package's other modules are elsewhere.
 FLOORS = [
-    {"_extras", "_plugins", "openmp", "seeds"},
+    {"_extras", "_plugins", "memory", "openmp", "seeds"},
     {"randomness"},
     {"io"},
     {"degradations"},

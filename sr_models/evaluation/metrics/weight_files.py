@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sr_models.checkpoints.archive import read_archive
+from sr_models.io.listing import one_line
 
 __all__ = ["array_of", "convolutions_of", "find_weights", "read_arrays", "read_tensors", "tensor_of"]
 
@@ -81,7 +82,7 @@ def read_arrays(path: Path) -> Any:
         return _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
     # A damaged pickle can raise nearly anything.
     except Exception as error:
-        raise ValueError(f"cannot load weights from {path}: {error or type(error).__name__}") from error
+        raise ValueError(f"cannot load weights from {path}: {one_line(str(error)) or type(error).__name__}") from error
 
 
 def convolutions_of(arrays: Any, path: Path, network: str, places: Sequence[int]) -> dict[str, Tensor]:

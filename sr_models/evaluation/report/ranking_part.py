@@ -26,7 +26,7 @@ def ranking_part(methods: Sequence[Method], scale: int) -> dict[str, Any] | None
     if methods[0].distance_name != "lpips":
         return None
     ours = [
-        ranking.Method(method.name, mean.distance, mean.lr_psnr, mean.diversity)
+        ranking.MethodScores(method.name, mean.distance, mean.lr_psnr, mean.diversity)
         for method in methods
         if not any(map(math.isnan, ((mean := method.mean).distance, mean.lr_psnr, mean.diversity)))
     ]

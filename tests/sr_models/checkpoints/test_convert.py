@@ -180,6 +180,7 @@ class TestMistakes:
         [
             (without("RRDB.trunk_conv.bias"), "does not fit: missing RRDB.trunk_conv.bias"),
             (lambda t: t.update({"extra.weight": torch.zeros(1)}), "does not fit: unexpected extra.weight"),
+            (lambda t: t.update({"two\nlines": torch.zeros(1)}), r"does not fit: unexpected two\\nlines$"),
             (
                 lambda t: t.update({"RRDB.HRconv.bias": torch.zeros(3)}),
                 r"RRDB.HRconv.bias has shape \(3,\), expected \(64,\)",

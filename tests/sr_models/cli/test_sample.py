@@ -16,13 +16,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_samples import names, picture
 from tiny_models import randomised
 from tqdm import tqdm
 
 import sr_models
 from invflow import FlowStep
 from sr_models.checkpoints.files import load_model, save_model, weights_fingerprint
-from sr_models.cli import _sampling, main
+from sr_models.cli import _drawing, _outputs, _sampling, main
 from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image, write_image
@@ -66,41 +67,12 @@ def test_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     assert read_image(tmp_path / "out" / "a_sample000.png").shape == (4 * size[0], 4 * size[1], 3)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(sr_models.create("srflow-da", **yaml.safe_load(TINY)), path)
-    return path
-
-
-@pytest.fixture
-def sample(model: Path, tmp_path: Path) -> Callable[..., int]:
-    """The command, one sample an image, from ``tmp_path / "in"`` to ``tmp_path / "out"`` unless told otherwise."""
-
-    def call(*more: object, images: object = tmp_path / "in", output: Path = tmp_path / "out") -> int:
-        given = images if isinstance(images, list) else [images]
-        command = ["sample", "--checkpoint", model, "--images", *given, "--output", output, "--n", 1, *more]
-        return main([str(part) for part in command])
-
-    return call
-
-
-def picture(path: Path, level: int = 100, size: tuple[int, int] = (8, 12)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), level, np.uint8)).save(path)
-    return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 def test_images_of_the_same_name(
     sample: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.png", "a.jpg", "b.png", "b.png.bmp", "sub/a.png", "sub/b.tif"):
         picture(tmp_path / "in" / name)
-    assert sample() == 0
+    assert sample("--recursive") == 0
     expected = ["a.jpg", "a.png", "b", "b.png", "sub/a", "sub/b"]
     assert names(tmp_path / "out") == sorted(f"{name}_sample000.png" for name in expected)
     printed = capsys.readouterr()
@@ -234,7 +206,7 @@ def test_the_bar_knows_its_end_while_samples_are_drawn_again(
     sample: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _with_outliers(monkeypatch, lambda sample: 1 + sample)
-    monkeypatch.setattr(_sampling, "tqdm", _EveryStep)
+    monkeypatch.setattr(_drawing, "tqdm", _EveryStep)
     for name in "ab":
         picture(tmp_path / "in" / f"{name}.png")
     assert sample("--n", 3) == 0
@@ -332,7 +304,7 @@ def test_samples_are_not_drawn_twice(
     assert drawn == [1, 1, 1, 1]
     # more samples begin with those that are there
     assert sample("--n", 2) == 0
-    assert drawn[4:] == [2, 2, 2]
+    assert drawn[4:] == [1, 1, 1]
     assert (tmp_path / "out" / "a_sample000.png").read_bytes() == before
     # fewer are there, wherever the images are now
     (tmp_path / "in").rename(tmp_path / "moved")
@@ -375,7 +347,7 @@ def test_samples_are_no_images(sample: Callable[..., int], tmp_path: Path, capsy
         assert "output must be another folder than that of the images" in capsys.readouterr().err
     for _ in range(2):
         # a folder within, which the second run finds; and a pattern
-        assert sample(output=folder / "samples") == 0
+        assert sample("--recursive", output=folder / "samples") == 0
         assert sample(images=folder / "*.png", output=folder) == 0
     assert names(folder) == ["a.png", "a_sample000.png", "samples/a_sample000.png"]
     assert "not used: 2 samples that this command made before" in capsys.readouterr().err
@@ -393,7 +365,7 @@ def test_what_is_changed_or_left_out_is_said_once(
         Image.new("RGBA", (8, 8), (1, 2, 3, 50)).save(tmp_path / "in" / f"{name}.png")
     assert sample() == 0
     printed = capsys.readouterr()
-    assert printed.err.count("transparent pixels become white") == 1
+    assert printed.err.count("2 of them: transparency is kept") == 1
     assert f"2 images in {tmp_path / 'in'}" in printed.err
     assert ".gif" in printed.err
     assert "sRGB" in printed.out
@@ -435,7 +407,7 @@ def test_a_full_disk_ends_the_command(
     def full(path: Path, *_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(_sampling, "write_image", full)
+    monkeypatch.setattr(_outputs, "write_bytes", full)
     assert sample() == 2
     assert capsys.readouterr().err.splitlines()[-1].count("No space left on device") == 1
 

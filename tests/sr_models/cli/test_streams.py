@@ -58,3 +58,15 @@ def test_what_cannot_be_written_is_lost(monkeypatch: pytest.MonkeyPatch) -> None
         sys.stderr.flush()
         # the block must not end with an error either, and this stream has no number that could be freed
         sys.stderr._stream.flush = lambda: None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("set_by_user", "seconds"), [({}, 10), ({"TQDM_MININTERVAL": "3"}, 3)])
+def test_a_log_gets_few_states_of_a_progress_bar(set_by_user: dict[str, str], seconds: int) -> None:
+    code = (
+        "import sys; from sr_models.cli import main; sys.argv = ['', 'list']; main();"
+        "import tqdm; print(tqdm.tqdm(disable=False).mininterval)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **set_by_user}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) == seconds

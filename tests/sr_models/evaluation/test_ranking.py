@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sr_models.evaluation.ranking import Method, published_methods, rank, ranking_table, read_methods, read_opinions
+from sr_models.evaluation.ranking import (
+    MethodScores,
+    published_methods,
+    rank,
+    ranking_table,
+    read_methods,
+    read_opinions,
+)
 from sr_models.evaluation.record import ScoreRecord
 from sr_models.evaluation.scores import Scores, write_scores
 
@@ -52,11 +59,11 @@ def test_the_order_of_the_input_does_not_matter() -> None:
 def test_equals_share_a_rank_and_45_decibels_are_enough() -> None:
     ranked = rank(
         [
-            Method("a", 0.2, 45.0, 20.0, 4.0),
-            Method("b", 0.1, 60.0, 20.0, 4.0),
-            Method("c", 0.3, math.inf, 10.0, 4.0),
-            Method("unseen", 0.1, 50.0, 30.0),
-            Method("low", 0.1, 44.999, 90.0, 1.0),
+            MethodScores("a", 0.2, 45.0, 20.0, 4.0),
+            MethodScores("b", 0.1, 60.0, 20.0, 4.0),
+            MethodScores("c", 0.3, math.inf, 10.0, 4.0),
+            MethodScores("unseen", 0.1, 50.0, 30.0),
+            MethodScores("low", 0.1, 44.999, 90.0, 1.0),
         ]
     )
     assert [(row.method.name, row.opinion, row.diversity, row.final) for row in ranked] == [
@@ -72,9 +79,9 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match="at least one method, got none"):
         rank([])
     with pytest.raises(ValueError, match="different names, a stands there twice"):
-        rank([Method("a", 0, 50, 0), Method("a", 1, 50, 0)])
+        rank([MethodScores("a", 0, 50, 0), MethodScores("a", 1, 50, 0)])
     with pytest.raises(ValueError, match="scores of a must be numbers, got NaN"):
-        rank([Method("a", math.nan, 50, 0)])
+        rank([MethodScores("a", math.nan, 50, 0)])
     with pytest.raises(ValueError, match="must be 4 or 8, the scales of the challenge, got 2"):
         published_methods(2)
 
@@ -84,7 +91,7 @@ def test_tables_are_read(tmp_path: Path) -> None:
     table.write_text(
         "\ufeffmethod,lpips,lr_psnr,diversity,mor,more\na,0.1,50,20,4.5,x\nb, .2,inf,10,-,y\nc,.3,46,5,,z\n"
     )
-    first = [Method("a", 0.1, 50, 20, 4.5), Method("b", 0.2, math.inf, 10), Method("c", 0.3, 46, 5)]
+    first = [MethodScores("a", 0.1, 50, 20, 4.5), MethodScores("b", 0.2, math.inf, 10), MethodScores("c", 0.3, 46, 5)]
     assert read_methods(table) == first
     study = tmp_path / "study.csv"
     study.write_text("method,mor,mor_low,mor_high,answers\nb,4.25,4,5,9\n")
@@ -105,7 +112,7 @@ def test_scores_of_evaluate_are_a_method(tmp_path: Path) -> None:
         Scores("b.png", 1.0, 30.0, 0.9, 48.0, 47.0, 20.0, 0.4),
     ]
     write_scores(tmp_path / "mine.csv", rows, "lpips")
-    assert read_methods(tmp_path / "mine.csv") == [Method("mine", pytest.approx(0.3), 49.0, 15.0)]
+    assert read_methods(tmp_path / "mine.csv") == [MethodScores("mine", pytest.approx(0.3), 49.0, 15.0)]
     write_scores(tmp_path / "mine.csv", [], "lpips")
     with pytest.raises(ValueError, match=r"mine.csv holds no scores yet"):
         read_methods(tmp_path / "mine.csv")

@@ -106,7 +106,17 @@ def test_any_combination_covers_every_pixel(
     torch.testing.assert_close(tiled, decode(latents, lr), rtol=1e-12, atol=1e-12)
 
 
-def test_tiles_overlap_by_a_quarter() -> None:
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        # a side of 32, and an overlap of 8; the last tile ends at the border
+        (None, [0, 24, 38]),
+        (8, [0, 24, 38]),
+        (15, [0, 16, 32, 38]),
+        (1, [0, 30, 38]),
+    ],
+)
+def test_tiles_overlap(overlap: int | None, expected: list[int]) -> None:
     places = []
 
     def decode(parts: list[Tensor], lr: Tensor) -> Tensor:
@@ -115,9 +125,8 @@ def test_tiles_overlap_by_a_quarter() -> None:
 
     rows, columns = torch.meshgrid(torch.arange(70.0), torch.arange(32.0), indexing="ij")
     lr = torch.stack([rows, columns, rows])[None]
-    decode_tiles(decode, [lr], lr, tile=31, multiple=2, scale=1)
-    # a side of 32, and an overlap of 8; the last tile ends at the border
-    assert places == [(0, 0), (24, 0), (38, 0)]
+    decode_tiles(decode, [lr], lr, tile=31, multiple=2, scale=1, overlap=overlap)
+    assert places == [(row, 0) for row in expected]
 
 
 def test_a_decoder_may_return_what_it_was_given() -> None:
@@ -186,3 +195,18 @@ def test_a_tile_that_ends_next_to_the_border_fades(across: bool) -> None:
     expected = white / (black + white)
     expected = expected if across else expected[:, None]
     torch.testing.assert_close(tiled, expected.expand(1, 3, *size), rtol=0, atol=1e-14)
+
+
+def test_overlap_of_samples() -> None:
+    model, lr = randomised("srflow"), torch.rand(1, 3, 37, 53, dtype=torch.float64)
+    quarter, half = model.sample(lr, tile=16), model.sample(lr, tile=16, overlap=8)
+    torch.testing.assert_close(model.sample(lr, tile=16, overlap=4), quarter, rtol=0, atol=0)
+    assert not torch.equal(quarter, half)
+    progress: list[float] = []
+    model.sample(lr, tile=16, overlap=8, on_progress=progress.append)
+    assert sum(progress) == pytest.approx(1)
+    for overlap in (0, 9):
+        with pytest.raises(ValueError, match=rf"overlap must be in 1\.\.8, half of tile, got {overlap}"):
+            model.sample(lr, tile=16, overlap=overlap)
+    with pytest.raises(ValueError, match="overlap must be given with tile only, got 4"):
+        model.sample(lr, overlap=4)

@@ -1,4 +1,4 @@
-"""Images in 0..255 are refused wherever images in [0, 1] are meant, and nothing else is."""
+"""Images in 0..255 are refused wherever images in [0, 1] are meant, and so is nothing at all."""
 
 from __future__ import annotations
 
@@ -81,9 +81,20 @@ def test_copies_check_again(model: SuperResolutionFlow) -> None:
 def test_on_an_accelerator_one_look_is_enough(model: SuperResolutionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device stands for an accelerator: reading values from one makes the processor wait."""
     seen = []
-    monkeypatch.setattr("sr_models.flow.model.check_range", lambda image, name: seen.append((image, name)))
+    monkeypatch.setattr("sr_models.flow.value_range.check_range", lambda image, name: seen.append((image, name)))
     lr, hr = LR.to("meta"), HR.to("meta")
     for image, name in ((lr, "lr"), (hr, "hr"), (lr, "lr"), (LR, "lr"), (LR, "lr")):
         model._check(image, name)
     assert [name for _, name in seen] == ["lr", "hr", "lr", "lr"]
     assert all(found is given for (found, _), given in zip(seen, (lr, hr, LR, LR), strict=True))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+def test_images_without_pixels(model: SuperResolutionFlow, size: tuple[int, int]) -> None:
+    lr, hr = LR[:, :, : size[0], : size[1]], HR[:, :, : 4 * size[0], : 4 * size[1]]
+    latents = model.encode(HR, LR).latents
+    for call in (lambda: model.sample(lr), lambda: model.decode(latents, lr), lambda: model.encode(hr, lr)):
+        with pytest.raises(
+            ValueError, match=f"lr must have at least one pixel, got shape .2, 3, {size[0]}, {size[1]}."
+        ):
+            call()

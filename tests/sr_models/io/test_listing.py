@@ -36,9 +36,17 @@ def test_a_folder_with_folders(tmp_path: Path) -> None:
     assert listing.paths == [tmp_path / name for name in listing.names]
     assert listing == list_images(str(tmp_path))
     assert listing.summary() == [f"4 images in {tmp_path}"]
+    (tmp_path / "empty").mkdir()
     flat = list_images(tmp_path, recursive=False)
     assert flat.names == ["a.JPEG", "z.png"]
-    assert unused(flat) == {"b": ("folders", "a folder in the folder")}
+    assert unused(flat) == dict.fromkeys(("0.png", "1.png"), ("images in sub-folders", "b"))
+    said = "not used: 2 images in sub-folders: b; --recursive uses them"
+    assert flat.summary() == [f"2 images in {tmp_path}", said]
+    (tmp_path / "b" / "0.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"b holds no image; .*; not used: 1 images in sub-folders: c; --recurs"
+    ):
+        list_images(tmp_path / "b", recursive=False)
 
 
 def test_hidden_names_and_folders_of_systems_are_passed_over(tmp_path: Path) -> None:
@@ -191,6 +199,16 @@ class TestErrors:
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=f"image folder {tmp_path}/absent does not exist"):
             list_images(tmp_path / "absent")
+        with pytest.raises(FileNotFoundError, match=f"^image {tmp_path}/absent.png does not exist"):
+            list_images(tmp_path / "absent.png")
+        (tmp_path / "link").symlink_to("nowhere")
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}/link is a link to nowhere, which does not exist"):
+            list_images(tmp_path / "link")
+        (tmp_path / "link").unlink()
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match=f"{tmp_path}/pipe is neither a folder nor a regular file"):
+            list_images(tmp_path / "pipe")
+        (tmp_path / "pipe").unlink()
         with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no image; accepted suffixes: .png .jpg"):
             list_images(tmp_path)
         (tmp_path / "a.gif").touch()

@@ -152,9 +152,10 @@ def test_a_full_disk_stores_nothing_and_the_study_goes_on(path: Path) -> None:
         assert study.store(rater, 0, [0, 1, 2], 0) == 1
 
 
-def test_the_text_of_a_damaged_file_stays_in_one_line(path: Path) -> None:
+@pytest.mark.parametrize("name", [b"an\nwers", b"an\xffwers"])
+def test_the_text_of_a_damaged_file_stays_in_one_line(path: Path, name: bytes) -> None:
     """SQLite repeats in its message what stands in the file."""
-    content = path.read_bytes().replace(b"answers", b"an\nwers")
+    content = path.read_bytes().replace(b"answers", name)
     assert b"CREATE TABLE an" in content
     path.write_bytes(content.replace(b"CREATE TABLE an", b"CREATE TABLX an"))
     with pytest.raises(ValueError, match=path.name) as caught:

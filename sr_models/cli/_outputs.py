@@ -1,0 +1,133 @@
+"""Files of the samples of ``sr-models sample``: their names, and which of them are there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sr_models.cli._drawing import Tile
+from sr_models.cli._inputs import STANDARD, say
+from sr_models.io.contact_sheet import contact_sheet
+from sr_models.io.encoding import SUFFIXES, Format, encode_image
+from sr_models.io.files import write_bytes
+from sr_models.io.images import encode_png, read_image
+from sr_models.io.naming import template_names
+from sr_models.io.resize import imresize
+from sr_models.io.sample_files import (
+    KEY,
+    are_done,
+    challenge_files,
+    challenge_numbers,
+    check_numbering,
+    read_description,
+    sample_files,
+    sample_names,
+)
+
+__all__ = ["existing", "name_files", "write_sample", "write_sheet"]
+
+#: Samples on a contact sheet, which with the image fill nine rows.
+_ON_SHEET = 35
+
+
+def name_files(
+    paths: Sequence[Path],
+    root: Path,
+    folder: Path,
+    *,
+    n: int,
+    naming: str,
+    format: Format,
+    first_index: int,
+    damaged: Sequence[Path],
+    model_scale: int,
+    values: Mapping[str, Any],
+) -> dict[str, tuple[Path, list[Path]]]:
+    """Name the files of all samples.
+
+    Args:
+        paths: the images, below ``root``.
+        root: a folder.
+        folder: for the samples.
+        n: samples an image.
+        naming: ``name``, ``ntire`` or a template.
+        format: of the files.
+        first_index: number of the first image for ``ntire``.
+        damaged: images that cannot be sampled, but are counted by ``ntire``.
+        model_scale: enlargement of the model.
+        values: of the template's fields.
+
+    Returns:
+        Name of an image -> the image, and the files of its samples.
+
+    Raises:
+        ValueError: two samples of one name, or other samples of the challenge's names.
+    """
+    named = dict(zip(sample_names(paths, root), paths, strict=True))
+    suffix = SUFFIXES[format]
+    if naming == "ntire":
+        # damaged images keep their numbers, else all that follow would be taken for others
+        numbers = challenge_numbers([*paths, *damaged], root, model_scale)
+        files = {name: challenge_files(folder, first_index + numbers[at], n, suffix) for name, at in named.items()}
+        for own in files.values():
+            check_numbering(own)
+    elif naming == "name":
+        for name, path in named.items():
+            if name.endswith(path.suffix):
+                first = f"{name}_sample000{suffix}"
+                say(f"the samples of {path} are called {first}, because another image has the same name")
+        files = {name: sample_files(folder, name, n, suffix) for name in named}
+    else:
+        # who writes the suffix too does not want it twice
+        names = template_names(naming.removesuffix(suffix), list(named), n, values)
+        files = {name: [folder / (each + suffix) for each in own] for name, own in zip(named, names, strict=True)}
+    return {name: (path, files[name]) for name, path in named.items()}
+
+
+def existing(files: Sequence[Path], description: Mapping[str, Any], tile: Tile) -> tuple[list[bool], Tile]:
+    """Return of each sample whether it is there, and the tiles that those that are not begin with.
+
+    Where memory decides about tiles, any will do: it may have run short in the middle. Others go on with the smallest.
+
+    Args:
+        files: of the samples.
+        description: of the samples, without their tiles.
+        tile: as the user wants it.
+
+    Raises:
+        ValueError: a file that is there has another description.
+    """
+    if tile != "auto":
+        return are_done(files, {**description, "tile": tile}), tile
+    found = [(read_description(file) or {}).get("tile") for file in files]
+    there = [
+        done
+        for file, its_tile in zip(files, found, strict=True)
+        for done in are_done([file], {**description, "tile": its_tile})
+    ]
+    tiles = [its_tile for its_tile, is_there in zip(found, there, strict=True) if is_there]
+    return there, min(filter(None, tiles), default=None) if tiles else tile
+
+
+def write_sample(file: Path, sample: np.ndarray, format: Format, about: Mapping[str, Any]) -> None:
+    """Write a sample with its description, to standard output if that is its name."""
+    content = encode_image(sample, format, KEY, about)
+    if str(file) == STANDARD:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, content)
+
+
+def write_sheet(sheet: Path, image: Path, files: Sequence[Path]) -> None:
+    """Write the contact sheet of an image's first samples, beside the image enlarged by bicubic interpolation."""
+    samples = {f"sample {number}": read_image(file) for number, file in enumerate(files[:_ON_SHEET])}
+    height, width = samples["sample 0"].shape[:2]
+    pictures = {"bicubic": imresize(read_image(image), size=(height, width)), **samples}
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(sheet, encode_png(contact_sheet(pictures), {KEY: "{}"}))

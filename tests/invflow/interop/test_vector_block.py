@@ -1,0 +1,171 @@
+"""Blocks of vectors in one call each way: the same as layer by layer, whoever looks on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from all_in_one_cases import subnet
+from torch import Tensor, nn
+
+import invflow
+from invflow.interop._all_in_one import AllInOne, _rotation
+from invflow.interop._subnets import perceptron_of
+from invflow.interop._vector_block import VectorBlock
+
+CALLS = ("forward", "inverse")
+
+
+def block_of(width: int = 5, conditions: int = 0, **options: Any) -> AllInOne:
+    torch.manual_seed(0)
+    block = AllInOne([[width]], [[2]] * conditions, subnet(0), permute_soft=True, **options).double()
+    exact = torch.from_numpy(_rotation(width))
+    block.w_perm.data, block.w_perm_inv.data = exact, exact.T.contiguous()
+    with torch.no_grad():
+        for parameter in (block.global_scale, block.global_offset, *block.subnet.parameters()):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return block
+
+
+def general(block: AllInOne, x: Tensor, c: Any = (), *, rev: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the block's outputs by plain PyTorch."""
+    with invflow.use_backend("reference"):
+        (y,), log_det = block((x,), c, rev=rev)
+    return y, log_det
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the calls of the fast way."""
+    made: list[str] = []
+    for name in CALLS:
+        real = getattr(VectorBlock, name)
+
+        def record(*given: Any, name: str = name, real: Any = real) -> Any:
+            made.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(VectorBlock, name, record)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["SOFTPLUS", "SIGMOID", "EXP"])
+@pytest.mark.parametrize("conditions", [0, 1, 2])
+def test_same_as_plain_pytorch(calls: list[str], kind: str, conditions: int) -> None:
+    block = block_of(7, conditions, global_affine_type=kind)
+    x = torch.randn(7, 6, dtype=torch.float64).t().requires_grad_()  # rows that are not side by side
+    c = [torch.randn(6, 2, dtype=torch.float64, requires_grad=True) for _ in range(conditions)]
+    inputs = [x, *c, *(parameter for parameter in block.parameters() if parameter.requires_grad)]
+    results = []
+    for backend in ("auto", "reference"):
+        with invflow.use_backend(backend):
+            (y,), log_det = block((x,), c)
+        results.append([y, log_det, *torch.autograd.grad((y.sin().sum(1) * log_det).sum(), inputs)])
+    assert calls == ["forward"]
+    torch.testing.assert_close(results[0], results[1], atol=1e-11, rtol=1e-11)
+    with torch.no_grad():
+        (back,), log_det = block((results[0][0],), c, rev=True)
+    assert calls == ["forward", "inverse"]
+    torch.testing.assert_close([back, log_det], [x.detach(), -results[0][1].detach()], atol=1e-11, rtol=1e-11)
+
+
+def test_the_inverse_takes_the_matrix_that_is_stored_for_it() -> None:
+    block, y = block_of(), torch.randn(3, 5, dtype=torch.float64)
+    block.w_perm_inv.data.mul_(2.0)
+    with torch.no_grad():
+        (x,), _ = block((y,), rev=True)
+    torch.testing.assert_close(x, general(block, y, rev=True)[0])
+
+
+def test_gradients_of_gradients() -> None:
+    block, x = block_of(4), torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    weights = [block.global_scale, *block.subnet.parameters()]
+
+    def run(x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        (y,), log_det = block((x,))
+        return y, log_det
+
+    assert torch.autograd.gradcheck(run, (x, *weights))
+    assert torch.autograd.gradgradcheck(run, (x, *weights))
+
+
+def test_only_gradients_that_are_wanted() -> None:
+    block, x = block_of(4), torch.randn(3, 4, dtype=torch.float64)
+    block.requires_grad_(False)
+    weight: Any = block.subnet[2].weight  # type: ignore[index]
+    weight.requires_grad_()
+    (found,) = torch.autograd.grad(block((x,))[0][0].square().sum(), [weight])
+    (expected,) = torch.autograd.grad(general(block, x)[0].square().sum(), [weight])
+    torch.testing.assert_close(found, expected)
+    x.requires_grad_()
+    weight.requires_grad_(False)
+    (of_x,) = torch.autograd.grad(block((x,))[0][0].square().sum(), [x])
+    (of_x_too,) = torch.autograd.grad(general(block, x)[0].square().sum(), [x])
+    torch.testing.assert_close(of_x, of_x_too)
+
+
+def test_transforms_see_plain_operations(calls: list[str]) -> None:
+    block, x = block_of(4), torch.randn(3, 4, dtype=torch.float64)
+
+    def run(one: Tensor) -> Tensor:
+        result: Tensor = block((one[None],))[0][0][0]
+        return result
+
+    expected = general(block, x)[0]
+    torch.testing.assert_close(torch.vmap(run)(x), expected)
+    jacobian: Any = torch.func.jacrev(run)(x[0])
+    torch.testing.assert_close(torch.func.jacfwd(run)(x[0]), jacobian)
+    assert not calls
+    batched: Any = torch.autograd.functional.jacobian(run, x[0], vectorize=True)
+    torch.testing.assert_close(batched, jacobian)
+    assert calls
+
+
+@pytest.mark.parametrize("part", [0, 1, 2, None])
+def test_hooks_of_the_perceptron_are_called(part: int | None) -> None:
+    block, x = block_of(4), torch.randn(3, 4, dtype=torch.float64)
+    net: Any = block.subnet
+    seen: list[nn.Module] = []
+    module = net if part is None else net[part]
+    module.register_forward_hook(lambda module, *_: seen.append(module))
+    block((x,))
+    assert seen == [module]
+
+
+def test_an_overwritten_weight_is_noticed() -> None:
+    block, x = block_of(4), torch.randn(3, 4, dtype=torch.float64)
+    (y,), _ = block((x,))
+    with torch.no_grad():
+        block.global_scale.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_a_perceptron_is_nothing_else() -> None:
+    linear, relu = nn.Linear(2, 2), nn.ReLU()
+    assert perceptron_of(nn.Sequential(linear)) is not None
+    assert perceptron_of(nn.Sequential(nn.Sequential(linear, relu), nn.Linear(2, 4))) is not None
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    others = [
+        nn.Sequential(),
+        nn.Sequential(linear, relu),
+        nn.Sequential(relu, linear),
+        nn.Sequential(linear, linear),
+        nn.Sequential(linear, nn.GELU(), linear),
+        nn.Sequential(nn.Linear(2, 2, bias=False)),
+        nn.Sequential(normed),
+        linear,
+    ]
+    assert [perceptron_of(other) for other in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_autocast_leaves_the_state_in_its_dtype(width: int) -> None:
+    block = block_of(width).float()
+    x = torch.randn(3, width)
+    with torch.autocast("cpu", torch.bfloat16):
+        (y,), log_det = block((x,))
+    (expected,), _ = block((x,))
+    assert (y.dtype, log_det.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(y, expected, atol=0.05, rtol=0.05)
