@@ -55,6 +55,8 @@ class _Choice(NamedTuple):
 
 #: Choices of the blocks that the present thread or task is in, and of calls inside these blocks.
 _blocks: ContextVar[tuple[_Choice, ...]] = ContextVar("invflow_backend", default=())
+#: Whether this process has ever entered a block. The compiler of torch 2.11 cannot read a context variable.
+_had_blocks = False
 #: Choices of calls outside of any block. The last one counts; those before it come back if it is undone.
 _calls: list[tuple[str, weakref.ref[use_backend]]] = []
 _calls_lock = threading.Lock()
@@ -103,7 +105,9 @@ class use_backend:
             self._choose_outside_blocks(chosen=True)
 
     def __enter__(self) -> None:
+        global _had_blocks
         if not torch.compiler.is_compiling():
+            _had_blocks = True
             self._undo(is_block=False)
             _blocks.set((*_blocks.get(), _Choice(self._name, self, True)))
 
@@ -145,7 +149,7 @@ def current_backend() -> str:
     """Return the backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
     if _compiling and torch.compiler.is_compiling():
         return _compiling[-1]
-    blocks = _blocks.get()
+    blocks = _blocks.get() if _had_blocks else ()
     return blocks[-1].name if blocks else _outside_blocks
 
 

@@ -512,3 +512,9 @@ def test_a_block_inside_a_compiled_function():
     torch.testing.assert_close(compiled(state()), function(state()))
     assert len(operators_of(graphs)) == 1
     assert current_backend() == "auto"
+
+
+def test_no_context_variable_is_read_before_the_first_block():
+    """The compiler of torch 2.11 cannot read one, and refused every flow with ``fullgraph=True``."""
+    done = run_python("from invflow import backends; backends._blocks = None; print(backends.current_backend())")
+    assert done.stdout.strip() == "auto", done.stderr
