@@ -55,7 +55,7 @@ class _Choice(NamedTuple):
 
 #: Choices of the blocks that the present thread or task is in, and of calls inside these blocks.
 _blocks: ContextVar[tuple[_Choice, ...]] = ContextVar("invflow_backend", default=())
-#: Whether this process has ever entered a block. The compiler of torch 2.11 cannot read a context variable.
+#: Whether this process has ever entered a block. The compilers of torch before 2.14 cannot read a context variable.
 _had_blocks = False
 #: Choices of calls outside of any block. The last one counts; those before it come back if it is undone.
 _calls: list[tuple[str, weakref.ref[use_backend]]] = []
