@@ -59,7 +59,7 @@ _ASKING = (
     "invflow.layers._derived",
     "invflow.layers._together",
     "sr_models.flow.explosions",
-    "sr_models.flow.model",
+    "sr_models.flow.value_range",
     "sr_models.flow.sampling",
 )
 

@@ -161,7 +161,7 @@ def test_weights_without_their_description_are_as_good_as_not_there(
         ({"average": {"encoder.conv_first.bias": torch.full((4,), torch.nan)}}, "values that are not finite"),
         (
             {"description": '{"model": "srflow", "config": {"scale": 4}}'},
-            "x.ckpt: its description is that of a model of 39,265,481 v",
+            r"x.ckpt: its description is that of a model of [\d,]+ values or more",
         ),
         ({"description": '{"model": "nonesuch", "config": {"scale": 4}}'}, "cannot load model .*x.ckpt: model must be"),
         ({"description": '{"model": "srflow"}'}, "cannot load model .*x.ckpt: .*config"),
