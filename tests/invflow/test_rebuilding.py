@@ -137,7 +137,9 @@ def test_after_a_compiler_that_does_not_work_another_is_taken(checkout):
     wheels = str(checkout.compiler.parent / "wheels")
     done = checkout.pip("wheel", "-w", wheels, ".", CXX="/bin/false")
     assert done.returncode != 0
-    assert "It needs a C++17 compiler, GCC or Clang (apt install g++); set CXX to name one." in done.stdout + done.stderr
+    assert (
+        "It needs a C++17 compiler, GCC or Clang (apt install g++); set CXX to name one." in done.stdout + done.stderr
+    )
     assert b"first" in checkout.wheel()[f"invflow/_C{SUFFIX}"]
 
 
