@@ -23,7 +23,6 @@ from sr_models.io.sample_files import (
     challenge_files,
     challenge_numbers,
     check_numbering,
-    read_description,
     sample_files,
     sample_names,
 )
@@ -101,16 +100,12 @@ def existing(files: Sequence[Path], description: Mapping[str, Any], tile: Tile) 
     Raises:
         ValueError: a file that is there has another description.
     """
-    if tile != "auto":
-        return are_done(files, {**description, "tile": tile}), tile
-    found = [(read_description(file) or {}).get("tile") for file in files]
-    there = [
-        done
-        for file, its_tile in zip(files, found, strict=True)
-        for done in are_done([file], {**description, "tile": its_tile})
-    ]
-    tiles = [its_tile for its_tile, is_there in zip(found, there, strict=True) if is_there]
-    return there, min(filter(None, tiles), default=None) if tiles else tile
+    auto = tile == "auto"
+    found = are_done(files, {**description, "tile": None if auto else tile}, free=["tile"] if auto else [])
+    tiles = [about["tile"] for about in found if about is not None]
+    if auto and tiles:
+        tile = min(filter(None, tiles), default=None)
+    return [about is not None for about in found], tile
 
 
 def write_sample(file: Path, sample: np.ndarray, format: Format, about: Mapping[str, Any]) -> None:

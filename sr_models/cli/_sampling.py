@@ -21,7 +21,7 @@ from sr_models.evaluation.report.stored import checkpoint_name
 from sr_models.flow.consistency import Consistency, check_consistency
 from sr_models.flow.explosions import OnExplode
 from sr_models.flow.latents import temperatures_of
-from sr_models.flow.tiling import LEAST_TILE, check_tile
+from sr_models.flow.tiling import check_tile
 from sr_models.io.encoding import Format
 from sr_models.io.listing import one_line
 from sr_models.io.naming import check_template
@@ -69,9 +69,7 @@ def _check(
     """Check what can be checked before a file is read."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    check_tile(LEAST_TILE if tile == "auto" else tile, None if tile == "auto" else overlap)
-    if overlap is not None and tile == "auto":
-        raise ValueError(f"overlap must be given with tile only, got {overlap}")
+    check_tile(None if tile == "auto" else tile, overlap)
     if temperature is not None:
         temperatures_of(temperature, len(temperature) if isinstance(temperature, list) else 1)
     if first_index < 0 or (first_index and naming != "ntire"):

@@ -13,7 +13,7 @@ from sr_models.flow.consistency import check_consistency
 from sr_models.flow.explosions import check_on_explode
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
-from sr_models.flow.tiling import LEAST_TILE
+from sr_models.flow.tiling import check_tile
 from sr_models.io.images import to_tensor, to_uint8
 from sr_models.seeds import check_seed
 
@@ -74,5 +74,4 @@ def check_sampling(
     check_seed(seed)
     check_on_explode(on_explode)
     check_consistency(consistency)
-    if tile is not None and tile < LEAST_TILE:
-        raise ValueError(f"tile must be at least {LEAST_TILE}, got {tile}")
+    check_tile(tile, None)

@@ -39,13 +39,7 @@ def check_template(template: str) -> None:
         shown = template.format(**FIELDS)
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"naming {template!r} cannot be used: {error}") from None
-    if (
-        not fields
-        or "\0" in shown
-        or ".." in PurePosixPath(shown).parts
-        or shown.startswith(("/", "~"))
-        or not shown.strip("/. ")
-    ):
+    if not fields or "\0" in shown or _leads_out(shown) or shown.startswith("~") or not shown.strip("/. "):
         raise ValueError(
             f"naming must be name, ntire, or a name with fields such as {{name}}_{{index}}, got {template!r}"
         )
@@ -73,7 +67,7 @@ def template_names(template: str, images: Sequence[str], n: int, values: Mapping
     owner: dict[str, tuple[str, int]] = {}
     for image, own in zip(images, names, strict=True):
         for index, name in enumerate(own):
-            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            if _leads_out(name):
                 raise ValueError(
                     f"naming {template!r} gives sample {index} of {image} the name {name!r}, out of OUTPUT"
                 )
@@ -84,3 +78,8 @@ def template_names(template: str, images: Sequence[str], n: int, values: Mapping
                     f"name {name!r}; put {{name}} and {{index}} into it"
                 )
     return names
+
+
+def _leads_out(name: str) -> bool:
+    """Return whether a path leads out of the folder that it is relative to."""
+    return name.startswith("/") or ".." in PurePosixPath(name).parts

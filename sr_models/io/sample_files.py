@@ -117,21 +117,33 @@ def read_description(file: Path) -> dict[str, Any] | None:
     return read_text(file, KEY)
 
 
-def are_done(files: Sequence[Path], description: Mapping[str, Any]) -> list[bool]:
-    """Return of each sample whether it is there.
+def are_done(
+    files: Sequence[Path], description: Mapping[str, Any], *, free: Sequence[str] = ()
+) -> list[dict[str, Any] | None]:
+    """Return the description of each sample that is there, and ``None`` for the others.
+
+    Args:
+        files: of the samples.
+        description: what they say if they are those that are wanted.
+        free: settings in which they may differ from it.
 
     Raises:
         ValueError: a file that is there has another description, so that it would be lost.
     """
-    there = [os.path.lexists(file) for file in files]
-    for file in (file for file, is_there in zip(files, there, strict=True) if is_there):
+    descriptions: list[dict[str, Any] | None] = []
+    for file in files:
+        if not os.path.lexists(file):
+            descriptions.append(None)
+            continue
         found = read_description(file)
-        if found != description:
+        descriptions.append(found)
+        wanted = {**description, **{name: found[name] for name in free if found and name in found}}
+        if found != wanted:
             if found is None:
                 reason = "is not a sample of this command"
             elif found.get("image") != description["image"]:
                 reason = "is a sample of another image"
             else:
-                reason = f"was made with other settings ({'; '.join(changed_settings(found, description))})"
+                reason = f"was made with other settings ({'; '.join(changed_settings(found, wanted))})"
             raise ValueError(f"{one_line(file)} {reason}; choose another output, or replace it with --overwrite")
-    return there
+    return descriptions

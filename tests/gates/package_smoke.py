@@ -1,4 +1,4 @@
-"""What an installed package must do, told by itself: run in an empty folder by ``tests.gates.package_matrix``.
+"""Check of an installed package, which ``tests.gates.package_matrix`` runs in an empty folder.
 
 It needs torch and NumPy only. Every line that it prints is a fact; a failure is an exception.
 """
@@ -72,9 +72,10 @@ def main() -> None:
     assert Path(invflow.__file__).parent.parent != Path.cwd()
     kernels = "--without-kernels" not in sys.argv
     if kernels:
-        print(f"errors {compare(torch.float32):.1e} (float32) {compare(torch.float64):.1e} (float64)")
-        assert compare(torch.float32) < 1e-4
-        assert compare(torch.float64) < 1e-12
+        single, double = compare(torch.float32), compare(torch.float64)
+        print(f"errors {single:.1e} (float32) {double:.1e} (float64)")
+        assert single < 1e-4
+        assert double < 1e-12
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         gained = train()

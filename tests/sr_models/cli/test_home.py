@@ -158,7 +158,7 @@ def test_missing_files_are_named_in_full(home: Path, option: str, capsys: pytest
 
 @pytest.mark.parametrize("command", [*COMMANDS, "study_results"])
 def test_every_path_is_tried(command: str) -> None:
-    """Of every option that is a text, it is known whether it is a path, and each path is tried above."""
+    """Every option that is a text is known to be a path or none, and each path is tried above."""
     hints = dict(inspect.get_annotations(importlib.import_module(f"sr_models.cli.{command}").run))
     if command == "train":
         hints |= {field.name: str(field.type) for field in dataclasses.fields(TrainingConfig)}

@@ -24,7 +24,7 @@ Sample = Callable[..., int]
 
 
 class Killed(BaseException):
-    """What no handler of errors catches, as a signal."""
+    """Exception that no handler of errors catches, as a signal."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class TestInterruptions:
         options: tuple[str, ...],
         explode: bool,
     ) -> None:
-        """What is drawn afterwards is what would have been drawn at once."""
+        """Samples drawn afterwards are those that would have been drawn at once."""
         draw = sampling.draw_latents
 
         def outliers(shapes: Any, numbers: Any, temperature: Any, seed: int, attempt: int = 0) -> list[torch.Tensor]:
