@@ -10,14 +10,10 @@ namespace invflow::cuda {
 
 constexpr int kPixelsOfUnit = 4;
 
-// Channels of a unit. A map transforms all of them or none: its first channel and its number of channels are multiples.
-template <int kChannels>
-constexpr int kChannelsOfUnit = kChannels % 8 == 0 ? 4 : 2;
-
 // The tile of a block, divided in units. Neighbouring threads take neighbouring channels.
 template <int kChannels>
 struct Unit {
-  static constexpr int kOwn = kChannelsOfUnit<kChannels>, kOfPixels = kChannels / kOwn;
+  static constexpr int kOwn = run_of_channels(kChannels), kOfPixels = kChannels / kOwn;
 
   INVFLOW_DEVICE explicit Unit(int number)
       : channel(number % kOfPixels * kOwn), pixel(number / kOfPixels * kPixelsOfUnit) {}
@@ -274,11 +270,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
 
     __syncthreads();
-    {
-      Outer outer;
-      outer.add(product, inner, stride, geometry.pixels());
-      outer.keep(sums, item == blockIdx.x);
-    }
+    Outer::add_to(sums, item == blockIdx.x, product, inner, stride, geometry.pixels());
     {
       float sum[G::kRows][kPixelsOfUnit] = {};
       add_product<true>(geometry, step.matrix, weights, product, 0, sum);

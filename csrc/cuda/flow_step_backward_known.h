@@ -164,11 +164,7 @@ __global__ void __launch_bounds__(W::kThreads, W::kBlocks)
     }
 
     __syncthreads();
-    {
-      Outer outer;
-      outer.add(product, inner, stride, geometry.pixels());
-      outer.keep(sums, item == blockIdx.x);
-    }
+    Outer::add_to(sums, item == blockIdx.x, product, inner, stride, geometry.pixels());
     {
       float sum[kRows][kPixels] = {};
       add_product<true>(geometry, step.matrix, weights, product, 0, sum);

@@ -11,7 +11,7 @@ int64_t flow_step_known(const FlowStep& step, const FlowStepGradients* gradients
   KnownCall call{{}, {}, step, gradients, device, place};
   call.kind = known_kind(step, gradients, last, call.step);
   if (call.kind.state_bytes == 0) return -1;
-  if (step.matrix == nullptr) return last ? -1 : coupling_known(call);
+  if (step.matrix == nullptr) return last ? coupling_last(call) : coupling_known(call);
   if (last) return gradients == nullptr ? channels_last_forward(call) : channels_last_backward(call);
   return gradients == nullptr ? flow_step_known_forward(call) : flow_step_known_backward(call);
 }

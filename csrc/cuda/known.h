@@ -26,5 +26,6 @@ int64_t flow_step_known_backward(const KnownCall& call);
 int64_t channels_last_forward(const KnownCall& call);
 int64_t channels_last_backward(const KnownCall& call);
 int64_t coupling_known(const KnownCall& call);
+int64_t coupling_last(const KnownCall& call);
 
 }  // namespace invflow::cuda

@@ -70,6 +70,18 @@ int64_t known_backward(const KnownCall& call, const char* name, Kernel* kernel, 
   return workspace.size();
 }
 
+// Calls run(Normal{}), or run(Small{}) if tiles of `pixels` would not give every multiprocessor as many blocks as it
+// can run at once. Whether that is faster has to be measured: only builds with INVFLOW_SMALL_GRIDS do it.
+template <int kChannels, class Normal, class Small, class Run>
+int64_t with_work(const KnownCall& call, int pixels, const Run& run) {
+#ifdef INVFLOW_SMALL_GRIDS
+  if constexpr (kChannels <= 96)
+    if (call.whole.batch * tiles_of(call.whole, pixels).of_sample < call.device.multiprocessors * Normal::kBlocks)
+      return run(Small{});
+#endif
+  return run(Normal{});
+}
+
 // Calls visit(bytes of a number of the state, of an h, whether inverse) with constants.
 template <class Visitor>
 int64_t with_kind(const KnownKind& kind, const Visitor& visit) {

@@ -24,9 +24,9 @@ struct OuterProduct {
   static_assert(kLanes * kChannels <= kThreads);
 
   // Neighbouring threads read neighbouring rows or, where those are few, neighbouring pixels: see Geometry.
-  INVFLOW_DEVICE int slice(int thread) const { return kSide < 8 ? thread % kSlices : thread / (kSide * kSide); }
-  INVFLOW_DEVICE int column(int thread) const { return (kSide < 8 ? thread / kSlices : thread) % kSide; }
-  INVFLOW_DEVICE int row(int thread) const { return (kSide < 8 ? thread / kSlices : thread) / kSide % kSide; }
+  static INVFLOW_DEVICE int slice(int thread) { return kSide < 8 ? thread % kSlices : thread / (kSide * kSide); }
+  static INVFLOW_DEVICE int column(int thread) { return (kSide < 8 ? thread / kSlices : thread) % kSide; }
+  static INVFLOW_DEVICE int row(int thread) { return (kSide < 8 ? thread / kSlices : thread) / kSide % kSide; }
 
   // Adds left right^T; rows are `stride` numbers apart, and `pixels` a multiple of 32.
   INVFLOW_DEVICE void add(const T* left, const T* right, int stride, int pixels) {
@@ -37,20 +37,25 @@ struct OuterProduct {
       for (int m = 0; m < kGroups; ++m)
         add_group(thread, left + kSide * kOwned * n * stride, right + kSide * kOwned * m * stride, stride, pixels,
                   products[n][m]);
+    own_row += sum_of_row(thread, left, stride, pixels);
+  }
+
+  // The sum of the numbers of a thread in its left row.
+  static INVFLOW_DEVICE T sum_of_row(int thread, const T* left, int stride, int pixels) {
     const int own = thread / kLanes;
-    if (own >= kChannels) return;
-    T row_sum = 0;
+    if (own >= kChannels) return 0;
+    T sum = 0;
 #pragma unroll 1
     for (int p = 4 * (thread % kLanes); p < pixels; p += 4 * kLanes) {
       T in[4];
       load_run<T>(left, own * stride + p, in);
-      row_sum += (in[0] + in[1]) + (in[2] + in[3]);
+      sum += (in[0] + in[1]) + (in[2] + in[3]);
     }
-    own_row += row_sum;
+    return sum;
   }
 
-  INVFLOW_DEVICE void add_group(int thread, const T* left, const T* right, int stride, int pixels,
-                                T (&total)[kOwned][kOwned]) {
+  static INVFLOW_DEVICE void add_group(int thread, const T* left, const T* right, int stride, int pixels,
+                                       T (&total)[kOwned][kOwned]) {
     T sum[kOwned][kOwned];
 #pragma unroll
     for (int o = 0; o < kOwned; ++o)
@@ -78,26 +83,37 @@ struct OuterProduct {
   }
 
   // Numbers in shared memory that hold the sums of all threads from tile to tile, where registers are scarce.
-  static constexpr int kKept = (kGroups * kGroups * kOwned * kOwned + 1) * kThreads;
+  static constexpr int kProducts = kGroups * kGroups * kOwned * kOwned, kKept = (kProducts + 1) * kThreads;
 
-  // Adds the sums to those in `kept`, which begin anew if asked for.
-  INVFLOW_DEVICE void keep(T* kept, bool anew) const {
+  // The place of a product among the sums of a thread.
+  static INVFLOW_DEVICE int number_of(int n, int m, int o, int i) {
+    return ((n * kGroups + m) * kOwned + o) * kOwned + i;
+  }
+
+  // `add` to the sums in `kept`, which begin anew if asked for. Registers hold one group at a time.
+  static INVFLOW_DEVICE void add_to(T* kept, bool anew, const T* left, const T* right, int stride, int pixels) {
     const int thread = thread_again();
-    for_each_sum(*this, [&](int i, T sum) {
-      T& own = kept[i * kThreads + thread];
+    const auto keep = [&](int number, T sum) {
+      T& own = kept[number * kThreads + thread];
       own = anew ? sum : own + sum;
-    });
+    };
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n)
+#pragma unroll
+      for (int m = 0; m < kGroups; ++m) {
+        T group[kOwned][kOwned] = {};
+        add_group(thread, left + kSide * kOwned * n * stride, right + kSide * kOwned * m * stride, stride, pixels,
+                  group);
+#pragma unroll
+        for (int o = 0; o < kOwned; ++o)
+#pragma unroll
+          for (int i = 0; i < kOwned; ++i) keep(number_of(n, m, o, i), group[o][i]);
+      }
+    keep(kProducts, sum_of_row(thread, left, stride, pixels));
   }
 
   INVFLOW_DEVICE void take(const T* kept) {
     const int thread = thread_again();
-    for_each_sum(*this, [&](int i, T& sum) { sum = kept[i * kThreads + thread]; });
-  }
-
-  // Calls visit(number, sum) for every sum.
-  template <class Self, class Visitor>
-  static INVFLOW_DEVICE void for_each_sum(Self& self, const Visitor& visit) {
-    int number = 0;
 #pragma unroll
     for (int n = 0; n < kGroups; ++n)
 #pragma unroll
@@ -105,8 +121,8 @@ struct OuterProduct {
 #pragma unroll
         for (int o = 0; o < kOwned; ++o)
 #pragma unroll
-          for (int i = 0; i < kOwned; ++i) visit(number++, self.products[n][m][o][i]);
-    visit(number, self.own_row);
+          for (int i = 0; i < kOwned; ++i) products[n][m][o][i] = kept[number_of(n, m, o, i) * kThreads + thread];
+    own_row = kept[kProducts * kThreads + thread];
   }
 
   // Writes the sums: product (o, i) to matrix[o * matrix_stride + i], for o and i less than the limits, and row o to

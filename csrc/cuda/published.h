@@ -178,6 +178,10 @@ struct KnownKind {
   bool inverse, channels_last;
 };
 
+// Successive channels that a thread reads at once of channels_last tensors. A map transforms all of them or none: its
+// first channel and its number of channels are multiples.
+INVFLOW_BOTH constexpr int run_of_channels(int64_t channels) { return channels % 8 == 0 ? 4 : 2; }
+
 inline bool fits_int(int64_t value) { return value >= 0 && value <= INT32_MAX; }
 
 // Rows of a tensor in runs of 16 bytes of pixels or, if it is channels_last, of `run` channels.
@@ -206,14 +210,14 @@ inline bool take_map_rows(const AffineMap& map, const View& view, bool channels_
 inline KnownKind known_kind(const FlowStep& step, const FlowStepGradients* gradients, bool channels_last,
                             KnownStep& known) {
   known = {};
-  const int run = step.channels % 8 == 0 ? 4 : 2;  // see kChannelsOfUnit
+  const int run = run_of_channels(step.channels);
   KnownKind kind{static_cast<int>(size_of(step.x.dtype)), 0, false, channels_last};
   const auto rows = [&](const View& view, Rows& own) {
     return view.dtype == step.x.dtype && take_rows(view, channels_last, run, own);
   };
   bool all = fits_int(step.pixels) && fits_int(step.batch) && rows(step.x, known.x);
-  all = all && (!channels_last || step.pixels % 4 == 0) && reinterpret_cast<intptr_t>(step.matrix) % 16 == 0 &&
-        reinterpret_cast<intptr_t>(step.shift) % 16 == 0;
+  all = all && (!channels_last || step.matrix == nullptr || step.pixels % 4 == 0) &&
+        reinterpret_cast<intptr_t>(step.matrix) % 16 == 0 && reinterpret_cast<intptr_t>(step.shift) % 16 == 0;
   if (gradients == nullptr)
     all = all && rows(step.y, known.y);
   else

@@ -32,6 +32,7 @@ CALLS = [
     Call(24, side=8, dtype=torch.float16, backward=True),
     Call(96, side=10, backward=True),
     Call(192, side=6, backward=True),
+    Call(192, side=6, backward=True, published=False),
     Call(40, side=8, backward=True),
     Call(7, side=5, backward=True),
     Call(7, side=5, inverse=True, contiguous=False),
@@ -44,6 +45,9 @@ CALLS = [
     Call(12, side=8, channels_last=True, dtype=torch.float64, h_dtype=torch.float16),
     Call(96, side=6, channels_last=True, inverse=True, backward=True),
     Call(24, side=12, channels_last=True, backward=True, h_dtype=torch.bfloat16),
+    Call(12, side=9, step=False, channels_last=True, backward=True),
+    Call(24, side=9, step=False, channels_last=True, inverse=True, backward=True, h_dtype=torch.float16),
+    Call(192, side=6, channels_last=True, backward=True),
     Call(12, side=24, backward=True, h_dtype=torch.float16),
     Call(48, side=12, inverse=True, backward=True, dtype=torch.bfloat16),
     # a sum of many parts
@@ -57,6 +61,7 @@ SANITIZED = [
     Call(12, side=4, batch=1, backward=True),
     Call(7, side=3, batch=1, backward=True),
     Call(12, side=4, batch=1, step=False, backward=True),
+    Call(12, side=3, batch=1, step=False, channels_last=True, backward=True),
 ]
 #: Calls with log-determinants to which every warp of several blocks contributes.
 ORDERED = [
@@ -178,13 +183,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="kill_suite")
     parser.add_argument("library", type=Path)
     parser.add_argument("--sanitize", choices=("address", "thread"))
+    parser.add_argument("--multiprocessors", type=int, default=1, help="of the device; default: 1")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # and new memory is full of NaN
     properties: tuple[Callable[[], None], ...] = (nothing_is_reported,) if given.sanitize else PROPERTIES
     with (
         mock.patch.object(cuda_driver, "library", return_value=given.library),
-        cuda_driver.cuda_on_cpu(multiprocessors=1),
+        cuda_driver.cuda_on_cpu(multiprocessors=given.multiprocessors),
     ):
         for holds in properties:
             try:

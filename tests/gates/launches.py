@@ -108,7 +108,8 @@ def known_kernels() -> list[Call]:
     for dtype, h_dtype in ((torch.float32, None), (torch.float32, torch.float16), (torch.float16, None)):
         for backward, inverse in product((False, True), (False, True)):
             call = Call(12, dtype=dtype, h_dtype=h_dtype, backward=backward, inverse=inverse)
-            calls.append(replace(call, step=False))
+            alone = ((12, False), (12, True), (24, True))
+            calls += [replace(call, step=False, channels=c, channels_last=last) for c, last in alone]
             calls += [replace(call, channels=c, channels_last=last) for c in CHANNELS for last in (False, True)]
     return calls
 

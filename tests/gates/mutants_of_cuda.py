@@ -215,8 +215,8 @@ MUTANTS = [
     Mutant(
         "no barrier before the gradient of the matrix, of known maps",
         "flow_step_backward_known.h",
-        "    __syncthreads();\n    {\n      Outer outer;",
-        "    {\n      Outer outer;",
+        "    __syncthreads();\n    Outer::add_to(",
+        "    Outer::add_to(",
     ),
     Mutant(
         "no barrier before the next tile, of known maps",
@@ -260,5 +260,23 @@ MUTANTS = [
         "reinterpret_cast<intptr_t>(view.data) % access == 0 &&",
         "",
         "address",
+    ),
+    Mutant(
+        "a channels_last coupling past the end of a sample",
+        "coupling_last.h",
+        "inside = unit < units.of_sample;",
+        "inside = true;",
+    ),
+    Mutant(
+        "the shifts of a channels_last coupling forgotten in its gradients",
+        "coupling_last.h",
+        "operand[i] += inverse ? 0.f : shift[i];",
+        "operand[i] += 0.f;",
+    ),
+    Mutant(
+        "the first group of sums in the place of all",
+        "outer_product.h",
+        "keep(number_of(n, m, o, i), group[o][i]);",
+        "keep(number_of(0, m, o, i), group[o][i]);",
     ),
 ]

@@ -2,16 +2,19 @@
 # Check and measure on a machine with a GPU; see docs/gpu-checklist.md. It needs no network and installs nothing.
 #
 #   tests/gpu/run.sh [PART...]      run from the root of the repository; all parts, or some of
-#                                   facts tests sanitizers models steps counters
+#                                   facts tests sanitizers models steps counters, and, only if named, small_grids
 #
 # Every part has a limit of its own, in seconds, and none stops the next. Results go to $OUT as they come.
 # Variables: PYTHON=python3, OUT=build/gpu, ARCHS=90 (compute capabilities of the build), LIMIT=120 (of a measurement),
 # TEST_LIMIT=300 (of the tests, and of the sanitizers), JOBS=16 (processes that build and test).
 PYTHON=${PYTHON:-python3} OUT=${OUT:-build/gpu} LIMIT=${LIMIT:-120} TEST_LIMIT=${TEST_LIMIT:-300} JOBS=${JOBS:-16}
+ROOT=$PWD
+case $PYTHON in */*) PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") ;; esac # also from another tree
 export INVFLOW_CUDA=on INVFLOW_CUDA_ARCHS=${ARCHS:-90} MAX_JOBS=$JOBS PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 # deterministic matrix products need the second; compiled Triton kernels stay for the next call
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/triton}
 mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd) # also from another tree
 exec > >(tee -a "$OUT/log.txt") 2>&1
 failed=""
 
@@ -96,11 +99,13 @@ sanitizers() {
   grep -hE "SUMMARY|passed|failed" "$OUT"/memcheck.txt "$OUT"/racecheck.txt "$OUT"/synccheck.txt
 }
 
-# measure NAME ARGUMENTS...: a benchmark; its figures go to NAME.json after every case
+# measure NAME ARGUMENTS...: a benchmark of $TREE, by default this one; its figures go to NAME.json after every case
 measure() {
   name=$1; shift
-  limited "$LIMIT" "$PYTHON" -m benchmarks run "$@" --device cuda --seconds $((LIMIT * 4 / 5)) --json "$OUT/$name.json"
+  cd "${TREE:-.}" || return
+  PYTHONPATH=$PWD limited "$LIMIT" "$PYTHON" -m benchmarks run "$@" --device cuda --seconds $((LIMIT * 4 / 5)) --json "$OUT/$name.json"
   ended "$name" $?
+  cd "$ROOT" || exit
 }
 
 models() {
@@ -112,6 +117,22 @@ models() {
 steps() {
   measure steps flow_step --only '* float32 contiguous' --rounds 11
   measure steps_half flow_step --only '* bfloat16 contiguous' '* channels_last' --backends cuda --rounds 11
+}
+
+# Smaller tiles for states that leave multiprocessors idle, in a build of its own, in turn with the kernels as they are.
+small_grids() {
+  tree=$OUT/small_grids
+  rm -rf "$tree" && mkdir "$tree" || return
+  cp -r invflow benchmarks sr_models csrc cmake CMakeLists.txt setup.py pyproject.toml README.md LICENSE "$tree"
+  rm -f "$tree"/invflow/_CUDA*.so
+  (cd "$tree" && CUDAFLAGS=-DINVFLOW_SMALL_GRIDS limited 300 "$PYTHON" setup.py -q build_ext --inplace) \
+    > "$OUT/small_grids.txt" 2>&1
+  code=$?; ended "build of small_grids" $code
+  [ $code = 0 ] || return
+  for turn in 1 2; do
+    measure "usual_grids_$turn" flow_step --only 'flow_step 16x*' --backends cuda --rounds 11
+    TREE=$tree measure "small_grids_$turn" flow_step --only 'flow_step 16x*' --backends cuda --rounds 11
+  done
 }
 
 counters() {
@@ -132,8 +153,8 @@ counters() {
 
 parts=${*:-facts tests sanitizers models steps counters}
 for part in $parts; do
-  case $part in facts | tests | sanitizers | models | steps | counters) ;;
-    *) echo "run.sh: PART must be one of facts tests sanitizers models steps counters, got $part"; exit 2 ;;
+  case $part in facts | tests | sanitizers | models | steps | counters | small_grids) ;;
+    *) echo "run.sh: PART must be one of facts tests sanitizers models steps counters small_grids, got $part"; exit 2 ;;
   esac
 done
 if [ "$parts" != facts ] && ! why=$(check 2>&1); then

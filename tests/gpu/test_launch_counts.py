@@ -28,6 +28,8 @@ def kernel(launch: HostLaunch) -> str:
         (Call(12, side=8), ["flow_step_known_kernel"]),
         (Call(12, side=64), ["flow_step_known_kernel", "add_rows_kernel"]),
         (Call(12, side=4, channels_last=True), ["flow_step_last_kernel"]),
+        (Call(12, side=5, step=False, channels_last=True), ["coupling_last_kernel"]),
+        (Call(12, side=64, step=False, channels_last=True), ["coupling_last_kernel", "add_rows_kernel"]),
     ],
     ids=str,
 )

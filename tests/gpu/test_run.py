@@ -133,8 +133,28 @@ def test_parts_run_alone(tmp_path: Path) -> None:
 def test_an_unknown_part_is_refused_before_anything_runs(tmp_path: Path) -> None:
     done, calls = run(tmp_path, "speed")
     assert done.returncode == 2
-    assert "PART must be one of facts tests sanitizers models steps counters, got speed" in done.stdout
+    assert "PART must be one of facts tests sanitizers models steps counters small_grids, got speed" in done.stdout
     assert not calls
+
+
+def test_small_grids_are_built_apart_and_measured_in_turn(tmp_path: Path) -> None:
+    for name in ("invflow", "benchmarks", "sr_models", "csrc", "cmake"):
+        (tmp_path / name).mkdir()
+    for name in ("CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "invflow/_CUDA.so"):
+        (tmp_path / name).touch()
+    done, calls = run(tmp_path, "small_grids")
+    assert done.returncode == 0, done.stdout
+    measured = [Path(call.split("--json ")[1].split()[0]).stem for call in calls if "-m benchmarks run" in call]
+    assert measured == ["usual_grids_1", "small_grids_1", "usual_grids_2", "small_grids_2"]
+    assert sum("setup.py" in call for call in calls) == 1
+    tree = tmp_path / "out" / "small_grids"
+    assert (tree / "setup.py").exists()
+    assert not (tree / "invflow/_CUDA.so").exists(), "it would not be built again"
+    (tmp_path / "failing").mkdir()
+    done, calls = run(tmp_path / "failing", "small_grids", failing="setup.py")
+    assert done.returncode == 1
+    assert "build of small_grids(1)" in done.stdout.splitlines()[-1]
+    assert not any("-m benchmarks run" in call for call in calls)
 
 
 @pytest.mark.parametrize("untuned", [True, False])

@@ -70,7 +70,7 @@ def test_wasted_traffic_is_seen() -> None:
 
 def test_every_launch_is_recorded_with_its_shape() -> None:
     names = {launch.name for call in every_kernel() for launch in launches_of(call, 90)}
-    assert len(names) == 162
+    assert len(names) == 198
     (step, sums) = launches_of(Call(48, side=40, published=False), 80)
     assert step.name == "invflow::cuda::flow_step_kernel<invflow::cuda::Vectors<4, 4>, 48>"
     assert (step.block, step.trace) == ((128, 1, 1), None)

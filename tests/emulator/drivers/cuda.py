@@ -39,12 +39,13 @@ def unavailable(capability: int | None) -> str | None:
 
 
 @functools.cache
-def library(sanitize: str | None = None) -> Path:
-    """Path of ``invflow._CUDA``, compiled for the CPU; ``sanitize`` as for ``host_library``."""
+def library(sanitize: str | None = None, *definitions: str) -> Path:
+    """Path of ``invflow._CUDA``, compiled for the CPU with macros defined; ``sanitize`` as for ``host_library``."""
     import pybind11
 
     facts = {"COMPILER": "g++", "CUDA_ARCHITECTURES": "the CPU", "VERSION": "under test"}
     flags = [f'-DINVFLOW_{name}="{value}"' for name, value in facts.items()]
+    flags += [f"-D{name}" for name in definitions]
     flags += [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}"]
     return host_library(
         "_CUDA", [*KERNELS, CSRC / "cuda" / "bindings.cpp"], include=INCLUDE, flags=flags, sanitize=sanitize
@@ -73,10 +74,10 @@ def cuda_on_cpu(
     the process runs under the same (see ``run_sanitized``), and the list stays empty.
 
     The host code divides the work as for a GPU with so many ``multiprocessors`` of architecture ``device``, by default
-    ``capability``, or else 80. They are few, so that small states too give blocks more than one tile.
+    ``capability``, or else 90. They are few, so that small states too give blocks more than one tile.
     """
     path = library(sanitize)
-    chip = MULTIPROCESSORS[device or capability or 80]
+    chip = MULTIPROCESSORS[device or capability or 90]
     facts = _Device.in_dll(ctypes.CDLL(str(path)), "cuda_on_cpu_device")
     facts.multiprocessors, facts.shared_of_multiprocessor = multiprocessors, chip.shared
     facts.shared_of_block = chip.of_block
