@@ -37,13 +37,8 @@ def measure_anomalib(rounds: int) -> str:
 
     rows = []
     x = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
-    for name, (module, make, train) in _MODELS.items():
-        torch.manual_seed(0)
-        theirs = make()
-        with mock.patch.object(importlib.import_module(_IMAGES + module), "AllInOneBlock", AllInOneBlock):
-            ours = make()
-        _move(theirs)
-        ours.load_state_dict(copy.deepcopy(theirs.state_dict()), strict=True)
+    for name, (_, _, train) in _MODELS.items():
+        theirs, ours = _pair(name)
         blocks = sum(isinstance(part, AllInOneBlock) for part in ours.modules())
         maps = [_map(model.eval(), x) for model in (theirs, ours)]
         difference, extent = (maps[0] - maps[1]).abs().max(), maps[0].max() - maps[0].min()
@@ -56,6 +51,20 @@ def measure_anomalib(rounds: int) -> str:
             row.append(f"{statistics.median(ratios[1:]):.2f}")  # the first is a warm-up
         rows.append(row)
     return markdown(["model", "blocks", "difference of maps", "extent of maps", "training step", "maps"], rows)
+
+
+def _pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """Return a model with its own blocks and one with ours, of the same parameters."""
+    from invflow.interop.freia import AllInOneBlock
+
+    module, make, _ = _MODELS[name]
+    torch.manual_seed(0)
+    theirs = make()
+    with mock.patch.object(importlib.import_module(_IMAGES + module), "AllInOneBlock", AllInOneBlock):
+        ours = make()
+    _move(theirs)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()), strict=True)
+    return theirs, ours
 
 
 def _fast_flow() -> nn.Module:

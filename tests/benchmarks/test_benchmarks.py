@@ -247,6 +247,7 @@ def test_every_case_has_a_name_of_its_own(operator: str) -> None:
         (["overhead", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["vectors", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["freia", "--rounds", "1"], "--rounds must be at least 2, got 1"),
+        (["anomalib", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["neighbour", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["crops", "--rounds", "1"], "--rounds must be at least 2, got 1"),
     ],
