@@ -16,6 +16,7 @@ from invflow.interop._subnets import perceptron_of, shift_and_scale
 from invflow.interop._vector_block import VectorBlock, is_plain, scale_of
 from invflow.layers._current import current
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
+from invflow.ops._transforms import is_exported
 
 __all__ = ["AllInOne"]
 
@@ -217,7 +218,7 @@ class AllInOne(nn.Module):
 
 def _backend() -> str | None:
     """Return the backend of plain PyTorch operations for exporters, which know no others."""
-    return "reference" if torch.compiler.is_exporting() or torch.jit.is_tracing() else None
+    return "reference" if is_exported() else None
 
 
 def _is_rows(state: Tensor, weights: Tensor) -> bool:
