@@ -85,12 +85,10 @@ def run(
         first_index: number of the first image for naming ntire; 2022's test images begin with 901.
         sheet: also write NAME_sheet.png, a contact sheet of the image's samples.
     """
+    from sr_models.cli._sample_options import Options
     from sr_models.cli._sampling import sample_images
 
-    return sample_images(
-        images,
-        checkpoint,
-        output,
+    options = Options(
         recursive=recursive,
         n=n,
         temperature=temperature,
@@ -108,6 +106,7 @@ def run(
         first_index=first_index,
         sheet=sheet,
     )
+    return sample_images(images, checkpoint, output, options)
 
 
 def add_arguments(parser: CommandParser) -> None:

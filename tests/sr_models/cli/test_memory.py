@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -67,8 +68,8 @@ class TestLimitsOfGroups:
     """Files that a group keeps in memory are free."""
 
     #: What a system shows: the processes' groups, and the names of a group's files.
-    OWN = {1: "12:pids:/\n5:cpu,memory:/job/task\n0::/other\n", 2: "0::/job/task\n"}
-    NAMES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+    OWN: ClassVar = {1: "12:pids:/\n5:cpu,memory:/job/task\n0::/other\n", 2: "0::/job/task\n"}
+    NAMES: ClassVar = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
 
     @pytest.fixture(autouse=True)
     def system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
