@@ -47,7 +47,13 @@ def check_options(images: Sequence[str], output: str, options: Options) -> None:
     n, first_index, naming, scale = options.n, options.first_index, options.naming, options.scale
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    check_tile(None if options.tile == "auto" else options.tile, options.overlap)
+    if options.tile == "auto":
+        if options.overlap is not None:
+            raise ValueError(
+                f"overlap needs a tile of your own, such as --tile 256; got overlap {options.overlap} with tile auto"
+            )
+    else:
+        check_tile(options.tile, options.overlap)
     if (given := options.temperature) is not None:
         temperatures_of(given, len(given) if isinstance(given, list) else 1)
     if first_index < 0 or (first_index and naming != "ntire"):

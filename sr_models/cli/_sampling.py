@@ -15,7 +15,7 @@ from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._drawing import Block, Request, draw_blocks
 from sr_models.cli._inputs import STANDARD, find_images, read_standard_input, say
-from sr_models.cli._outputs import existing, name_files, write_sample, write_sheet
+from sr_models.cli._outputs import check_lengths, existing, name_files, write_sample, write_sheet
 from sr_models.cli._sample_options import Options, check_options
 from sr_models.evaluation.report.stored import checkpoint_name
 from sr_models.flow.latents import temperatures_of
@@ -73,11 +73,13 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
             model_scale=model.scale,
             values=_template_values(checkpoint, scale, temperatures, options),
         )
+        check_lengths((file for _, files in named.values() for file in files), folder, f"naming {options.naming}")
     settings = _settings(model, scale, temperatures, options)
     descriptions = {name: describe_sample(path, settings) for name, (path, _) in named.items()}
     requests = _requests(named, descriptions, options, anew=options.overwrite or piped)
     sheets = {name: folder / f"{name}_sheet.png" for name in named if options.sheet}
     _check_sheets(sheets, {file for _, files in named.values() for file in files}, overwrite=options.overwrite)
+    check_lengths(sheets.values(), folder, "sheet")
     if kept := len(named) - len(requests):
         say(f"the samples of {kept} of {len(named)} images are in {output} already")
 

@@ -67,7 +67,8 @@ def run(
             then an error), or limited activations, which may leave spots.
         tile: side of overlapping tiles, in low-resolution pixels, in which an image is decoded. auto decodes the whole
             if memory has room for it, and else takes the largest tiles that fit.
-        overlap: low-resolution pixels that two tiles share, at most half of one; default: a quarter.
+        overlap: low-resolution pixels that two tiles share, at most half of one, with a tile of your own; default: a
+            quarter.
         scale: enlargement. Below the model's own, samples are reduced by bicubic interpolation.
         precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
             on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16

@@ -230,7 +230,8 @@ class TestMemory:
         for options, message in (
             (("--tile", 16, "--overlap", 9), "overlap must be in 1..8, half of tile, got 9"),
             (("--tile", 16, "--overlap", 0), "overlap must be in 1..8, half of tile, got 0"),
-            (("--overlap", 4), "overlap must be given with tile only, got 4"),
+            (("--overlap", 4), "overlap needs a tile of your own, such as --tile 256; got overlap 4 with tile auto"),
+            (("--overlap", 4, "--tile", "auto"), "overlap needs a tile of your own"),
         ):
             assert sample(*options) == 2
             assert message in capsys.readouterr().err

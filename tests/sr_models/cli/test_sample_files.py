@@ -211,6 +211,31 @@ class TestNames:
         assert message in capsys.readouterr().err.splitlines()[-1]
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "argument"),
+        [
+            ((), "naming name"),
+            (("--naming", "{name:_<255}"), "naming {name:_<255}"),
+            (("--naming", "{number}", "--sheet"), "sheet"),
+        ],
+    )
+    def test_names_that_are_too_long(
+        self,
+        sample: Sample,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        options: tuple[str, ...],
+        argument: str,
+    ) -> None:
+        """Of the image, of the template, of the contact sheet."""
+        picture(tmp_path / "in" / f"{'ä' * 125}.png")
+        assert sample(*options) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: {argument} gives a file a name of " in error
+        assert "and there may be 255 in" in error
+        assert not (tmp_path / "out").exists()
+        assert sample("--naming", "{number}_{index}") == 0
+
     def test_one_sample_and_several_are_not_mixed(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
