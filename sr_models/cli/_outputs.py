@@ -44,6 +44,7 @@ def name_files(
     naming: str,
     format: Format,
     first_index: int,
+    overwrite: bool,
     damaged: Sequence[Path],
     model_scale: int,
     values: Mapping[str, Any],
@@ -58,6 +59,7 @@ def name_files(
         naming: ``name``, ``ntire`` or a template.
         format: of the files.
         first_index: number of the first image for ``ntire``.
+        overwrite: samples of an image that have the challenge's other name will be removed.
         damaged: images that cannot be sampled, but are counted by ``ntire``.
         model_scale: enlargement of the model.
         values: of the template's fields.
@@ -75,7 +77,7 @@ def name_files(
         numbers = challenge_numbers([*paths, *damaged], root, model_scale)
         files = {name: challenge_files(folder, first_index + numbers[at], n, suffix) for name, at in named.items()}
         for own in files.values():
-            check_numbering(own)
+            check_numbering(own, overwrite=overwrite)
     elif naming == "name":
         for name, path in named.items():
             if name.endswith(path.suffix):

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from sr_models.checkpoints.files import load_model, weights_fingerprint
 from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._drawing import Block, Request, draw_blocks
-from sr_models.cli._inputs import STANDARD, find_images, read_standard_input, say
+from sr_models.cli._errors import users_error
+from sr_models.cli._inputs import STANDARD, find_images, say, shown, standard_input
 from sr_models.cli._outputs import check_lengths, existing, name_files, write_sample, write_sheet
 from sr_models.cli._sample_options import Options, check_options
 from sr_models.evaluation.report.stored import checkpoint_name
 from sr_models.flow.latents import temperatures_of
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.listing import one_line
-from sr_models.io.sample_files import describe_sample, read_description
+from sr_models.io.sample_files import describe_sample, read_description, remove_other_numbering
+from sr_models.memory import is_out_of_memory
 from sr_models.networks.precision import network_dtype, resolved
 
 __all__ = ["sample_images"]
@@ -41,10 +43,10 @@ def sample_images(images: Sequence[str], checkpoint: str, output: str, options: 
     """
     check_options(images, output, options)
     checkpoint, output = os.path.expanduser(checkpoint), os.path.expanduser(output)
-    with TemporaryDirectory() as folder:
-        if STANDARD in images:
-            images = [str(read_standard_input(Path(folder)))]
+    if STANDARD not in images:
         return _sample(images, checkpoint, output, options)
+    with standard_input() as file:
+        return _sample([str(file)], checkpoint, output, options)
 
 
 def _sample(images: Sequence[str], checkpoint: str, output: str, options: Options) -> int:
@@ -56,7 +58,7 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
     if piped and len(paths) > 1:
         raise ValueError(f"output - takes one sample of one image, got {len(paths)} images")
 
-    model = load_model(checkpoint).to(device)
+    model = _load(checkpoint, device)
     scale = _scale(model, checkpoint, options)
     temperatures = _temperatures(model, options)
     named: _Named = {"stdin": (paths[0], [folder])}
@@ -69,6 +71,7 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
             naming=options.naming,
             format=options.format,
             first_index=options.first_index,
+            overwrite=options.overwrite,
             damaged=damaged,
             model_scale=model.scale,
             values=_template_values(checkpoint, scale, temperatures, options),
@@ -98,6 +101,17 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
     for failure in failures:
         say(f"not sampled: {failure}")
     return 1 if failures else 0
+
+
+def _load(checkpoint: str, device: torch.device) -> SuperResolutionFlow:
+    """Load a model; where memory is too small for it, smaller tiles would not help."""
+    try:
+        return load_model(checkpoint).to(device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "the model itself does not fit; take a smaller one, or close other programs"
+        raise ValueError(f"cannot load {checkpoint}: {users_error(error, memory=advice)}") from error
 
 
 def _scale(model: SuperResolutionFlow, checkpoint: str, options: Options) -> int:
@@ -215,6 +229,8 @@ def _write(
         for number, sample in zip(block.numbers, block.samples, strict=True):
             write_sample(files[number], sample, options.format, about)
         written += len(block.samples)
+        if block.last and options.naming == "ntire" and options.overwrite:
+            remove_other_numbering(files)
         if block.last and str(files[0]) != STANDARD:
             _say_done(path, files, block, scale, monotonic() - begun)
             begun = monotonic()
@@ -225,4 +241,4 @@ def _say_done(path: Path, files: Sequence[Path], block: Block, scale: int, secon
     height, width = block.size
     which = one_line(files[0] if len(files) == 1 else f"{files[0]} to {files[-1].name}")
     sizes = f"{width} x {height} to {scale * width} x {scale * height} pixels"
-    tqdm.write(f"{one_line(path)}: {sizes}, {which}, {seconds:.1f} s")
+    tqdm.write(f"{one_line(shown(str(path)))}: {sizes}, {which}, {seconds:.1f} s")

@@ -77,7 +77,8 @@ def run(
             reduction is that image; exact goes on until the 8-bit files reduce to it in every value, and says
             where some values differ.
         device: cpu, cuda, cuda:1, ... or auto.
-        overwrite: draw all samples again, and replace files that other settings or commands wrote.
+        overwrite: draw all samples again, and replace files that other settings or commands wrote. Where n was 1 and is
+            more now, or the other way round, naming ntire has other names; samples of these are removed.
         format: of the files. png16 has 16 bits a channel, jpeg quality 95 and no transparency, webp is lossless.
         naming: of the samples. name: see above. ntire numbers the images in the order of their names, as the
             challenge's toolkit reads them: 000000_sample00000.png, 000000_sample00001.png, ..., and 000000.png if n is
