@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sr_models.cli._errors import users_error
-from sr_models.cli._inputs import say
+from sr_models.cli._inputs import say, shown
 from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile
 from sr_models.cli._warnings import warnings_as_lines
 from sr_models.flow.consistency import ConsistencyWarning
@@ -106,7 +106,7 @@ def draw_blocks(
             bar.refresh()
 
         for name, request in requests.items():
-            bar.set_description_str(f"sampling {one_line(request.path.name)[:40]}")
+            bar.set_description_str(f"sampling {one_line(Path(shown(str(request.path))).name)[:40]}")
             blocks = _Image(model, request, scale, format, options, advance, settle)
             count = done + len(request.numbers)
             while done < count:
@@ -188,7 +188,7 @@ class _Image:
             if self._tile is None:
                 options.pop("overlap", None)
             try:
-                with warnings_as_lines(ConsistencyWarning, str(self._request.path)):
+                with warnings_as_lines(ConsistencyWarning, shown(str(self._request.path))):
                     return self._model.sample(lr, len(block), first=block.start, tile=self._tile, **options)[0]
             except (MemoryError, RuntimeError) as error:
                 height, width = lr.shape[2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -63,15 +64,52 @@ def test_samples_that_are_drawn_together_count() -> None:
     assert fitting_tile(256, 256, 10, 4, 1438 * 2**20) is None
 
 
-def test_files_that_a_container_keeps_in_memory_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_memory, "_GROUP", tmp_path)
-    for name, text in (
-        ("memory.max", "1000000\n"),
-        ("memory.current", "900000\n"),
-        ("memory.stat", "anon 100000\ninactive_file 600000\nactive_file 5\n"),
-    ):
-        (tmp_path / name).write_text(text)
-    assert free_memory(torch.device("cpu")) == 700_000
-    (tmp_path / "memory.max").write_text("max\n")
-    free = free_memory(torch.device("cpu"))
-    assert free is None or free > 1_000_000
+class TestLimitsOfGroups:
+    """Files that a group keeps in memory are free."""
+
+    #: What a system shows: the processes' groups, and the names of a group's files.
+    OWN: ClassVar = {1: "12:pids:/\n5:cpu,memory:/job/task\n0::/other\n", 2: "0::/job/task\n"}
+    NAMES: ClassVar = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+
+    @pytest.fixture(autouse=True)
+    def system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_memory, "_GROUPS", tmp_path / "groups")
+        monkeypatch.setattr(_memory, "_OWN_GROUPS", tmp_path / "own")
+
+    def group(self, folder: Path, version: int, limit: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        limit_name, used_name = self.NAMES[version]
+        (folder / limit_name).write_text(f"{limit}\n")
+        (folder / used_name).write_text("900000\n")
+        # version 1 has the group's own, and those of the groups within it, too
+        stat = "inactive_file 3\ntotal_inactive_file 600000" if version == 1 else "anon 1\ninactive_file 600000"
+        (folder / "memory.stat").write_text(f"{stat}\nactive_file 5\n")
+
+    @pytest.mark.parametrize(("version", "none"), [(1, "9223372036854771712"), (2, "max")])
+    @pytest.mark.parametrize("place", ["", "job", "job/task"])
+    def test_the_tightest_counts(self, tmp_path: Path, version: int, none: str, place: str) -> None:
+        """The limit is of the container, which may not know its name outside, or of the job, or of its task."""
+        (tmp_path / "own").write_text(self.OWN[version])
+        root = tmp_path / "groups" / ("memory" if version == 1 else "")
+        self.group(root / "job" / "task", version, none)
+        self.group(root / "job", version, "5000000")
+        self.group(root / place, version, "1000000")
+        assert free_memory(torch.device("cpu")) == 700_000
+        self.group(root / place, version, "100000")
+        assert free_memory(torch.device("cpu")) == 0
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_container_that_does_not_know_its_name_inside(self, tmp_path: Path, version: int) -> None:
+        (tmp_path / "own").write_text(self.OWN[version].replace("/job", "/containers/1234"))
+        self.group(tmp_path / "groups" / ("memory" if version == 1 else ""), version, "1000000")
+        assert free_memory(torch.device("cpu")) == 700_000
+        (tmp_path / "own").unlink()
+        assert free_memory(torch.device("cpu")) == 700_000
+
+    @pytest.mark.parametrize(("version", "none"), [(1, "9223372036854771712"), (2, "max")])
+    def test_none(self, tmp_path: Path, version: int, none: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "own").write_text(self.OWN[version])
+        without = free_memory(torch.device("cpu"))
+        self.group(tmp_path / "groups" / ("memory" if version == 1 else ""), version, none)
+        free = free_memory(torch.device("cpu"))
+        assert free is None or without is None or abs(free - without) < 2**30
