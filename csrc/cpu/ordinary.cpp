@@ -5,11 +5,10 @@
 
 #include <cmath>
 #include <cstring>
-#include <exception>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "calls.h"
 #include "invflow/dispatch.h"
 #include "tensors.h"
 
@@ -37,20 +36,6 @@ struct Call {
   Dtype arithmetic() const { return x.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
   int64_t elements() const { return step.batch * step.channels * step.pixels; }
 };
-
-static double number_at(const Array& array, int64_t i) {
-  return array.dtype == Dtype::kFloat64 ? static_cast<const double*>(array.data)[i]
-                                        : static_cast<const float*>(array.data)[i];
-}
-
-static void put(void* data, Dtype dtype, int64_t i, double value) {
-  if (dtype == Dtype::kFloat64)
-    static_cast<double*>(data)[i] = value;
-  else
-    static_cast<float*>(data)[i] = static_cast<float>(value);
-}
-
-static bool is_full(Dtype dtype) { return dtype == Dtype::kFloat32 || dtype == Dtype::kFloat64; }
 
 // Describes the elementwise map that h makes. A form is (scale, parameter, order, packing).
 static bool read_map(PyObject* h, PyObject* form, int64_t start, bool inverse, const Array& x, Array& array,
@@ -158,26 +143,6 @@ static void run(const Call& call, const Function& function) {
   if (call.elements() < kReleasingElements) return function();
   const py::gil_scoped_release unlocked;
   function();
-}
-
-static PyObject* declined() {
-  PyErr_Clear();
-  Py_RETURN_NONE;
-}
-
-// What Python is to raise instead of what C++ has thrown.
-template <class Function>
-static PyObject* raising(const Function& function) {
-  try {
-    return function();
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
 }
 
 static PyObject* pair(const Owned& first, const Owned& second) { return PyTuple_Pack(2, first.ptr(), second.ptr()); }

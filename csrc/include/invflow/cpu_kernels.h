@@ -3,6 +3,7 @@
 
 #include "invflow/conv3x3.h"
 #include "invflow/flow_step.h"
+#include "invflow/vector_block.h"
 
 namespace invflow {
 
@@ -13,6 +14,10 @@ struct Kernels {
   void (*flow_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
   void (*conv3x3)(const Conv3x3& conv);
   void (*conv3x3_weight_gradient)(const Conv3x3& conv);
+  void (*vector_block)(const VectorBlock& block);
+  void (*vector_block_inverse)(const VectorBlock& block);
+  void (*vector_block_backward)(const VectorBlock& block, const VectorBlockGradients& gradients);
+  int64_t (*vector_block_elements)(const VectorBlock& block);  // of VectorBlock::kept
 };
 
 // Throws std::bad_alloc. It is compiled once, for every processor: what throws is not to be merged across instruction
