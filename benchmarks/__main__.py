@@ -186,6 +186,8 @@ WHAT is one of
                           need pip install -e '.[peers]' and are measured only if they are named
   models:                 FLOW-PRECISION[-OPTION]: ours or published; fp32, bf16 and on a GPU tf32; of
                           ours also invert in training, and graph on a GPU. Example: ours-bf16-invert
+                          compile (torch.compile of every layer, of ours in training only) takes minutes
+                          and is measured only if it is named. Example: published-fp32-compile
 
 For example
   python -m benchmarks run models --only 'srflow train*' 'srflow sample 1 *' --threads 1 --rounds 3

@@ -36,6 +36,7 @@ class ModelResult:
         clock: "processor" for seconds of processor time, "wall" for seconds of a clock.
         median, low, high: seconds of the whole workload; low and high are the quartiles.
         rounds: timed calls.
+        prepared: seconds of a clock until it was as fast as it will be: compilation, graphs, and first calls.
         difference: to the workload's first variant: root mean square, relative.
         peak_bytes: largest memory that a call had in use beyond that before it.
         launches: kernels and graphs that a call launches on a GPU.
@@ -54,6 +55,7 @@ class ModelResult:
     low: float = 0.0
     high: float = 0.0
     rounds: int = 0
+    prepared: float = 0.0
     difference: float = 0.0
     peak_bytes: int | None = None
     launches: int | None = None
@@ -91,19 +93,22 @@ def measure_models(
     works: dict[Variant, Work] = {}
     failures: dict[Variant, str] = {}
     differences: dict[Variant, float] = {}
+    prepared: dict[Variant, float] = {}
     truth: Tensor | None = None
     for variant in variants:
         if time.monotonic() > until:
             failures[variant] = "no time left"
             continue
         try:
-            work = shop.work(variant)
+            work, start = shop.work(variant), time.monotonic()
             checked = work.check().double()
             truth = checked if truth is None else truth
             differences[variant] = ((checked - truth).square().mean() / truth.square().mean()).sqrt().item()
             if workload.kind == "train" or device == "cuda":
                 for _ in range(work.warm_up):  # makes gradients, the optimizer's state, graphs, and what libraries keep
                     work.call()
+            gpu.synchronize(device)
+            prepared[variant] = time.monotonic() - start
             works[variant] = work
         except RuntimeError as error:  # a capture that is not allowed, or too little memory
             failures[variant] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -133,6 +138,7 @@ def measure_models(
                 low=low,
                 high=high,
                 rounds=len(times[variant]),
+                prepared=prepared[variant],
                 difference=differences[variant],
                 **figures,
             )
@@ -173,7 +179,7 @@ def _on_gpu(variant: Variant, work: Work, seconds: float) -> dict[str, Any]:
 
 _HEAD = (
     "workload | threads | variant | seconds | quartiles | images/s | vs published | vs published, fp32 | peak MiB | "
-    "difference | launches | waits | GPU busy"
+    "difference | prepared | launches | waits | GPU busy"
 )
 
 
@@ -202,6 +208,7 @@ def models_table(results: Sequence[ModelResult]) -> str:
             ratio(r, "fp32"),
             "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}",
             f"{r.difference:.0e}",
+            f"{r.prepared:.3g}",
             "" if r.launches is None else str(r.launches),
             "" if r.waits is None else str(sum(r.waits.values())),
             "" if r.busy is None else f"{r.busy / r.median:.0%}",

@@ -33,11 +33,12 @@ __all__ = ["PublishedFlow", "published"]
 _Result = tuple[Any, Tensor]
 
 
-def published(model: SuperResolutionFlow) -> PublishedFlow:
+def published(model: SuperResolutionFlow, *, compiled: bool = False) -> PublishedFlow:
     """Return the published composition with copies of a model's weights.
 
     Args:
         model: any registered model. Its actnorms are taken as they are: none is initialised from a batch.
+        compiled: compile every layer and every block of the encoder; those alike share their code.
 
     Returns:
         A module with the same parameters under the same names, behind the prefix ``model.``, in the model's mode.
@@ -48,7 +49,7 @@ def published(model: SuperResolutionFlow) -> PublishedFlow:
     """
     if model.base != "none":
         raise ValueError(f"published: base must be 'none', got a model with {model.base!r}")
-    return PublishedFlow(copy.deepcopy(model)).train(model.training)
+    return PublishedFlow(copy.deepcopy(model), compiled=compiled).train(model.training)
 
 
 class PublishedFlow(nn.Module):
@@ -56,11 +57,14 @@ class PublishedFlow(nn.Module):
 
     Args:
         model: its modules serve as containers of parameters. None of their calls is used.
+        compiled: as of :func:`published`.
     """
 
-    def __init__(self, model: SuperResolutionFlow) -> None:
+    def __init__(self, model: SuperResolutionFlow, *, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._apply_layer: Callable[..., _Result] = torch.compile(_apply, dynamic=False) if compiled else _apply
+        self._apply_block = torch.compile(_residual_blocks, dynamic=False) if compiled else _residual_blocks
 
     def encode(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Encoding:
         """Compute latents and likelihood; arguments and result as :meth:`sr_models.SuperResolutionFlow.encode`."""
@@ -68,7 +72,7 @@ class PublishedFlow(nn.Module):
         x, log_det = hr, hr.new_zeros(len(hr))
         for level, context in zip(self._levels(), self._contexts(lr, noise), strict=True):
             for layer in level:
-                result, part = _apply(layer, x, context, inverse=False)
+                result, part = self._apply_layer(layer, x, context, inverse=False)
                 *leaving, x = result if isinstance(result, list) else [result]
                 latents += leaving
                 log_det = log_det + part
@@ -82,7 +86,8 @@ class PublishedFlow(nn.Module):
         log_det = lr.new_zeros(len(lr))
         for level, context in zip(reversed(self._levels()), reversed(self._contexts(lr, noise)), strict=True):
             for layer in reversed(list(level)):
-                x, part = _apply(layer, [left.pop(), x] if isinstance(layer, Split) else x, context, inverse=True)
+                state = [left.pop(), x] if isinstance(layer, Split) else x
+                x, part = self._apply_layer(layer, state, context, inverse=True)
                 log_det = log_det + part
         return x
 
@@ -116,7 +121,8 @@ class PublishedFlow(nn.Module):
         """Compute every level's features, joined at its resolution, and the noise at that resolution if it sees it."""
         heights = [shapes.state[1] for shapes in self.model.level_shapes(*lr.shape[2:])]
         assert self.model.encoder is not None
-        features = _features(self.model.encoder, lr, [height / lr.shape[2] for height in heights])
+        factors = [height / lr.shape[2] for height in heights]
+        features = _features(self.model.encoder, lr, factors, self._apply_block)
         return [
             (joined, None if noise is None or not noisy else _resized(noise, joined, self.model.noise_channels))
             for joined, noisy in zip(features, self.model.noise_steps, strict=True)
@@ -132,12 +138,14 @@ def _resized(noise: Tensor, features: Tensor, channels: int) -> Tensor:
     return F.interpolate(noise, size=features.shape[2:], mode="bicubic")
 
 
-def _features(encoder: RRDBEncoder, lr: Tensor, factors: Sequence[float]) -> list[Tensor]:
+def _features(
+    encoder: RRDBEncoder, lr: Tensor, factors: Sequence[float], apply_block: Callable[[RRDB, Tensor], Tensor]
+) -> list[Tensor]:
     """Compute feature maps of these multiples of the low resolution, each with the stacked blocks at its size."""
     x = encoder.conv_first(lr)
     stacked = []
     for index, block in enumerate(encoder.trunk):
-        x = _residual_blocks(cast(RRDB, block), x)
+        x = apply_block(cast(RRDB, block), x)
         if index in encoder.stacked_blocks:
             stacked.append(x)
     x = x + encoder.trunk_conv(x)

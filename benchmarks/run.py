@@ -28,7 +28,7 @@ from benchmarks.operators import OperatorResult, measure_operator, operator_case
 from benchmarks.peaks import peak_memory
 from benchmarks.report import table
 from benchmarks.steps import missing_libraries
-from benchmarks.workloads import variants_of, workloads
+from benchmarks.workloads import compiled_variants_of, variants_of, workloads
 from sr_models.io.files import write_text
 
 __all__ = ["KINDS", "OPERATORS", "run"]
@@ -136,8 +136,10 @@ def _implementations(arguments: argparse.Namespace) -> tuple[list[str], list[str
     """Return the names that ``--backends`` may have, and those that it has by default."""
     operator, device = arguments.operator, arguments.device
     if operator == "models":
-        names = list(dict.fromkeys(v.name for kind in ("train", "sample") for v in variants_of(kind, device)))
-        return names, names
+        kinds = ("train", "sample")
+        names = list(dict.fromkeys(v.name for kind in kinds for v in variants_of(kind, device)))
+        compiled = dict.fromkeys(v.name for kind in kinds for v in compiled_variants_of(kind, device))
+        return [*names, *compiled], names
     names = runnable(operator, device)
     if _kind(arguments) == "operators":
         return [*invflow.BACKENDS, "compile"], [name for name in names if name in invflow.BACKENDS]
@@ -169,7 +171,8 @@ def _model_tasks(arguments: argparse.Namespace) -> Iterator[_Task]:
     until = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
     for threads in arguments.threads:
         for workload in workloads(arguments.device, tiny=arguments.quick):
-            variants = [v for v in variants_of(workload.kind, arguments.device) if v.name in arguments.names]
+            known = [make(workload.kind, arguments.device) for make in (variants_of, compiled_variants_of)]
+            variants = [v for v in [*known[0], *known[1]] if v.name in arguments.names]
             if not variants:
                 continue
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -16,9 +16,20 @@ from benchmarks.published import PublishedFlow, published
 from invflow import ActNorm, FlowSequential, FlowStep, ZeroConv2d
 from sr_models import SuperResolutionFlow
 from sr_models.networks.precision import network_precision
+from sr_models.networks.rrdb import RRDB
 from sr_models.training.device_step import DeviceStep, fused_adam
 
-__all__ = ["MODELS", "Variant", "Work", "Workload", "Workshop", "full_size_model", "variants_of", "workloads"]
+__all__ = [
+    "MODELS",
+    "Variant",
+    "Work",
+    "Workload",
+    "Workshop",
+    "compiled_variants_of",
+    "full_size_model",
+    "variants_of",
+    "workloads",
+]
 
 MODELS = ("srflow", "srflow-da", "ncsr")
 
@@ -28,6 +39,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 _RATE = 1e-9
 #: Steps until a training step that may become a CUDA graph is one.
 _WARM_UP = 5
+#: At least as many codes of a layer as a model has kinds and sizes of layers; torch compiles 8 at most by default.
+_KINDS_OF_LAYERS = 64
 
 #: Settings of models that are small enough to see that a command runs.
 _TINY: dict[str, Any] = {
@@ -71,16 +84,22 @@ class Variant:
         flow: "ours", or "published" for :class:`benchmarks.published.PublishedFlow`.
         precision: "fp32"; "tf32" for matrix products of float32 numbers on a GPU; "bf16" for networks in bfloat16.
             The published composition is in bfloat16 by ``torch.autocast``.
-        option: "invert" trains with ``memory="invert"``; "graph" replays a CUDA graph.
+        option: "invert" trains with ``memory="invert"``; "graph" replays a CUDA graph; "compile" compiles every layer,
+            and every block of the encoder, by ``torch.compile``. Those alike share their code.
     """
 
     flow: Literal["ours", "published"]
     precision: Precision
-    option: Literal["", "invert", "graph"] = ""
+    option: Literal["", "invert", "graph", "compile"] = ""
 
     @property
     def name(self) -> str:
         return "-".join(part for part in (self.flow, self.precision, self.option) if part)
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights that it shares with others."""
+        return f"{self.flow}-compile" if self.option == "compile" else self.flow
 
 
 def workloads(device: str, *, tiny: bool = False) -> list[Workload]:
@@ -111,6 +130,16 @@ def variants_of(kind: str, device: str) -> list[Variant]:
     if device == "cuda":
         found += [Variant("ours", precision, "graph") for precision in precisions]
     return found
+
+
+def compiled_variants_of(kind: str, device: str) -> list[Variant]:
+    """List the variants with compiled layers, which take minutes to compile.
+
+    Our samples are not among them: they apply inverses of layers, and ``torch.compile`` compiles calls.
+    """
+    flows = _FLOWS if kind == "train" else _FLOWS[:1]
+    precisions = [variant.precision for variant in variants_of(kind, device) if variant.flow == "published"]
+    return [Variant(flow, precision, "compile") for flow in flows for precision in precisions]
 
 
 _FLOWS: tuple[Literal["published", "ours"], ...] = ("published", "ours")
@@ -149,17 +178,23 @@ class Workshop:
 
     def work(self, variant: Variant) -> Work:
         """Prepare a variant. Training steps of a flow, of whatever variant, go on from the same weights."""
-        flow = self._flow(variant.flow)
-        if self.workload.kind == "train":
-            return self._training(variant, flow)
-        return self._sampling(variant, flow)
+        flow = self._flow(variant)
+        work = self._training(variant, flow) if self.workload.kind == "train" else self._sampling(variant, flow)
+        if variant.option != "compile":
+            return work
+        limited = torch._dynamo.config.patch(recompile_limit=_KINDS_OF_LAYERS)
+        return replace(work, call=limited(work.call), check=limited(work.check))
 
-    def _flow(self, kind: str) -> nn.Module:
-        if kind not in self._flows:
+    def _flow(self, variant: Variant) -> nn.Module:
+        if variant.weights not in self._flows:
             model = full_size_model(self.workload.model, tiny=self.workload.tiny)
-            made = published(model) if kind == "published" else model
-            self._flows[kind] = made.to(self.device).train(self.workload.kind == "train")
-        return self._flows[kind]
+            compiled = variant.option == "compile"
+            if variant.flow == "published":
+                made: nn.Module = published(model, compiled=compiled)
+            else:
+                made = _with_compiled_layers(model) if compiled else model
+            self._flows[variant.weights] = made.to(self.device).train(self.workload.kind == "train")
+        return self._flows[variant.weights]
 
     def _networks_of(self, variant: Variant) -> AbstractContextManager[object]:
         """Return a context in which networks compute in the variant's precision."""
@@ -187,8 +222,9 @@ class Workshop:
                 return encode(hr, lr, noise).bits_per_dim.mean()
 
         def check() -> Tensor:
-            with tf32(variant.precision == "tf32"), torch.no_grad():
-                return loss(*batch)
+            # compiled code without gradients would be another
+            with tf32(variant.precision == "tf32"), torch.set_grad_enabled(variant.option == "compile"):
+                return loss(*batch).detach()
 
         if variant.flow == "published" or self.device == "cpu":
             step, warm_up = self._plain_step(variant, flow, lambda: loss(*batch)), 1
@@ -202,10 +238,10 @@ class Workshop:
         return Work(call, check, warm_up=warm_up)
 
     def _plain_step(self, variant: Variant, flow: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
-        if variant.flow not in self._optimizers:
+        if variant.weights not in self._optimizers:
             adam = torch.optim.Adam(flow.parameters(), lr=_RATE, fused=self.device == "cuda")
-            self._optimizers[variant.flow] = adam
-        optimizer = self._optimizers[variant.flow]
+            self._optimizers[variant.weights] = adam
+        optimizer = self._optimizers[variant.weights]
 
         def step() -> None:
             optimizer.zero_grad()
@@ -218,9 +254,9 @@ class Workshop:
         self, variant: Variant, flow: nn.Module, loss: Callable[..., Tensor], batch: tuple[Tensor | None, ...]
     ) -> Callable[[], object]:
         """Make the step of ``sr-models train`` on a GPU, which also watches and clips the gradient's norm."""
-        if variant.flow not in self._optimizers:
-            self._optimizers[variant.flow] = fused_adam([list(flow.parameters())])
-        step = DeviceStep(loss, self._optimizers[variant.flow], graph=variant.option == "graph")
+        if variant.weights not in self._optimizers:
+            self._optimizers[variant.weights] = fused_adam([list(flow.parameters())])
+        step = DeviceStep(loss, self._optimizers[variant.weights], graph=variant.option == "graph")
         return lambda: step([batch], [_RATE])
 
     def _sampling(self, variant: Variant, flow: nn.Module) -> Work:
@@ -240,6 +276,17 @@ class Workshop:
         if variant.flow == "published":  # samples are equal, independent calls
             return Work(lambda: draw(1), lambda: draw(1), calls=number)
         return Work(lambda: draw(number), lambda: draw(1))
+
+
+def _with_compiled_layers(model: SuperResolutionFlow) -> SuperResolutionFlow:
+    """Compile every layer and every block of the encoder in place, as a user does who compiles what is repeated."""
+    for module in model.modules():
+        if isinstance(module, FlowSequential):
+            for layer in module:
+                layer.compile(dynamic=False)
+        elif isinstance(module, RRDB):
+            module.compile(dynamic=False)
+    return model
 
 
 def full_size_model(name: str, *, tiny: bool = False) -> SuperResolutionFlow:

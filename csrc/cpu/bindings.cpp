@@ -1,4 +1,5 @@
-// Python module invflow._C: addresses, sizes and strides in, nothing checked, or ordinary tensors (ordinary.cpp).
+// Python module invflow._C: addresses, sizes and strides in, nothing checked, or ordinary tensors (ordinary.cpp,
+// vectors.cpp).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -114,6 +115,8 @@ PyMethodDef methods[] = {method<&invflow::forward_of_tensors>("forward_of_tensor
                          method<&invflow::backward_of_tensors>("backward_of_tensors"),
                          method<&invflow::numbers_of>("numbers_of"),
                          method<&invflow::have_numbers>("have_numbers"),
+                         method<&invflow::vector_block_of_tensors>("vector_block"),
+                         method<&invflow::vector_block_gradients>("vector_block_gradients"),
                          {}};
 
 }  // namespace

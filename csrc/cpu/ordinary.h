@@ -1,4 +1,4 @@
-// Functions of the Python module that take tensors; see ordinary.cpp.
+// Functions of the Python module that take tensors; see ordinary.cpp and vectors.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -20,5 +20,14 @@ PyObject* numbers_of(PyObject* self, PyObject* const* args, Py_ssize_t count);
 
 // True if a list of tensors has the numbers that numbers_of returned, bit by bit.
 PyObject* have_numbers(PyObject* self, PyObject* const* args, Py_ssize_t count);
+
+// x, condition, raw_scale, offset, matrix, layers, kind of the global scale, bound, inverse, keep -> (y, log_det), and
+// what the backward pass needs if that is to be kept; or None. Layers are a list of weight and bias of every layer in
+// turn. Returns False if a gradient of the results is to be computed.
+PyObject* vector_block_of_tensors(PyObject* self, PyObject* const* args, Py_ssize_t count);
+
+// What was kept, grad_y, grad_log_det, a tuple of which gradients are wanted, and x to bound as above -> gradients of
+// x, condition, raw_scale, offset, and of weights and biases in turn, or None.
+PyObject* vector_block_gradients(PyObject* self, PyObject* const* args, Py_ssize_t count);
 
 }  // namespace invflow

@@ -54,9 +54,20 @@ class _Choice(NamedTuple):
 
 
 #: Choices of the blocks that the present thread or task is in, and of calls inside these blocks.
-_blocks: ContextVar[tuple[_Choice, ...]] = ContextVar("invflow_backend", default=())
-#: Whether this process has ever entered a block. The compilers of torch before 2.14 cannot read a context variable.
-_had_blocks = False
+_blocks: ContextVar[tuple[_Choice, ...]] = ContextVar("invflow_backend")
+
+
+class _NoBlocks(tuple[_Choice, ...]):
+    """The choices outside of any block: none. Its attribute ``here`` holds those of the place where it is read.
+
+    The compilers of torch before 2.14 cannot call ``ContextVar.get``, but read and guard an attribute with a getter in
+    C. The property passes the object itself to ``get``, which returns it where the variable was never set.
+    """
+
+    here = property(_blocks.get)
+
+
+_no_blocks = _NoBlocks()
 #: Choices of calls outside of any block. The last one counts; those before it come back if it is undone.
 _calls: list[tuple[str, weakref.ref[use_backend]]] = []
 _calls_lock = threading.Lock()
@@ -99,17 +110,15 @@ class use_backend:
         self._name = name
         if torch.compiler.is_compiling():
             _compiling = (*_compiling, name)
-        elif blocks := _blocks.get():
+        elif blocks := _no_blocks.here:
             _blocks.set((*blocks, _Choice(name, self, False)))
         else:
             self._choose_outside_blocks(chosen=True)
 
     def __enter__(self) -> None:
-        global _had_blocks
         if not torch.compiler.is_compiling():
-            _had_blocks = True
             self._undo(is_block=False)
-            _blocks.set((*_blocks.get(), _Choice(self._name, self, True)))
+            _blocks.set((*_no_blocks.here, _Choice(self._name, self, True)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,13 +131,13 @@ class use_backend:
 
     def _undo(self, *, is_block: bool) -> bool:
         """Undo the last choice of this kind that the object made, and return whether there was one."""
-        blocks = _blocks.get()
+        blocks: tuple[_Choice, ...] = _no_blocks.here
         for position in reversed(range(len(blocks))):
             if blocks[position].by is self and blocks[position].is_block == is_block:
                 end = position + 1
                 while is_block and end < len(blocks) and not blocks[end].is_block:
                     end += 1  # calls inside the block
-                _blocks.set(blocks[:position] + blocks[end:])
+                _blocks.set(blocks[:position] + blocks[end:] or _no_blocks)
                 return True
         if not is_block:
             self._choose_outside_blocks(chosen=False)
@@ -149,8 +158,8 @@ def current_backend() -> str:
     """Return the backend of operators called without ``backend=``: ``"auto"`` unless chosen otherwise."""
     if _compiling and torch.compiler.is_compiling():
         return _compiling[-1]
-    blocks = _blocks.get() if _had_blocks else ()
-    return blocks[-1].name if blocks else _outside_blocks
+    blocks: tuple[_Choice, ...] = _no_blocks.here
+    return _outside_blocks if blocks is _no_blocks else blocks[-1].name
 
 
 def can_run(backend: str, op: str, x: Tensor, *, raise_error: bool = False) -> bool:

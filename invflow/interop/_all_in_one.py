@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from invflow.interop._hard_permutation import order_of, permuted
 from invflow.interop._subnets import perceptron_of, shift_and_scale
-from invflow.interop._vector_block import VectorBlock, is_plain, scale_of
+from invflow.interop._vector_block import VectorBlock, scale_of
 from invflow.layers._current import current
 from invflow.ops import AffineForm, affine_coupling, channel_affine, flow_step
+from invflow.ops._transforms import is_exported
 
 __all__ = ["AllInOne"]
 
@@ -100,12 +101,13 @@ class AllInOne(nn.Module):
             jac: the log-determinant is returned in any case, as by FrEIA.
         """
         (state,) = x
-        if state.dim() == 2 and not (rev and torch.is_grad_enabled()):
-            block = self._vector_block(state, c or (), "w_perm_inv" if rev else "w_perm")
+        if state.dim() == 2:
+            block = self._vector_block("w_perm_inv" if rev else "w_perm")
             if block is not None:
                 condition = None if not c else c[0] if len(c) == 1 else torch.cat([*c], 1)
-                y, log_det = (block.inverse if rev else block.forward)(state, condition)
-                return (y,), log_det
+                found = (block.inverse if rev else block.forward)(state, condition)
+                if found is not None:
+                    return (found[0],), found[1]
         forwards, backwards = self._matrices(state)
         offset = self._weights(self.global_offset, state).flatten()
         scale = None if self.GIN else self.global_scale_activation(self._weights(self.global_scale, state)).flatten()
@@ -148,19 +150,18 @@ class AllInOne(nn.Module):
         """Return the global scale of its raw parameter."""
         return scale_of(raw, self.global_affine_type)
 
-    def _vector_block(self, state: Tensor, conditions: Sequence[Tensor], name: str) -> VectorBlock | None:
+    def _vector_block(self, name: str) -> VectorBlock | None:
         """Return what computes vectors in few calls, or ``None`` where they go the general way."""
         if self.householder or self.reverse_pre_permute or self._is_computed_before() or not self.splits[1]:
             return None
         layers = perceptron_of(self.subnet)
         if layers is None:
             return None
-        matrix, form = current(self, name), self._form()
-        block = VectorBlock(self.global_scale, self.global_offset, matrix, layers, self.global_affine_type, form)
-        if not is_plain([state, *conditions, *block[:3], *layers]) or block.matrix.requires_grad:
+        matrix = current(self, name)
+        if matrix.requires_grad:
             return None
-        width = self.splits[0] + self.condition_channels
-        return block if layers[0].shape[1] == width and layers[-1].shape[0] == 2 * self.splits[1] else None
+        scale, offset = current(self, "global_scale"), current(self, "global_offset")
+        return VectorBlock(scale, offset, matrix, layers, self.global_affine_type, float(self.clamp))
 
     def _coupled(self, state: Tensor, h: Tensor | None, form: AffineForm, *, inverse: bool) -> tuple[Tensor, Tensor]:
         if h is None:
@@ -217,7 +218,7 @@ class AllInOne(nn.Module):
 
 def _backend() -> str | None:
     """Return the backend of plain PyTorch operations for exporters, which know no others."""
-    return "reference" if torch.compiler.is_exporting() or torch.jit.is_tracing() else None
+    return "reference" if is_exported() else None
 
 
 def _is_rows(state: Tensor, weights: Tensor) -> bool:

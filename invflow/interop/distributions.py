@@ -89,7 +89,7 @@ class FlowTransform(Transform):
         known = self._known
         if not self._cache_size:
             self._known = None
-        if known is not None and known.holds(x, y, self.layer):
+        if known is not None and not torch.compiler.is_compiling() and known.holds(x, y, self.layer):
             return known.log_det
         return -self._run(self.layer, y, self.event_shape)[1]
 
@@ -103,13 +103,17 @@ class FlowTransform(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         y, log_det = self._run(cast(InvertibleLayer, self.layer).inverse, x, self.latent_shape)
-        self._known = _Known(x, y, log_det, self.layer)
+        self._remember(x, y, log_det)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         x, log_det = self._run(self.layer, y, self.event_shape)
-        self._known = _Known(x, y, -log_det, self.layer)
+        self._remember(x, y, -log_det)
         return x
+
+    def _remember(self, x: Tensor, y: Tensor, log_det: Tensor) -> None:
+        # a compiler cannot follow weak references and versions; it removes what is computed twice by itself
+        self._known = None if torch.compiler.is_compiling() else _Known(x, y, log_det, self.layer)
 
     def _run(self, function: Any, x: Tensor, event: torch.Size) -> tuple[Tensor, Tensor]:
         batch = self._shape(x.shape, event, torch.Size())

@@ -25,7 +25,9 @@ _ROUNDING = 8
 class KnownSet:
     """A flag on a device, found set once, so that not every call waits for the device to read it again.
 
-    It knows nothing of a copy, of a tensor that took the flag's place, or of a flag that was written since.
+    It knows nothing of a copy, of a tensor that took the flag's place, or of a flag that was written since. Writes
+    through ``.data`` and replayed graphs leave no trace. An asynchronous copy of the flag would show them one call
+    late: that call would have run without values, and an optimizer made some that no batch may replace.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invflow._numerics import state_format
-from invflow.ops._transforms import needs_reference, saving_is_watched
+from invflow.ops._transforms import is_exported, needs_reference, saving_is_watched
 
 __all__ = ["evaluate"]
 
@@ -97,7 +97,7 @@ def _wants_channels_last(net: nn.Module, x: Tensor) -> bool:
         return False
     if type(x) not in _PLAIN_TYPES or not x.is_cpu or x.dtype != torch.float32:
         return False
-    if needs_reference() or torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if needs_reference() or is_exported():
         return False
     return any(isinstance(part, nn.Conv2d) for part in net.modules())
 

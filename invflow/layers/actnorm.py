@@ -42,6 +42,10 @@ class ActNorm(nn.Module):
     are zero. If it is 0 beside other values, which were loaded, averaged or trained through the inverse, the first
     training batch keeps them, sets ``initialized`` and gives a warning.
 
+    :meth:`initialize` sets both from any batch, whatever the flag says. Where reading the flag would wait for a GPU, a
+    flag that was found set is read again only if ``load_state_dict``, an in-place operation or another tensor has
+    changed it. Writing through ``initialized.data`` leaves no trace.
+
     Inside DistributedDataParallel the first batch is that of all processes together. Before ``fully_shard`` or
     FullyShardedDataParallel pass one batch through, since they drop what is written to parameters. In any other way of
     parallel training each process initialises from its own batch: initialise one and copy its state.

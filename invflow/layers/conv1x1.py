@@ -57,7 +57,7 @@ class InvertibleConv1x1(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = check_channels(self, channels)
-        self.weight = nn.Parameter(_random_rotation(channels).float().contiguous())
+        self.weight = nn.Parameter(_random_rotation(channels).to(torch.get_default_dtype()).contiguous())
         self._factorization = FactorCache()
 
     def factorizes(self) -> bool:
@@ -217,12 +217,12 @@ class InvertibleConv1x1LU(InvertibleConv1x1):
         nn.Module.__init__(self)
         self.channels = check_channels(self, channels)
         permutation, lower, upper = torch.linalg.lu(_random_rotation(channels))
-        diagonal = upper.diagonal()
-        self.register_buffer("permutation", permutation.float().contiguous())
-        self.register_buffer("sign", diagonal.sign().float())
-        self.lower = nn.Parameter(lower.tril(-1).float().contiguous())
-        self.upper = nn.Parameter(upper.triu(1).float().contiguous())
-        self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
+        diagonal, dtype = upper.diagonal(), torch.get_default_dtype()
+        self.register_buffer("permutation", permutation.to(dtype).contiguous())
+        self.register_buffer("sign", diagonal.sign().to(dtype))
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype).contiguous())
+        self.upper = nn.Parameter(upper.triu(1).to(dtype).contiguous())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().to(dtype))
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
         lower = current(self, "lower").double().tril(-1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils import _pytree
 
 from invflow.layers._derived import LayerError
@@ -40,8 +41,10 @@ def _has_hooks(layer: nn.Module) -> bool:
 
 
 def builds_graph(flow: nn.Module, x: Tensor, context: Any) -> bool:
-    """Return whether a call would build a graph, with neither a compiler nor a transform looking on."""
+    """Return whether a call would build a graph of values, which no compiler, transform or tracer looks on at."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or needs_reference():
+        return False
+    if torch.jit.is_tracing() or is_fake(x):
         return False
     # a tensor that a network holds besides its parameters is not looked for
     return any(tensor.requires_grad for tensor in itertools.chain([x], _tensors_in(context), flow.parameters()))

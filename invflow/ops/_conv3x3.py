@@ -14,7 +14,7 @@ from invflow._numerics import state_format
 from invflow.backends import conv3x3 as kernels
 from invflow.backends import cpu, current_backend
 from invflow.ops._checks import check_image
-from invflow.ops._transforms import is_intercepted, needs_reference, reference_backward
+from invflow.ops._transforms import is_exported, is_intercepted, needs_reference, reference_backward
 
 __all__ = ["conv3x3", "conv3x3_gradients"]
 
@@ -136,7 +136,7 @@ def fits_kernel(tensors: Iterable[Tensor], repeat: int) -> bool:
             return False
         if not torch.compiler.is_compiling() and tensor.is_neg():
             return False
-    if needs_reference() or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if needs_reference() or torch.is_autocast_enabled("cpu") or is_exported():
         return False
     if current_backend() not in ("auto", "cpu") or cpu.unavailable():
         return False

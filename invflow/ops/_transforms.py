@@ -34,6 +34,16 @@ def is_intercepted() -> bool:
     return bool(torch.compiler.is_compiling() or _functorch_active() or _dispatch_modes() or _tracing())
 
 
+def is_exported() -> bool:
+    """Return whether an exporter or tracer records the call, for programs that may run without this library.
+
+    The flag is looked at because compilers of older versions of torch, of 2.11 for one, take
+    ``torch.compiler.is_exporting`` for true in everything that they compile.
+    """
+    exporting = torch.compiler.is_exporting() and getattr(torch.compiler, "_is_exporting_flag", True)
+    return bool(exporting or torch.jit.is_tracing())
+
+
 def saving_is_watched() -> bool:
     """Return whether somebody's hooks see what is saved for backward passes, as activation checkpointing does."""
     return _saving_hooks(False) is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from tqdm import tqdm
 
@@ -15,10 +18,12 @@ from sr_models.io.listing import NESTED, Listing, list_images, one_line
 from sr_models.io.reading import WHITE_BACKGROUND
 from sr_models.io.sample_files import read_description
 
-__all__ = ["STANDARD", "find_images", "read_standard_input", "say"]
+__all__ = ["STANDARD", "find_images", "say", "shown", "standard_input"]
 
 #: What stands for standard input and standard output.
 STANDARD = "-"
+#: Where standard input is kept while it is read as a file: a folder whose name begins so, and a file in it.
+_PREFIX, _KEPT = "sr-models-standard-input-", "stdin.png"
 #: Kinds of files in a listing that are rightly left out.
 _NO_FAILURES = ("of other kinds", "folders", NESTED, "named twice")
 
@@ -101,21 +106,32 @@ def _is_in(path: Path, folder: str) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(folder)
 
 
-def read_standard_input(folder: Path) -> Path:
-    """Write what comes from standard input to a file in ``folder``, and return the file.
+@contextmanager
+def standard_input() -> Iterator[Path]:
+    """Keep what comes from standard input in a file within the ``with`` block.
 
     Raises:
-        ValueError: nothing comes.
+        ValueError: nothing comes; or an error of the block, in which the file is called standard input.
     """
     content = sys.stdin.buffer.read()
     if not content:
         raise ValueError("standard input is empty; it must be an image")
-    # readers look at the content, and not at the suffix
-    file = folder / "stdin.png"
-    write_bytes(file, content)
-    return file
+    with TemporaryDirectory(prefix=_PREFIX) as folder:
+        # readers look at the content, and not at the suffix
+        file = Path(folder, _KEPT)
+        write_bytes(file, content)
+        try:
+            yield file
+        except ValueError as error:
+            raise ValueError(shown(str(error))) from error
+
+
+def shown(text: str) -> str:
+    """Return a message in which the file that keeps standard input, and its folder, are called standard input."""
+    folder = re.escape(os.path.join(gettempdir(), _PREFIX))
+    return re.sub(rf"{folder}\w+(/{re.escape(_KEPT)})?", "standard input", text)
 
 
 def say(line: str) -> None:
     """Print a line on standard error, above the progress bar if there is one."""
-    tqdm.write(f"sr-models: {one_line(line)}", file=sys.stderr)
+    tqdm.write(f"sr-models: {one_line(shown(line))}", file=sys.stderr)

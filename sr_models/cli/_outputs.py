@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sr_models.io.contact_sheet import contact_sheet
 from sr_models.io.encoding import SUFFIXES, Format, encode_image
 from sr_models.io.files import write_bytes
 from sr_models.io.images import encode_png, read_image
+from sr_models.io.listing import one_line
 from sr_models.io.naming import template_names
 from sr_models.io.resize import imresize
 from sr_models.io.sample_files import (
@@ -27,7 +29,7 @@ from sr_models.io.sample_files import (
     sample_names,
 )
 
-__all__ = ["existing", "name_files", "write_sample", "write_sheet"]
+__all__ = ["check_lengths", "existing", "name_files", "write_sample", "write_sheet"]
 
 #: Samples on a contact sheet, which with the image fill nine rows.
 _ON_SHEET = 35
@@ -42,6 +44,7 @@ def name_files(
     naming: str,
     format: Format,
     first_index: int,
+    overwrite: bool,
     damaged: Sequence[Path],
     model_scale: int,
     values: Mapping[str, Any],
@@ -56,6 +59,7 @@ def name_files(
         naming: ``name``, ``ntire`` or a template.
         format: of the files.
         first_index: number of the first image for ``ntire``.
+        overwrite: samples of an image that have the challenge's other name will be removed.
         damaged: images that cannot be sampled, but are counted by ``ntire``.
         model_scale: enlargement of the model.
         values: of the template's fields.
@@ -73,7 +77,7 @@ def name_files(
         numbers = challenge_numbers([*paths, *damaged], root, model_scale)
         files = {name: challenge_files(folder, first_index + numbers[at], n, suffix) for name, at in named.items()}
         for own in files.values():
-            check_numbering(own)
+            check_numbering(own, overwrite=overwrite)
     elif naming == "name":
         for name, path in named.items():
             if name.endswith(path.suffix):
@@ -126,3 +130,23 @@ def write_sheet(sheet: Path, image: Path, files: Sequence[Path]) -> None:
     pictures = {"bicubic": imresize(read_image(image), size=(height, width)), **samples}
     sheet.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(sheet, encode_png(contact_sheet(pictures), {KEY: "{}"}))
+
+
+def check_lengths(files: Iterable[Path], folder: Path, argument: str) -> None:
+    """Raise ``ValueError`` if the file system has no room for a name.
+
+    Args:
+        files: in ``folder``, which need not exist.
+        folder: for the samples.
+        argument: what chooses the names.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    for file in files:
+        for name in file.relative_to(folder).parts:
+            if (length := len(os.fsencode(name))) > longest:
+                raise ValueError(
+                    f"{argument} gives a file a name of {length} bytes, and there may be {longest} in "
+                    f"{one_line(folder)}: {one_line(name[:40])}...; a shorter one comes from "
+                    f"--naming '{{number}}_{{index}}'"
+                )

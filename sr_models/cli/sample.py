@@ -67,7 +67,8 @@ def run(
             then an error), or limited activations, which may leave spots.
         tile: side of overlapping tiles, in low-resolution pixels, in which an image is decoded. auto decodes the whole
             if memory has room for it, and else takes the largest tiles that fit.
-        overlap: low-resolution pixels that two tiles share, at most half of one; default: a quarter.
+        overlap: low-resolution pixels that two tiles share, at most half of one, with a tile of your own; default: a
+            quarter.
         scale: enlargement. Below the model's own, samples are reduced by bicubic interpolation.
         precision: arithmetic of the networks; the flow itself stays in float32. bf16 is faster on GPUs that have it and
             on CPUs with AMX, and slower on other CPUs. fp16 is for GPUs without bf16. auto takes the faster of bf16
@@ -76,7 +77,8 @@ def run(
             reduction is that image; exact goes on until the 8-bit files reduce to it in every value, and says
             where some values differ.
         device: cpu, cuda, cuda:1, ... or auto.
-        overwrite: draw all samples again, and replace files that other settings or commands wrote.
+        overwrite: draw all samples again, and replace files that other settings or commands wrote. Where n was 1 and is
+            more now, or the other way round, naming ntire has other names; samples of these are removed.
         format: of the files. png16 has 16 bits a channel, jpeg quality 95 and no transparency, webp is lossless.
         naming: of the samples. name: see above. ntire numbers the images in the order of their names, as the
             challenge's toolkit reads them: 000000_sample00000.png, 000000_sample00001.png, ..., and 000000.png if n is
@@ -85,12 +87,10 @@ def run(
         first_index: number of the first image for naming ntire; 2022's test images begin with 901.
         sheet: also write NAME_sheet.png, a contact sheet of the image's samples.
     """
+    from sr_models.cli._sample_options import Options
     from sr_models.cli._sampling import sample_images
 
-    return sample_images(
-        images,
-        checkpoint,
-        output,
+    options = Options(
         recursive=recursive,
         n=n,
         temperature=temperature,
@@ -108,6 +108,7 @@ def run(
         first_index=first_index,
         sheet=sheet,
     )
+    return sample_images(images, checkpoint, output, options)
 
 
 def add_arguments(parser: CommandParser) -> None:

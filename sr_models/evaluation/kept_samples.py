@@ -14,7 +14,14 @@ from sr_models.data.layouts import find_high
 from sr_models.evaluation.pairs import Pair
 from sr_models.io.images import write_image
 from sr_models.io.listing import one_line
-from sr_models.io.sample_files import KEY, are_done, challenge_files, check_numbering, describe_sample
+from sr_models.io.sample_files import (
+    KEY,
+    are_done,
+    challenge_files,
+    check_numbering,
+    describe_sample,
+    remove_other_numbering,
+)
 
 __all__ = ["KeptSamples", "check_outside"]
 
@@ -70,10 +77,11 @@ class KeptSamples:
         folder.mkdir(parents=True, exist_ok=True)
         # the number stands in the names
         settings = {name: value for name, value in settings.items() if name != "n"}
+        self._overwrite = overwrite
         self._descriptions = {pair.name: _describe(pair, settings) for pair in pairs}
         self._files = {pair.name: challenge_files(folder, names.index(pair.name), n) for pair in pairs}
         for files in self._files.values():
-            check_numbering(files)
+            check_numbering(files, overwrite=overwrite)
         self.missing = {
             pair.name
             for pair in pairs
@@ -85,6 +93,8 @@ class KeptSamples:
         text = {KEY: json.dumps(self._descriptions[pair.name])}
         for file, sample in zip(self._files[pair.name], samples, strict=True):
             write_image(file, sample, text=text)
+        if self._overwrite:
+            remove_other_numbering(self._files[pair.name])
 
 
 def _describe(pair: Pair, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from string import Formatter
@@ -19,22 +20,27 @@ FIELDS: dict[str, Any] = {
     "model": "srflow-da-tiny",
     "scale": 4,
 }
+#: Bytes of a file's name that every file system takes; a field is not wider.
+_LONGEST = 255
 
 
 def check_template(template: str) -> None:
     """Check a template such as ``{name}_x{scale}_{index:02d}``.
 
     Raises:
-        ValueError: a field that does not exist, a format that does not fit it, a path out of the folder, or nothing
-            that tells images apart.
+        ValueError: a field that does not exist, a format that does not fit it or is wider than a file's name can be, a
+            path out of the folder, or nothing that tells images apart.
     """
     fields = []
     try:
-        for _, field, _, conversion in Formatter().parse(template):
+        for _, field, spec, conversion in Formatter().parse(template):
             if field is None:
                 continue
             if field not in FIELDS or conversion:
                 raise ValueError(f"{{{field}}} is none of {', '.join(map('{{{}}}'.format, FIELDS))}")
+            # before it is used, which would take as much memory as it says
+            if "{" in (spec or "") or any(int(number) > _LONGEST for number in re.findall(r"\d+", spec or "")):
+                raise ValueError(f"{{{field}:{spec}}} must have a width of at most {_LONGEST}")
             fields.append(field)
         shown = template.format(**FIELDS)
     except (ValueError, KeyError, IndexError) as error:

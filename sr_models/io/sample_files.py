@@ -21,6 +21,7 @@ __all__ = [
     "check_numbering",
     "describe_sample",
     "read_description",
+    "remove_other_numbering",
     "sample_files",
     "sample_names",
 ]
@@ -84,23 +85,48 @@ def challenge_files(folder: Path, index: int, n: int, suffix: str = ".png") -> l
     return [folder / f"{index:06d}_sample{sample:05d}{suffix}" for sample in range(n)]
 
 
-def check_numbering(files: Sequence[Path]) -> None:
+def check_numbering(files: Sequence[Path], *, overwrite: bool = False) -> None:
     """Check that an image has no samples under the other name that the challenge has for them.
 
     Args:
         files: of an image, as :func:`challenge_files` names them.
+        overwrite: :func:`remove_other_numbering` will remove them; they must be samples.
 
     Raises:
         ValueError: a single sample is among several, or the other way round.
     """
+    n = "1" if len(files) > 1 else "more than 1"
+    for other in _other_numbering(files):
+        if not overwrite:
+            raise ValueError(
+                f"{one_line(other)} is a sample of a run with n {n}; choose another output, or replace it with "
+                f"--overwrite"
+            )
+        if read_description(other) is None:
+            raise ValueError(
+                f"{one_line(other)} would be taken for a sample of a run with n {n}, and is none of this command; "
+                f"remove it, or choose another output"
+            )
+
+
+def remove_other_numbering(files: Sequence[Path]) -> None:
+    """Remove the samples of an image that have the other name that the challenge has for them, and nothing else.
+
+    Args:
+        files: of an image, as :func:`challenge_files` names them; they are there.
+    """
+    for other in _other_numbering(files):
+        if read_description(other) is not None:
+            other.unlink(missing_ok=True)
+
+
+def _other_numbering(files: Sequence[Path]) -> list[Path]:
+    """Return the files that are there under the other name that the challenge has for samples of an image."""
     number, _, sample = files[0].stem.partition("_")
     folder = files[0].parent
     single = [folder / f"{number}{suffix}" for suffix in sorted({*SUFFIXES.values()})]
     others = single if sample else sorted(folder.glob(f"{number}_sample*"))
-    for other in others:
-        if os.path.lexists(other):
-            n = "1" if sample else "more than 1"
-            raise ValueError(f"{one_line(other)} is a sample of a run with n {n}; remove it, or choose another output")
+    return [other for other in others if os.path.lexists(other)]
 
 
 def describe_sample(image: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

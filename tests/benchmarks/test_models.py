@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks import __main__ as runner
 from benchmarks import models
+from benchmarks import workloads as of_workloads
 from benchmarks.models import ModelResult, measure_models, models_table
-from benchmarks.workloads import MODELS, Variant, Work, Workload, Workshop, variants_of, workloads
+from benchmarks.workloads import (
+    MODELS,
+    Variant,
+    Work,
+    Workload,
+    Workshop,
+    compiled_variants_of,
+    variants_of,
+    workloads,
+)
 from invflow import FlowSequential
 
 TRAIN = Workload("srflow", "train", 2, (32, 32), tiny=True)
@@ -29,6 +42,28 @@ def test_variants_compute_the_same(workload: Workload) -> None:
         tolerance = 1e-4 if variant.precision == "fp32" else 3e-2
         torch.testing.assert_close(result, truth[1], rtol=tolerance, atol=tolerance)
         assert not torch.equal(result, truth[1]), "another implementation rounds differently"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", [TRAIN, SAMPLE], ids=lambda workload: workload.name)
+def test_compiled_layers_compute_the_same_and_share_their_code(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the compiler would make of the graphs takes minutes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setitem(of_workloads._TINY, "steps", 5)
+    shop = Workshop(workload, "cpu")
+    for variant in compiled_variants_of(workload.kind, "cpu"):
+        torch.compiler.reset()
+        counters.clear()
+        found = shop.work(variant).check()
+        plain = shop.work(replace(variant, option="")).check()
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+        assert not counters["graph_break"]
+        assert counters["frames"]["ok"] == counters["frames"]["total"]
+        layers = sum(len(module) for module in shop._flow(variant).modules() if isinstance(module, FlowSequential))
+        assert 0 < counters["stats"]["unique_graphs"] < layers
+        assert shop._flow(variant) is not shop._flow(replace(variant, option=""))
 
 
 def test_a_training_step_changes_all_weights_and_nothing_but_their_last_bits() -> None:
@@ -173,6 +208,10 @@ def test_workloads_and_variants_have_names_of_their_own(device: str) -> None:
         assert len(set(found)) == len(found)
         assert ("ours-bf16-graph" in found) == (device == "cuda")
         assert ("ours-bf16-invert" in found) == (kind == "train")
+        compiled = [variant.name for variant in compiled_variants_of(kind, device)]
+        assert not set(compiled) & set(found), "they take minutes, and are named to be measured"
+        assert "published-bf16-compile" in compiled
+        assert ("ours-fp32-compile" in compiled) == (kind == "train")
 
 
 @pytest.mark.gpu

@@ -38,7 +38,7 @@ CALLS = [
     Call(7, side=5, inverse=True, contiguous=False),
     Call(12, side=8, step=False, backward=True),
     # kernels for the published form, and in the first lines; channels_last and half h beside them
-    Call(12, side=24, published=False),
+    Call(12, side=24, published=False, backward=True),
     Call(24, side=8, published=False, inverse=True, backward=True),
     Call(96, side=10, published=False, backward=True),
     Call(12, side=20, channels_last=True, backward=True),
@@ -50,7 +50,8 @@ CALLS = [
     Call(192, side=6, channels_last=True, backward=True),
     Call(12, side=24, backward=True, h_dtype=torch.float16),
     Call(48, side=12, inverse=True, backward=True, dtype=torch.bfloat16),
-    # a sum of many parts
+    # sums of many parts
+    Call(7, side=17, batch=8, backward=True),
     Call(8, step=False, contiguous=False, batch=1, side=72),
 ]
 #: Smaller, because a sanitizer takes its time; the first lies at no multiple of 16 bytes.

@@ -98,7 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="mutants", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_markdown_option(parser)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a mutant; default all")
     given = parser.parse_args(arguments)
+    if unknown := {*given.names} - {mutant.name for mutant in MUTANTS}:
+        parser.exit(2, f"mutants: no mutant is called {', '.join(sorted(unknown))}\n")
+    if given.names and given.markdown is not None:
+        parser.exit(2, "mutants: --markdown must be without names: the page has all mutants\n")
     reasons = [unavailable(None), *(source.sanitizer_unavailable(name) for name in ("address", "thread"))]
     if reason := next(filter(None, reasons), None):
         parser.exit(2, f"mutants: {reason}\n")
@@ -107,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         if found := killer(CSRC, sanitize):
             parser.exit(1, f"mutants: the kernels themselves fail the kill suite: {found}\n")
     verdicts = []
-    for mutant in MUTANTS:
+    for mutant in [mutant for mutant in MUTANTS if not given.names or mutant.name in given.names]:
         verdicts.append((mutant, verdict(mutant)))
         print(f"{mutant.name}: {verdicts[-1][1] or 'SURVIVED'}", flush=True)
     survivors = [mutant.name for mutant, text in verdicts if not text]

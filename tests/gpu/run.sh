@@ -2,7 +2,7 @@
 # Check and measure on a machine with a GPU; see docs/gpu-checklist.md. It needs no network and installs nothing.
 #
 #   tests/gpu/run.sh [PART...]      run from the root of the repository; all parts, or some of
-#                                   facts tests sanitizers models steps counters, and, only if named, small_grids
+#                                   facts tests sanitizers models steps counters, and, only if named, small_grids compiled
 #
 # Every part has a limit of its own, in seconds, and none stops the next. Results go to $OUT as they come.
 # Variables: PYTHON=python3, OUT=build/gpu, ARCHS=90 (compute capabilities of the build), LIMIT=120 (of a measurement),
@@ -119,6 +119,12 @@ steps() {
   measure steps_half flow_step --only '* bfloat16 contiguous' '* channels_last' --backends cuda --rounds 11
 }
 
+# torch.compile takes minutes.
+compiled() {
+  LIMIT=$((4 * LIMIT)) measure compiled models --only 'srflow train *' --rounds 4 \
+    --backends published-bf16,ours-bf16-graph,published-bf16-compile,ours-bf16-compile
+}
+
 # Smaller tiles for states that leave multiprocessors idle, in a build of its own, in turn with the kernels as they are.
 small_grids() {
   tree=$OUT/small_grids
@@ -153,8 +159,8 @@ counters() {
 
 parts=${*:-facts tests sanitizers models steps counters}
 for part in $parts; do
-  case $part in facts | tests | sanitizers | models | steps | counters | small_grids) ;;
-    *) echo "run.sh: PART must be one of facts tests sanitizers models steps counters small_grids, got $part"; exit 2 ;;
+  case $part in facts | tests | sanitizers | models | steps | counters | small_grids | compiled) ;;
+    *) echo "run.sh: PART must be one of facts tests sanitizers models steps counters small_grids compiled, got $part"; exit 2 ;;
   esac
 done
 if [ "$parts" != facts ] && ! why=$(check 2>&1); then

@@ -10,7 +10,7 @@ from tests.emulator.drivers import cuda as cuda_driver
 from tests.emulator.drivers.cuda import CSRC
 from tests.gates import mutants_of_cpu
 from tests.gates.mutant import Mutant, mutated
-from tests.gates.mutants import MUTANTS, killer, table, verdict
+from tests.gates.mutants import MUTANTS, killer, main, table, verdict
 from tests.gpu.marks import takes_minutes
 
 needs_compiler = pytest.mark.skipif(
@@ -42,6 +42,18 @@ def test_an_edit_that_does_not_apply_is_an_error(old: str, count: int | None, tm
     assert stands != 1
     with pytest.raises(ValueError, match=f"mutant 'broken': its text stands {stands} times in csrc/cuda/sums.h"):
         mutated(Mutant("broken", "sums.h", old, ""), tmp_path)
+
+
+@needs_compiler
+def test_names_of_mutants_are_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "page.md").touch()
+    for arguments, message in (
+        (["the packing of x"], "no mutant is called the packing of x"),
+        ([MUTANTS[0].name, "--markdown", str(tmp_path / "page.md")], "--markdown must be without names"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_the_table_says_which_survived() -> None:

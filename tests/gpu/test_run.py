@@ -133,8 +133,19 @@ def test_parts_run_alone(tmp_path: Path) -> None:
 def test_an_unknown_part_is_refused_before_anything_runs(tmp_path: Path) -> None:
     done, calls = run(tmp_path, "speed")
     assert done.returncode == 2
-    assert "PART must be one of facts tests sanitizers models steps counters small_grids, got speed" in done.stdout
+    assert (
+        "PART must be one of facts tests sanitizers models steps counters small_grids compiled, got speed"
+        in done.stdout
+    )
     assert not calls
+
+
+def test_compiled_models_have_more_time(tmp_path: Path) -> None:
+    done, calls = run(tmp_path, "compiled")
+    assert done.returncode == 0, done.stdout
+    (measured,) = [call for call in calls if "-m benchmarks run" in call]
+    assert "--seconds 384 " in measured
+    assert "published-bf16-compile" in measured
 
 
 def test_small_grids_are_built_apart_and_measured_in_turn(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from layer_cases import coupling
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invflow import ActNorm, FlowSequential, FlowStep, Squeeze
+from invflow.layers import actnorm
 from invflow.layers._first_batch import KnownSet, data_parallel_group
 
 
@@ -380,6 +381,62 @@ def test_a_flag_that_was_loaded_is_read_again_where_versions_do_not_count(monkey
     assert layer._known_set.holds(layer.initialized)
     layer.load_state_dict(ActNorm(3).state_dict())
     assert not layer._known_set.holds(layer.initialized)
+
+
+def written_in_place(layer):
+    for tensor in layer.state_dict().values():
+        tensor.zero_()
+
+
+def loaded(layer):
+    layer.load_state_dict(ActNorm(3).state_dict())
+
+
+def moved(layer):
+    fresh = ActNorm(3).to(layer.bias.device)
+    layer.bias, layer.log_scale, layer.initialized = fresh.bias, fresh.log_scale, fresh.initialized
+
+
+each_way_to_read = pytest.mark.parametrize("device", ["cpu", "device", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+def place(device, monkeypatch):
+    """Return the device of tensors; "device" stands for the way that a flag on a GPU takes, on the CPU."""
+    if device != "device":
+        return device
+    monkeypatch.setattr(actnorm, "reads_freely", lambda tensor: False)
+    return "cpu"
+
+
+@each_way_to_read
+@pytest.mark.parametrize("change", [written_in_place, loaded, moved])
+@pytest.mark.parametrize("in_step", [False, True])
+def test_a_trained_layer_that_is_made_fresh_learns_from_the_next_batch(change, in_step, device, monkeypatch):
+    device = place(device, monkeypatch)
+    step = FlowStep(3).to(device)
+    layer, call = (step.actnorm, step) if in_step else (step.actnorm, step.actnorm)
+    for scale in (1, 7, 7):
+        x = scale * batch().to(device)
+        with torch.no_grad():
+            call(x)
+            call(3 * x)
+        torch.testing.assert_close(layer.bias.detach(), -x.mean((0, 2, 3)))
+        change(layer)
+
+
+@each_way_to_read
+def test_a_flag_that_was_cleared_without_a_trace_does_not_keep_initialize_from_setting_values(device, monkeypatch):
+    device = place(device, monkeypatch)
+    layer, x = ActNorm(3).to(device), batch().to(device)
+    layer(x)
+    layer(x)
+    for tensor in layer.state_dict().values():
+        tensor.data.zero_()
+    layer.initialize(7 * x)
+    before = layer.bias.detach().clone()
+    layer(x)
+    torch.testing.assert_close(layer.bias.detach(), before, rtol=0, atol=0)
+    torch.testing.assert_close(before, -7 * x.mean((0, 2, 3)))
 
 
 def test_a_batch_is_shared_by_the_processes_of_the_wrapper_around_the_layer(monkeypatch):

@@ -515,7 +515,49 @@ def test_a_block_inside_a_compiled_function():
     assert current_backend() == "auto"
 
 
-def test_no_context_variable_is_read_before_the_first_block():
-    """The compiler of torch 2.11 cannot read one, and refused every flow with ``fullgraph=True``."""
-    done = run_python("from invflow import backends; backends._blocks = None; print(backends.current_backend())")
-    assert done.stdout.strip() == "auto", done.stderr
+def test_a_compiled_function_follows_the_blocks_of_its_thread_and_task():
+    """In any version of torch: that of 2.11 cannot trace ``ContextVar.get``."""
+    torch.compiler.reset()
+    names = []
+    compiled = torch.compile(lambda x: x + ord(current_backend()[0]), fullgraph=True, backend="eager")
+    zero = torch.zeros(())
+
+    def follows(name):
+        names.append(name)
+        assert int(compiled(zero)) == ord(name[0]) == ord(current_backend()[0])
+
+    async def task(name):
+        with use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                follows(name)
+        follows("auto")
+
+    async def main():
+        await asyncio.gather(task("reference"), task("cpu"), task("auto"))
+
+    follows("auto")
+    with use_backend("reference"):
+        follows("reference")
+        in_thread(lambda: follows("auto"))
+        with use_backend("cpu"):
+            follows("cpu")
+        use_backend("cpu")
+        follows("cpu")
+    follows("auto")
+    asyncio.run(main())
+    assert len(names) == 18
+
+
+def test_entering_a_block_again_compiles_nothing():
+    torch.compiler.reset()
+    graphs = []
+    compiled = torch.compile(
+        lambda x: x + ord(current_backend()[0]), backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    for _ in range(3):
+        compiled(torch.zeros(()))
+        with use_backend("reference"):
+            compiled(torch.zeros(()))
+        in_thread(lambda: compiled(torch.zeros(())))
+    assert len(graphs) == 2

@@ -263,6 +263,18 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*found)
 
 
+def test_compiled_code_runs_the_kernel() -> None:
+    torch.compiler.reset()
+    called: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        called.extend(node.target for node in graph.graph.nodes)
+        return graph
+
+    torch.compile(conv3x3, backend=backend, fullgraph=True)(*tensors_of((2, 3, 4, 5, 6)))
+    assert torch.ops.invflow.conv3x3 in called or torch.ops.invflow.conv3x3.default in called
+
+
 @pytest.mark.parametrize(
     ("x", "weight", "bias", "error", "message"),
     [

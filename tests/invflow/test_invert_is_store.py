@@ -23,6 +23,7 @@ from inverted_flows import (
 )
 from layer_cases import latents_of, weighted_sum
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -298,6 +299,24 @@ def several_threads(flow, x, context):
 )
 def test_circumstances(build, use):
     assert_same(build, use=use)
+
+
+def test_fake_tensors():
+    flow, x = plain(), torch.randn(2, CHANNELS, 3, 3, dtype=torch.float64)
+    flow.memory = "invert"
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        z, log_det = flow(mode.from_tensor(x))
+        log_det.sum().backward()
+    assert z.shape == x.shape
+    assert all(parameter.grad is not None for parameter in flow[1].actnorm.parameters())
+
+
+def test_a_traced_program_runs_without_gradients():
+    flow, (x, y) = plain().eval(), torch.randn(2, 2, CHANNELS, 3, 3, dtype=torch.float64)
+    flow.memory = "invert"
+    program = torch.jit.trace(flow, x, check_trace=False)
+    with torch.no_grad():
+        torch.testing.assert_close(program(y), flow(y))
 
 
 def test_everything_frozen_but_the_context():

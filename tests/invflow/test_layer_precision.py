@@ -94,3 +94,17 @@ def test_number_of_threads_does_not_change_a_bit(case):
                 back, inverse_log_det = layer.inverse(z, context)
         found.append([*latents_of(z), log_det, gradient, back, inverse_log_det])
     torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@each_layer
+def test_a_layer_is_built_in_the_default_dtype(case):
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        layer = case.construct()
+        x, context = case.inputs(dtype=torch.float64)
+        z, log_det = layer(x, context)
+    finally:
+        torch.set_default_dtype(default)
+    state = [*layer.parameters(), *layer.buffers(), *latents_of(z), log_det]
+    assert {tensor.dtype for tensor in state if tensor.is_floating_point()} == {torch.float64}

@@ -323,6 +323,20 @@ def test_hooks():
     assert sorted(seen) == ["backward"] * 4 + ["coupling"] * 4
 
 
+def test_backward_hooks_inside_a_network():
+    net = invflow.coupling_net(2, 4, hidden=8)
+    layer, x, seen = invflow.AffineCoupling(4, net), torch.randn(2, 4, 3, 3, requires_grad=True), []
+    for part in net:
+        part.register_full_backward_hook(lambda module, *_: seen.append(module))
+    with pytest.raises(RuntimeError, match="is being modified inplace"):
+        layer(x)
+    for part in net:
+        if isinstance(part, nn.ReLU):
+            part.inplace = False
+    sum(result.sum() for result in layer(x)).backward()
+    assert seen == list(net)[::-1]
+
+
 def identity_hook(module, args, result):
     return None
 

@@ -35,6 +35,23 @@ def test_trains_and_samples() -> None:
     reparametrized.sum().backward()
 
 
+@pytest.mark.parametrize("cache_size", [0, 1])
+def test_compiled(cache_size: int) -> None:
+    torch.compiler.reset()
+    flow = scramble(vector_flow()).float().eval()
+    transform, z = FlowTransform(flow, (2,), cache_size=cache_size), torch.randn(5, 2)
+
+    def both(z: Tensor) -> tuple[Tensor, Tensor]:
+        x = transform(z)
+        return x, transform.log_abs_det_jacobian(z, x)
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(z), both(z))
+        with torch.no_grad():
+            next(flow.parameters()).add_(0.1)
+
+
 def test_expands() -> None:
     distribution = TransformedDistribution(normal(2), [FlowTransform(vector_flow().eval(), (2,))]).expand((3,))
     assert distribution.event_shape == (2,)

@@ -167,12 +167,22 @@ def test_saved_samples_that_are_missing_are_drawn_again(
     assert (saved / "000001.png").exists()
     assert main(arguments) == 0
     assert len(scored) == 3
+    # several samples take the place of the single one, on wish
+    several = [*arguments[:-1], str(tmp_path / "several.csv"), "--n", "2"]
+    assert main(several) == 2
+    assert main([*several, "--overwrite"]) == 0
+    assert sorted(path.name for path in saved.iterdir()) == [
+        f"00000{image}_sample0000{sample}.png" for image in range(2) for sample in range(2)
+    ]
+    assert main([*arguments, "--overwrite"]) == 0
+    assert sorted(path.name for path in saved.iterdir()) == ["000000.png", "000001.png"]
     # others' files are not lost
+    drawn = len(scored)
     write_image(saved / "000000.png", np.zeros((4, 4, 3), dtype=np.uint8))
     capsys.readouterr()
     assert main(arguments) == 2
     assert "000000.png is not a sample of this command" in capsys.readouterr().err
-    assert len(scored) == 3
+    assert len(scored) == drawn
 
 
 def test_saved_samples_are_those_of_the_low_resolution_images(

@@ -27,6 +27,7 @@ from sr_models.cli import _drawing, _outputs, _sampling, main
 from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image, write_image
+from sr_models.io.sample_files import read_description
 
 TINY = "{steps: 1, hidden_channels: 4, features: 4, growth: 2, blocks: 2, stacked_blocks: [0, 1]}"
 
@@ -267,6 +268,20 @@ def test_the_default_temperature_is_that_of_the_model(
     assert "wrote 0 images" in capsys.readouterr().out
     assert sample("--checkpoint", model, output=tmp_path / "other") == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("temperature 0.9")
+
+
+def test_a_temperature_for_each_latent(
+    sample: Callable[..., int], tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    count = len(load_model(model).drawn_shapes(8, 8))
+    temperatures = [0.5, *[0.25] * (count - 1)]
+    assert sample("--temperature", json.dumps(temperatures)) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"temperature {temperatures}")
+    assert (read_description(tmp_path / "out" / "a_sample000.png") or {})["temperature"] == temperatures
+    assert sample("--temperature", json.dumps([*temperatures, 0.5]), output=tmp_path / "other") == 2
+    assert sample("--temperature", json.dumps([0.5] * count), output=tmp_path / "other") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("temperature 0.5")
 
 
 def test_the_command_says_what_it_did(

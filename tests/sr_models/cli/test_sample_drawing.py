@@ -12,7 +12,7 @@ import torch
 from small_samples import names, noisy, picture
 
 from sr_models.checkpoints.files import load_model
-from sr_models.cli import _drawing, main
+from sr_models.cli import _drawing, _sampling, main
 from sr_models.cli._drawing import _blocks
 from sr_models.flow import sampling
 from sr_models.flow.model import SuperResolutionFlow
@@ -35,6 +35,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         "sample_blocks",
         lambda samples, pixels, on_cpu: [range(start, min(start + 3, samples)) for start in range(0, samples, 3)],
     )
+
+
+def no_memory() -> RuntimeError:
+    """Return what torch raises on a CPU."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    return raised.value
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -125,7 +132,7 @@ class TestMemory:
         self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         noisy(tmp_path / "in" / "a.png", size=(40, 48))
-        monkeypatch.setattr(_drawing, "free_memory", lambda device: 25 * 2**20)
+        monkeypatch.setattr(_drawing, "free_memory", lambda device: 2**22)
         assert sample() == 0
         assert "a.png: decoded in tiles of 32 low-resolution pixels" in capsys.readouterr().err
         assert sample("--tile", 32, output=tmp_path / "chosen") == 0
@@ -206,6 +213,29 @@ class TestMemory:
         assert sample("--tile", 16) == 2
         assert "tiles of 16 pixels do not fit; choose a smaller --n" in capsys.readouterr().err.splitlines()[-1]
 
+    @pytest.mark.parametrize(
+        "error",
+        [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), no_memory()],
+    )
+    def test_a_model_that_does_not_fit(
+        self,
+        sample: Sample,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        error: Exception,
+    ) -> None:
+        def load(path: str) -> SuperResolutionFlow:
+            raise error
+
+        noisy(tmp_path / "in" / "a.png")
+        monkeypatch.setattr(_sampling, "load_model", load)
+        assert sample() == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("sr-models: error: cannot load ")
+        assert said.endswith("; the model itself does not fit; take a smaller one, or close other programs")
+        assert "memory" in said
+
     @staticmethod
     def limited(monkeypatch: pytest.MonkeyPatch, error: Exception, most: int) -> None:
         """Raise the error for tiles above so many pixels."""
@@ -230,7 +260,8 @@ class TestMemory:
         for options, message in (
             (("--tile", 16, "--overlap", 9), "overlap must be in 1..8, half of tile, got 9"),
             (("--tile", 16, "--overlap", 0), "overlap must be in 1..8, half of tile, got 0"),
-            (("--overlap", 4), "overlap must be given with tile only, got 4"),
+            (("--overlap", 4), "overlap needs a tile of your own, such as --tile 256; got overlap 4 with tile auto"),
+            (("--overlap", 4, "--tile", "auto"), "overlap needs a tile of your own"),
         ):
             assert sample(*options) == 2
             assert message in capsys.readouterr().err

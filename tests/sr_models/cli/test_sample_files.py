@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from small_samples import names, noisy, picture
 
-from sr_models.cli import main
+from sr_models.cli import _drawing, _sampling, main
 from sr_models.io.images import read_image
 from sr_models.io.sample_files import read_description
 
@@ -211,6 +212,31 @@ class TestNames:
         assert message in capsys.readouterr().err.splitlines()[-1]
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "argument"),
+        [
+            ((), "naming name"),
+            (("--naming", "{name:_<255}"), "naming {name:_<255}"),
+            (("--naming", "{number}", "--sheet"), "sheet"),
+        ],
+    )
+    def test_names_that_are_too_long(
+        self,
+        sample: Sample,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        options: tuple[str, ...],
+        argument: str,
+    ) -> None:
+        """Of the image, of the template, of the contact sheet."""
+        picture(tmp_path / "in" / f"{'ä' * 125}.png")
+        assert sample(*options) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: {argument} gives a file a name of " in error
+        assert "and there may be 255 in" in error
+        assert not (tmp_path / "out").exists()
+        assert sample("--naming", "{number}_{index}") == 0
+
     def test_one_sample_and_several_are_not_mixed(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -221,8 +247,40 @@ class TestNames:
             assert sample("--naming", "ntire", "-n", first, output=output) == 0
             before = names(output)
             assert sample("--naming", "ntire", "-n", second, output=output) == 2
-            assert "remove it, or choose another output" in capsys.readouterr().err
+            assert "choose another output, or replace it with --overwrite" in capsys.readouterr().err
             assert names(output) == before
+            assert sample("--naming", "ntire", "-n", second, "--overwrite", output=output) == 0
+            several = ["000000_sample00000.png", "000000_sample00001.png"]
+            assert names(output) == (several if second == 2 else ["000000.png"])
+
+    def test_a_file_of_the_challenges_other_name_is_kept(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        picture(tmp_path / "in" / "a.png")
+        truth = picture(tmp_path / "out" / "000000.png")
+        before = truth.read_bytes()
+        assert sample("--naming", "ntire", "-n", 2, "--overwrite") == 2
+        assert "is none of this command; remove it, or choose another output" in capsys.readouterr().err
+        assert names(tmp_path / "out") == ["000000.png"]
+        assert truth.read_bytes() == before
+
+    def test_samples_of_the_other_name_stay_until_the_new_ones_are_there(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in "ab":
+            picture(tmp_path / "in" / f"{name}.png")
+        assert sample("--naming", "ntire") == 0
+        write = _sampling.write_sample
+
+        def full(file: Path, *given: object) -> None:
+            if file.name == "000001_sample00001.png":
+                raise OSError(28, os.strerror(28), str(file))
+            write(file, *given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(_sampling, "write_sample", full)
+        assert sample("--naming", "ntire", "-n", 2, "--overwrite") == 2
+        first = ["000000_sample00000.png", "000000_sample00001.png"]
+        assert names(tmp_path / "out") == [*first, "000001.png", "000001_sample00000.png"]
 
 
 class TestStandardStreams:
@@ -251,6 +309,33 @@ class TestStandardStreams:
         assert done.returncode == 2
         assert not done.stdout
         assert message in done.stderr.decode().splitlines()[-1]
+        assert "standard input" in done.stderr.decode().splitlines()[-1]
+        assert tempfile.gettempdir() not in done.stderr.decode().replace(str(tmp_path), "")
+
+    def test_messages_name_it(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file that keeps it has a name that nobody has given."""
+
+        def given(content: bytes) -> None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+        content = noisy(tmp_path / "a.png", size=(40, 48), alpha=np.full((40, 48), 99, np.uint8)).read_bytes()
+        given(content)
+        monkeypatch.setattr(_drawing, "free_memory", lambda device: 2**22)
+        assert sample(images="-") == 0
+        printed = capsys.readouterr()
+        lines = [line for line in (printed.err + printed.out).splitlines() if "standard input" in line]
+        assert "sr-models: 1 image in standard input" in lines
+        assert any("standard input: decoded in tiles of" in line for line in lines)
+        assert any("standard input: 48 x 40 to 192 x 160 pixels" in line for line in lines)
+        assert "sampling standard input:" in printed.err.replace("\r", "\n")
+        assert "stdin.png" not in printed.err + printed.out
+        # found by decoding
+        given(content[:200] + bytes(30) + content[230:])
+        assert sample(images="-", output=tmp_path / "other") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "error: no image could be sampled: cannot read image standard input: " in error
 
     def test_one_image_only(self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for name in "ab":

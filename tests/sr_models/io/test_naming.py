@@ -31,11 +31,21 @@ def test_templates(template: str) -> None:
         "~/{name}",
         "{index:q}",
         "{name}\0",
+        "{seed:99999d}{name}",
+        "{seed:999999999999d}{name}",
+        "{temperature:.9999f}{name}",
+        "{name:{seed}}",
     ],
 )
 def test_what_is_no_template(template: str) -> None:
     with pytest.raises(ValueError, match="naming"):
         check_template(template)
+
+
+def test_fields_as_wide_as_a_files_name() -> None:
+    check_template("{name:_<255}")
+    with pytest.raises(ValueError, match=r"naming '\{name:_<256\}' cannot be used: .* a width of at most 255"):
+        check_template("{name:_<256}")
 
 
 def test_names() -> None:

@@ -32,7 +32,7 @@ def test_one_sample_and_several_do_not_mix_in_any_format(tmp_path: Path, suffix:
     for there, wanted, n in ((1, 2, "1"), (2, 1, "more than 1")):
         file = challenge_files(tmp_path, 0, there, suffix)[0]
         file.touch()
-        with pytest.raises(ValueError, match=f"{file.name} is a sample of a run with n {n}; remove it"):
+        with pytest.raises(ValueError, match=f"{file.name} is a sample of a run with n {n}; choose another"):
             check_numbering(challenge_files(tmp_path, 0, wanted))
         check_numbering(challenge_files(tmp_path, 0, there))
         file.unlink()
