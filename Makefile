@@ -115,7 +115,8 @@ gpu:
 
 # A copy of the tree with an instrumented extension. Python itself is not instrumented: what it never frees is no leak.
 SANITIZED := build/sanitize
-KERNEL_TESTS := $(addprefix tests/invflow/test_,ops.py flow_step.py dtypes.py layouts.py conv3x3.py)
+KERNEL_TESTS := $(addprefix tests/invflow/,$(addprefix test_,ops.py flow_step.py vector_step.py dtypes.py layouts.py \
+	conv3x3.py) interop/test_vector_block.py)
 sanitize: $(VENV)/.installed-test
 	mkdir -p $(SANITIZED)
 	rm -rf $(SANITIZED)/tree && mkdir $(SANITIZED)/tree

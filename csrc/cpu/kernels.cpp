@@ -16,6 +16,8 @@ namespace INVFLOW_ISA {
 #include "product.inc"
 #include "flow_step.inc"
 #include "flow_step_backward.inc"
+#include "panels.inc"
+#include "vector_step.inc"
 
 // conv3x3.cpp
 void conv3x3(const Conv3x3& conv);
@@ -30,9 +32,9 @@ int64_t vector_block_elements(const VectorBlock& block);
 #define INVFLOW_TEXT(name) INVFLOW_TEXT_OF(name)
 
 extern const Kernels table;  // a namespace-scope const is internal unless declared so
-const Kernels table = {INVFLOW_TEXT(INVFLOW_ISA), flow_step,    flow_step_backward,   conv3x3,
-                       conv3x3_weight_gradient,   vector_block, vector_block_inverse, vector_block_backward,
-                       vector_block_elements};
+const Kernels table = {
+    INVFLOW_TEXT(INVFLOW_ISA), flow_step,    flow_step_backward,   vector_step,           vector_step_backward, conv3x3,
+    conv3x3_weight_gradient,   vector_block, vector_block_inverse, vector_block_backward, vector_block_elements};
 
 }  // namespace INVFLOW_ISA
 }  // namespace invflow

@@ -18,8 +18,9 @@ namespace invflow {
 
 // Elements from which other threads of Python may run meanwhile.
 constexpr int64_t kReleasingElements = 16384;
-// States of few pixels that are larger may go to a product of matrices: invflow/backends/rows.py decides.
-constexpr int64_t kFewPixels = 8, kLeastWorkOfRows = 1024;
+// States of few pixels that are larger may go to a product of matrices: vectors here, unless they are too wide, and
+// others as invflow/backends/rows.py decides. An actnorm's map is derived number by number, which takes long for many.
+constexpr int64_t kFewPixels = 8, kLeastWorkOfRows = 1024, kWidestVector = 512, kWidestDerived = 128;
 
 // Positions of the arguments that both functions have.
 enum Argument { kX, kMatrix, kShift, kLogScale, kFactor, kCoupling, kInjector, kForms, kStart, kInverse, kArguments };
@@ -28,6 +29,7 @@ enum Argument { kX, kMatrix, kShift, kLogScale, kFactor, kCoupling, kInjector, k
 struct Call {
   Array x, matrix, shift, log_scale, factor, coupling, injector;
   bool has_matrix, is_derived, has_factor, has_coupling, has_injector;
+  bool of_vectors;
   FlowStep step;
   std::vector<double> scales, biases;             // e^s and b of the actnorm of a derived map
   std::vector<double> exact;                      // the derived matrix
@@ -104,7 +106,10 @@ static bool read_call(PyObject* const* args, Call& call) {
   call.has_injector = args[kInjector] != Py_None;
   if (!call.has_matrix && (!call.has_coupling || call.has_injector || call.is_derived)) return false;
   const int64_t work = step.batch * step.channels * (call.has_matrix ? step.channels : 1);
-  if (call.elements() == 0 || (step.pixels < kFewPixels && work > kLeastWorkOfRows)) return false;
+  const bool of_rows = step.pixels < kFewPixels && work > kLeastWorkOfRows;
+  const int64_t widest = call.is_derived ? kWidestDerived : kWidestVector;
+  call.of_vectors = of_rows && x.rank == 2 && is_full(x.dtype) && step.channels <= widest;
+  if (call.elements() == 0 || (of_rows && !call.of_vectors)) return false;
   if (call.has_factor && (!read(args[kFactor], call.factor) || call.factor.dtype != Dtype::kFloat64)) return false;
   if (call.has_matrix) {
     if (!read(args[kMatrix], call.matrix) || !read(args[kShift], call.shift)) return false;
@@ -156,7 +161,7 @@ PyObject* forward_of_tensors(PyObject*, PyObject* const* args, Py_ssize_t count)
     FlowStep& step = call.step;
     const Owned y = empty_state(call.x, step.y);
     const Owned log_det = new_vector(step.batch, call.arithmetic(), step.log_det);
-    run(call, [&] { kernels().flow_step(step); });
+    run(call, [&] { call.of_vectors ? kernels().vector_step(step) : kernels().flow_step(step); });
     if (call.has_factor) {
       double sum = number_at(call.factor, 0);
       if (call.is_derived)
@@ -252,7 +257,9 @@ PyObject* backward_of_tensors(PyObject*, PyObject* const* args, Py_ssize_t count
       grad_injector =
           empty_state(call.injector, (step.has_after ? step.after : step.before[step.before_count - 1]).grad_h);
     const Owned grad_x = empty_state(call.x, gradients.grad_x);
-    run(call, [&] { kernels().flow_step_backward(step, gradients); });
+    run(call, [&] {
+      call.of_vectors ? kernels().vector_step_backward(step, gradients) : kernels().flow_step_backward(step, gradients);
+    });
     if (call.is_derived) {
       const DerivedGradients derived(call, of_matrix, of_shift, static_cast<double>(step.pixels) * of_determinant);
       grad_matrix = derived.weight;

@@ -101,7 +101,7 @@ class AllInOne(nn.Module):
             jac: the log-determinant is returned in any case, as by FrEIA.
         """
         (state,) = x
-        if state.dim() == 2 and not (rev and torch.is_grad_enabled()):
+        if state.dim() == 2:
             block = self._vector_block("w_perm_inv" if rev else "w_perm")
             if block is not None:
                 condition = None if not c else c[0] if len(c) == 1 else torch.cat([*c], 1)

@@ -24,8 +24,9 @@ from invflow.ops._transforms import reference_backward
 __all__ = ["have_numbers", "numbers_of", "ordinary_call"]
 
 _logger = logging.getLogger("invflow")
-#: Work from which vectors may go to a product of matrices (see invflow/backends/rows.py), as in csrc/cpu/ordinary.cpp.
-_LEAST_ROWS = 1024
+#: Wider vectors with more work go to PyTorch's products of matrices (see invflow/backends/rows.py), as in
+#: csrc/cpu/ordinary.cpp.
+_WIDEST_VECTOR, _LEAST_ROWS = 512, 1024
 
 
 def ordinary_call(
@@ -59,7 +60,7 @@ def ordinary_call(
     if torch.compiler.is_compiling() or not (isinstance(x, Tensor) and x.is_cpu):
         return None
     shape = x.shape
-    if len(shape) == 2 and shape[0] * shape[1] * (1 if matrix is None else shape[1]) > _LEAST_ROWS:
+    if len(shape) == 2 and shape[1] > _WIDEST_VECTOR and shape[0] * shape[1] > _LEAST_ROWS:
         return None  # before anything is done twice
     chosen = current_backend() if backend is None else backend
     extension = cpu.extension

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from sr_models.cli._errors import users_error
 from sr_models.cli._inputs import say, shown
-from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile
+from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile, surely_fits
+from sr_models.cli._memory_cost import DecodingCost
 from sr_models.cli._warnings import warnings_as_lines
 from sr_models.flow.consistency import ConsistencyWarning
 from sr_models.flow.decoding import sample_blocks
@@ -24,7 +25,7 @@ from sr_models.io.listing import one_line
 from sr_models.io.reading import read_image_with_alpha
 from sr_models.io.resize import imresize
 from sr_models.io.transparency import enlarge_alpha, fill_transparent
-from sr_models.memory import is_out_of_memory
+from sr_models.memory import is_out_of_memory, release_large_blocks
 
 __all__ = ["Block", "Request", "Tile", "draw_blocks"]
 
@@ -90,6 +91,7 @@ def draw_blocks(
     """
     # rates and times are of samples; layers move the bar between them
     shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} samples [{elapsed}<{remaining}{postfix}]"
+    cost = DecodingCost(model, {name: options[name] for name in ("precision", "consistency")})
     redrawn = done = 0
     with tqdm(total=sum(len(request.numbers) for request in requests.values()), bar_format=shape) as bar:
 
@@ -107,7 +109,7 @@ def draw_blocks(
 
         for name, request in requests.items():
             bar.set_description_str(f"sampling {one_line(Path(shown(str(request.path))).name)[:40]}")
-            blocks = _Image(model, request, scale, format, options, advance, settle)
+            blocks = _Image(model, cost, request, scale, format, options, advance, settle)
             count = done + len(request.numbers)
             while done < count:
                 try:
@@ -132,6 +134,7 @@ class _Image:
     def __init__(
         self,
         model: SuperResolutionFlow,
+        cost: DecodingCost,
         request: Request,
         scale: int,
         format: str,
@@ -139,7 +142,7 @@ class _Image:
         advance: Callable[[float], None],
         settle: Callable[[], None],
     ) -> None:
-        self._model, self._request, self._scale, self._format = model, request, scale, format
+        self._model, self._cost, self._request, self._scale, self._format = model, cost, request, scale, format
         self._options, self._advance, self._settle = options, advance, settle
         self._tile = None if request.begin == "auto" else request.begin
         self._lr: Tensor | None = None
@@ -175,12 +178,21 @@ class _Image:
         self._lr = lr = to_tensor(image)[None].to(next(self._model.parameters()))
         self._blocks = _blocks(self._request.numbers, height * width * self._model.scale**2, on_cpu=lr.is_cpu)
         if self._request.begin == "auto":
-            together = max(map(len, self._blocks))
-            free = free_memory(lr.device)
-            self._tile = fitting_tile(height, width, together, self._model.scale, free)
-            if self._tile is not None:
-                self._say_tile(f"{(free or 0) / 2**30:.1f} GiB of memory are free")
+            self._tile = self._fitting_tile(lr)
+        elif self._request.begin is not None:
+            release_large_blocks()
         return lr
+
+    def _fitting_tile(self, lr: Tensor) -> int | None:
+        height, width = lr.shape[2:]
+        together, free = max(map(len, self._blocks)), free_memory(lr.device)
+        if free is None or surely_fits(height, width, together, self._model.scale, free):
+            return None
+        release_large_blocks()
+        tile = fitting_tile(height, width, together, self._model.scale, free, self._cost.of(together))
+        if tile is not None:
+            self._say_tile(tile, f"{free / 2**30:.1f} GiB of memory are free")
+        return tile
 
     def _draw(self, lr: Tensor, block: range) -> Tensor:
         options = {**self._options, "on_progress": lambda part: self._advance(part * len(block))}
@@ -197,12 +209,13 @@ class _Image:
                     raise
             # outside of the handler, which keeps what the failed attempt holds
             self._tile = tile
+            release_large_blocks()
             # the parts of the failed attempt would be counted twice
             self._settle()
-            self._say_tile("there is not enough memory for more")
+            self._say_tile(tile, "there is not enough memory for more")
 
-    def _say_tile(self, reason: str) -> None:
-        say(f"{self._request.path}: decoded in tiles of {self._tile} low-resolution pixels, because {reason}")
+    def _say_tile(self, tile: int, reason: str) -> None:
+        say(f"{self._request.path}: decoded in tiles of {tile} low-resolution pixels, because {reason}")
 
     def _pixels(self, sample: Tensor) -> np.ndarray:
         assert self._lr is not None

@@ -12,13 +12,13 @@ import torch
 
 from sr_models.flow.tiling import LEAST_TILE
 
-__all__ = ["fitting_tile", "free_memory", "smaller_tile"]
+__all__ = ["fitting_tile", "free_memory", "smaller_tile", "surely_fits"]
 
-#: Memory that decoding takes for a low-resolution pixel at 4x, in bytes, and besides for each sample of it. Measured on
-#: a CPU for srflow-da-tiny, 256 x 256 pixels: 13.4 KiB for 10 samples together, 22.5 KiB for 32.
-_PER_PIXEL, _PER_PIXEL_AND_SAMPLE = 12 * 2**10, 460
-#: Latents, images and weights of a whole image that is decoded in tiles, for a pixel and a sample, at 4x.
-_PER_PIXEL_OF_TILED = 48 * 4 * 4
+#: More than decoding takes for a low-resolution pixel at 4x, in bytes, and besides for each sample of it: by any of our
+#: models, and with the gaps between blocks that the C library keeps.
+_ENOUGH, _ENOUGH_FOR_SAMPLE = 24 * 2**10, 4 * 2**10
+#: Latents and images of a whole image that is decoded in tiles, for a pixel and a sample at 4x.
+_PER_PIXEL_OF_TILED = 400
 #: Larger tiles are no faster.
 _LARGEST_TILE = 1024
 _SHARE = 0.8
@@ -82,20 +82,29 @@ def _number(file: Path, name: str) -> int:
     return int(next(words[1] for line in file.read_text().splitlines() if (words := line.split())[:1] == [name]))
 
 
-def fitting_tile(height: int, width: int, samples: int, scale: int, free: int | None) -> int | None:
+def surely_fits(height: int, width: int, samples: int, scale: int, free: int | None) -> bool:
+    """Return whether a whole image fits into memory, whatever the model; also if nobody knows what is free.
+
+    Args:
+        height, width, samples, scale, free: as of :func:`fitting_tile`.
+    """
+    pixel = (scale / 4) ** 2 * (_ENOUGH + _ENOUGH_FOR_SAMPLE * samples)
+    return free is None or height * width * pixel <= _SHARE * free
+
+
+def fitting_tile(height: int, width: int, samples: int, scale: int, free: int, pixel: float) -> int | None:
     """Return the side of the largest tiles that fit into memory, or ``None`` if the whole image does.
 
     Args:
         height, width: of the low-resolution image.
         samples: that are drawn together.
         scale: enlargement.
-        free: bytes; ``None`` if nobody knows.
+        free: bytes.
+        pixel: bytes that decoding so many samples takes for a low-resolution pixel.
     """
-    size = (scale / 4) ** 2
-    pixel = size * (_PER_PIXEL + _PER_PIXEL_AND_SAMPLE * samples)
-    if free is None or height * width * pixel <= _SHARE * free:
+    if height * width * pixel <= _SHARE * free:
         return None
-    rest = _SHARE * free - height * width * size * _PER_PIXEL_OF_TILED * samples
+    rest = _SHARE * free - height * width * (scale / 4) ** 2 * _PER_PIXEL_OF_TILED * samples
     side = int(math.sqrt(max(rest, 0) / pixel)) // LEAST_TILE * LEAST_TILE
     return min(max(side, LEAST_TILE), _LARGEST_TILE)
 

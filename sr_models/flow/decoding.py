@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from invflow.layers.conditioning import without_context
 from sr_models.flow.condition_sharing import LevelContext
 from sr_models.flow.explosions import Watch
 
-__all__ = ["Inversion", "Place", "decode_flow", "sample_blocks", "state_chunks"]
+__all__ = ["Inversion", "Place", "decode_flow", "sample_blocks", "single_states", "state_chunks"]
 
 #: States that go through a layer together have about this many pixels, so that the memory for the hidden channels of a
 #: network does not depend on the number of states. On a CPU they then fit a cache. Accelerators need more work at once.
@@ -25,6 +27,7 @@ _CHUNK_PIXELS, _CHUNK_PIXELS_OF_ACCELERATORS = 2**14, 2**21
 _BLOCK_PIXELS, _BLOCK_PIXELS_OF_ACCELERATORS = 2**21, 2**22
 #: Samples that a CPU decodes together at least: what they share is computed once a block, and takes it long.
 _FEWEST = 32
+_SINGLE_STATES = ContextVar("_SINGLE_STATES", default=False)
 
 
 class Place(NamedTuple):
@@ -112,6 +115,19 @@ def sample_blocks(samples: int, pixels: int, *, on_cpu: bool = False) -> list[ra
     return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
+@contextmanager
+def single_states() -> Iterator[None]:
+    """Let layers take one state at a time within the ``with`` block, as they do where a state is large.
+
+    The memory for a small image is then that for a part of a large one.
+    """
+    token = _SINGLE_STATES.set(True)
+    try:
+        yield
+    finally:
+        _SINGLE_STATES.reset(token)
+
+
 def state_chunks(images: int, states: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield images, and states of them, to process together: several images with all their states, or states of one.
 
@@ -121,6 +137,7 @@ def state_chunks(images: int, states: int, like: Tensor) -> Iterator[tuple[slice
         like: (B, C, H, W), a state or a context: tells pixels and device.
     """
     limit = _CHUNK_PIXELS if like.is_cpu else _CHUNK_PIXELS_OF_ACCELERATORS
+    limit = 1 if _SINGLE_STATES.get() else limit
     return _chunks(images, states // max(images, 1), like.shape[2] * like.shape[3], limit)
 
 

@@ -172,13 +172,15 @@ def test_rows_are_chosen_where_they_are_faster(given, expected):
     assert suits_rows(call_of(AffineForm(), **given)) == expected
 
 
-def test_vectors_go_through_rows_with_the_gradients_of_plain_pytorch(monkeypatch):
+def test_wide_vectors_go_through_rows_with_the_gradients_of_plain_pytorch(monkeypatch):
     count = []
     monkeypatch.setattr(_cpu, "rows_backward", lambda *args: count.append(1) or rows_backward(*args))
     found = []
     for backend in ("cpu", "reference"):
         torch.manual_seed(1)
-        tensors = [torch.randn(size, dtype=torch.float64) for size in ((40, 64), (64, 64), (64,), (40, 64), (8, 128))]
+        tensors = [
+            torch.randn(size, dtype=torch.float64) for size in ((4, 520), (520, 520), (520,), (4, 520), (2, 1040))
+        ]
         tensors = [tensor.requires_grad_() for tensor in tensors]
         y, log_det = flow_step(*tensors, backend=backend)
         (y.square().mean() + log_det.square().mean()).backward()

@@ -12,6 +12,9 @@ struct Kernels {
   const char* isa;
   void (*flow_step)(const FlowStep& step);
   void (*flow_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
+  // Of one pixel, in the state's dtype float32 or float64. y and grad_x are contiguous, grad_y has rows of any strides.
+  void (*vector_step)(const FlowStep& step);
+  void (*vector_step_backward)(const FlowStep& step, const FlowStepGradients& gradients);
   void (*conv3x3)(const Conv3x3& conv);
   void (*conv3x3_weight_gradient)(const Conv3x3& conv);
   void (*vector_block)(const VectorBlock& block);

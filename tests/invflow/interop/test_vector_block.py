@@ -73,6 +73,85 @@ def test_same_as_plain_pytorch(calls: list[str], kind: str, conditions: int) -> 
     torch.testing.assert_close([back, log_det], [x.detach(), -results[0][1].detach()], atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_rows_are_computed_in_parts(calls: list[str], dtype: torch.dtype) -> None:
+    block, batch, width = block_of(33, 1).to(dtype), 1030, 33
+    x = torch.randn(batch, width, dtype=dtype, requires_grad=True)
+    c = torch.randn(2, batch, dtype=dtype).t().requires_grad_()  # rows that are not side by side
+    inputs = [x, c, *(parameter for parameter in block.parameters() if parameter.requires_grad)]
+    grads = torch.randn(1, width, dtype=dtype).expand(batch, width), torch.randn(2 * batch, dtype=dtype)[::2]
+    results = []
+    for backend in ("auto", "reference"):
+        with invflow.use_backend(backend):
+            (y,), log_det = block((x,), [c])
+        results.append([y, log_det, *torch.autograd.grad((y, log_det), inputs, grads)])
+    assert calls == ["forward"]
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(results[0], results[1], atol=tolerance, rtol=tolerance)
+
+
+def test_numbers_that_are_not_finite_stay_in_their_rows(calls: list[str]) -> None:
+    block, x = block_of(5), torch.randn(9, 5, dtype=torch.float64)
+    x[1, 0], x[2, 4], x[4, 1], x[5, 3] = torch.inf, torch.nan, torch.nan, -torch.inf
+    for rev in (False, True):
+        with torch.no_grad():
+            (y,), log_det = block((x,), rev=rev)
+        torch.testing.assert_close((y, log_det), general(block, x, rev=rev), equal_nan=True)
+    x.requires_grad_()
+    y, log_det = block((x,))[0][0], block((x,))[1]
+    expected_y, expected_log_det = general(block, x)
+    (found,) = torch.autograd.grad(y.sum() + log_det.sum(), [x])
+    (expected,) = torch.autograd.grad(expected_y.sum() + expected_log_det.sum(), [x])
+    finite = [0, 3, 6, 7, 8]
+    torch.testing.assert_close(found[finite], expected[finite])
+    assert calls == ["forward", "inverse", "forward", "forward"]
+
+
+@pytest.mark.parametrize("shift", [-60.0, 0.0, 60.0])
+@pytest.mark.parametrize("kind", ["SOFTPLUS", "SIGMOID", "EXP"])
+def test_scales_of_any_size(kind: str, shift: float) -> None:
+    block, x = block_of(4, global_affine_type=kind), torch.randn(3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        block.global_scale.add_(shift)
+    found, expected = block((x,)), general(block, x)
+    torch.testing.assert_close((found[0][0], found[1]), expected, atol=1e-10, rtol=1e-10)
+    (of_raw,) = torch.autograd.grad(found[0][0].sum() + found[1].sum(), [block.global_scale])
+    (expected_of_raw,) = torch.autograd.grad(expected[0].sum() + expected[1].sum(), [block.global_scale])
+    torch.testing.assert_close(of_raw, expected_of_raw, atol=1e-9, rtol=1e-9)
+
+
+def test_what_the_kernel_declines_goes_the_general_way(calls: list[str]) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64)
+    deep = [layer for _ in range(20) for layer in (nn.Linear(2, 2), nn.ReLU())]
+    narrow = nn.Linear(4, 2).double()
+    turned = block_of(4)
+    net: Any = turned.subnet
+    net[0].weight = nn.Parameter(net[0].weight.detach().t().contiguous().t())
+    many = block_of(4)
+    many.subnet = nn.Sequential(*deep, nn.Linear(2, 4)).double()
+    learned = block_of(4)
+    learned.w_perm.requires_grad_()
+    for block in (turned, many, learned):
+        (y,), log_det = block((x,))
+        torch.testing.assert_close((y, log_det), general(block, x))
+    assert not calls
+    many.subnet = nn.Sequential(narrow)
+    with pytest.raises(RuntimeError):
+        many((x,))
+
+
+def test_the_inverse_with_gradients_goes_the_general_way(calls: list[str]) -> None:
+    block, y = block_of(), torch.randn(3, 5, dtype=torch.float64)
+    (x,), log_det = block((y,), rev=True)
+    assert x.requires_grad
+    assert log_det.requires_grad
+    assert not calls
+    block.requires_grad_(False)
+    (same,), _ = block((y,), rev=True)
+    torch.testing.assert_close(same, x.detach())
+    assert calls == ["inverse"]
+
+
 def test_the_inverse_takes_the_matrix_that_is_stored_for_it() -> None:
     block, y = block_of(), torch.randn(3, 5, dtype=torch.float64)
     block.w_perm_inv.data.mul_(2.0)

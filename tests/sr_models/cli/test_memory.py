@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import randomised
 
-from sr_models.cli import _memory
-from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile
+import sr_models
+from sr_models.cli import _memory, _memory_cost
+from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile, surely_fits
+from sr_models.cli._memory_cost import DecodingCost
+from sr_models.flow.model import SuperResolutionFlow
 
 
 @given(
@@ -19,24 +23,33 @@ from sr_models.cli._memory import fitting_tile, free_memory, smaller_tile
     width=st.integers(1, 10_000),
     samples=st.integers(1, 40),
     scale=st.sampled_from([2, 4, 8]),
-    free=st.one_of(st.none(), st.integers(0, 2**45)),
+    free=st.integers(0, 2**45),
+    pixel=st.floats(2**10, 2**18),
 )
 def test_tiles_can_be_used_and_grow_with_memory(
-    height: int, width: int, samples: int, scale: int, free: int | None
+    height: int, width: int, samples: int, scale: int, free: int, pixel: float
 ) -> None:
-    tile = fitting_tile(height, width, samples, scale, free)
-    if free is None:
-        assert tile is None
-        return
-    more = fitting_tile(height, width, samples, scale, 4 * free)
+    tile = fitting_tile(height, width, samples, scale, free, pixel)
+    more = fitting_tile(height, width, samples, scale, 4 * free, pixel)
     assert tile is None or (tile % 16 == 0 and 16 <= tile <= 1024)
     assert more is None or (tile is not None and more >= tile)
-    assert fitting_tile(height, width, samples, scale, 2**60) is None
+    assert fitting_tile(height, width, samples, scale, 2**60, pixel) is None
+    # what takes more gets no larger tiles
+    dearer = fitting_tile(height, width, samples, scale, free, 2 * pixel)
+    assert tile is None or (dearer is not None and dearer <= tile)
 
 
 def test_large_images_are_not_decoded_whole() -> None:
-    assert fitting_tile(3000, 4000, 1, 4, 16 * 2**30) == 592
-    assert fitting_tile(500, 500, 10, 4, 16 * 2**30) is None
+    assert fitting_tile(3000, 4000, 1, 4, 16 * 2**30, 7 * 2**10) == 1024
+    assert fitting_tile(3000, 4000, 1, 4, 8 * 2**30, 7 * 2**10) == 528
+    assert fitting_tile(500, 500, 10, 4, 16 * 2**30, 9 * 2**10) is None
+
+
+def test_small_images_are_not_measured() -> None:
+    assert surely_fits(128, 128, 10, 4, 2 * 2**30)
+    assert not surely_fits(512, 512, 10, 4, 2 * 2**30)
+    assert not surely_fits(128, 128, 10, 8, 2 * 2**30)
+    assert surely_fits(10_000, 10_000, 1, 4, None)
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000))
@@ -58,10 +71,50 @@ def test_free_memory() -> None:
     assert 2**20 < free < 2**50
 
 
-def test_samples_that_are_drawn_together_count() -> None:
-    """As measured: 32 samples of 256 x 256 pixels take 1438 MiB, and 10 take 855 MiB."""
-    assert fitting_tile(256, 256, 32, 4, 1438 * 2**20) is not None
-    assert fitting_tile(256, 256, 10, 4, 1438 * 2**20) is None
+class TestCost:
+    @pytest.mark.parametrize("samples", [1, 2, 7])
+    @pytest.mark.parametrize("name", ["srflow", "srflow-da-r", "ncsr", "hcflow"])
+    def test_it_is_that_of_a_larger_image(self, name: str, samples: int) -> None:
+        """A small image tells what a larger one takes, by more than a tenth neither too low nor by half too high."""
+        model = small(name)
+        cost = DecodingCost(model, {"precision": "fp32"}).of(samples) - _memory_cost._BESIDES
+        lr = torch.full((1, 3, 64, 96), 0.5)
+        with torch.no_grad():
+            taken = _memory_cost._peak(lambda: model.sample(lr, samples, temperature=0.0)) / (64 * 96)
+        assert 0.9 * taken <= cost <= 1.5 * taken
+
+    def test_models_differ(self) -> None:
+        """Levels that see each other have conditions of every sample, others have them once."""
+        options = {"precision": "fp32"}
+        growths = []
+        for name in ("srflow", "hcflow"):
+            cost = DecodingCost(small(name), options)
+            growths.append(cost.of(10) / cost.of(2))
+        assert growths[1] > 1.5 * growths[0]
+
+    def test_each_is_measured_once_and_in_silence(
+        self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        drawn = []
+        make = SuperResolutionFlow.sample
+
+        def counted(self: SuperResolutionFlow, lr: torch.Tensor, n: int, **more: Any) -> torch.Tensor:
+            drawn.append(n)
+            return make(self, lr, n, **more)
+
+        monkeypatch.setattr(SuperResolutionFlow, "sample", counted)
+        cost = DecodingCost(small("srflow"), {"precision": "fp32"})
+        for samples in (1, 1, 3, 8):
+            cost.of(samples)
+        assert drawn == [1, 1, 2, 4]
+        assert capfd.readouterr() == ("", "")
+
+
+def small(name: str) -> SuperResolutionFlow:
+    if name != "hcflow":
+        return randomised(name, dtype=torch.float32)
+    sizes = {"steps": 1, "conditional_steps": 1, "hidden_channels": 4, "conditional_hidden_channels": 4}
+    return sr_models.create(name, scale=4, **sizes, features=4, growth=2, blocks=(1, 1)).eval()
 
 
 class TestLimitsOfGroups:

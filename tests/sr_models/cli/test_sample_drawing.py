@@ -132,7 +132,7 @@ class TestMemory:
         self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         noisy(tmp_path / "in" / "a.png", size=(40, 48))
-        monkeypatch.setattr(_drawing, "free_memory", lambda device: 25 * 2**20)
+        monkeypatch.setattr(_drawing, "free_memory", lambda device: 2**22)
         assert sample() == 0
         assert "a.png: decoded in tiles of 32 low-resolution pixels" in capsys.readouterr().err
         assert sample("--tile", 32, output=tmp_path / "chosen") == 0

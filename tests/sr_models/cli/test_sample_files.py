@@ -322,7 +322,7 @@ class TestStandardStreams:
 
         content = noisy(tmp_path / "a.png", size=(40, 48), alpha=np.full((40, 48), 99, np.uint8)).read_bytes()
         given(content)
-        monkeypatch.setattr(_drawing, "free_memory", lambda device: 25 * 2**20)
+        monkeypatch.setattr(_drawing, "free_memory", lambda device: 2**22)
         assert sample(images="-") == 0
         printed = capsys.readouterr()
         lines = [line for line in (printed.err + printed.out).splitlines() if "standard input" in line]
