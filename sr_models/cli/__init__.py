@@ -8,6 +8,7 @@ enough, a function ``add_arguments(parser)`` declares the arguments.
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import sys
 import textwrap
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         bind_threads()
         slow_progress_bars()
+        # where the home folder cannot be written it takes a temporary one, and says so in a paragraph
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with lenient_stderr():
         return _main(sys.argv[1:] if arguments is None else arguments)
 
