@@ -25,8 +25,6 @@ BUILD = ROOT / "build" / "package"
 #: Tests of the layers and operators: those of the range's ends take a minute together, the others seconds.
 TESTS = ("actnorm", "backends", "couplings", "flow_step", "layers", "rows", "torch_features", "transforms")
 FEW_TESTS = ("couplings", "flow_step")
-#: Expression that leaves out what ``torch.compile(fullgraph=True)`` needs.
-COMPILING = " and not compile and not block_inside and not missing_extension"
 TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-macos")
 
 
@@ -139,8 +137,7 @@ def try_row(row: Row, source: Path) -> tuple[list[str], str]:
             shutil.copytree(ROOT / "tests" / name, empty / "tests" / name)
         shutil.copy(ROOT / "tests" / "conftest.py", empty / "tests")
         shutil.copy(ROOT / "pyproject.toml", empty)
-        # torch before 2.14 cannot compile a read of the chosen backend; the page of features is not installed
-        without = "not the_page_names" + (COMPILING if row.name == "lowest" else "")
+        without = "not the_page_names"  # of features, which is not installed
         chosen = [
             empty / "tests" / "invflow" / f"test_{name}.py"
             for name in (TESTS if row.name in ("lowest", "newest") else FEW_TESTS)
@@ -148,8 +145,7 @@ def try_row(row: Row, source: Path) -> tuple[list[str], str]:
         said = run(
             "tests", python, "-m", "pytest", "-q", "-m", "not slow", "-k", without, *chosen, cwd=empty, variables=limits
         )
-        eager = ", none of torch.compile" if COMPILING in without else ""
-        done.append(f"tests of layers{eager}: {said.splitlines()[-1].split(' in ')[0].strip()}")
+        done.append(f"tests of layers: {said.splitlines()[-1].split(' in ')[0].strip()}")
     run("extra", pip, "install", "-q", f"invflow[sr] @ {source.as_uri()}", variables=limits)
     draw = "from PIL import Image; Image.new('RGB', (24, 16), (200, 90, 40)).save('a.png')"
     run("picture", python, "-c", draw, cwd=empty)
