@@ -119,6 +119,6 @@ def _write(target: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=fetch.__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="created if needed")
     fetch(parser.parse_args().folder)

@@ -6,6 +6,7 @@ tile's border in low-resolution pixels.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -53,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -23,6 +23,7 @@ from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.listing import one_line
 from sr_models.models.encoder import is_encoder
 from sr_models.models.publication import shapes_of
+from sr_models.registry import config_of, get_plugin
 
 __all__ = ["load_initial_weights"]
 
@@ -87,9 +88,19 @@ def _check_config(model: SuperResolutionFlow, name: str, config: Mapping[str, An
     own = dataclasses.asdict(model.config)
     differing = [field for field, value in config.items() if value != own[field] and not isinstance(value, float)]
     if differing:
-        raise ValueError(
-            "its model has other sizes: " + ", ".join(f"{name} {config[name]}, not {own[name]}" for name in differing)
-        )
+        preset = _preset_of(name, config)
+        listed = ", ".join(f"{field} {config[field]!r}, not {own[field]!r}" for field in differing)
+        raise ValueError(f"its model has other sizes{f', those of preset {preset!r}' if preset else ''}: {listed}")
+
+
+def _preset_of(name: str, config: Mapping[str, Any]) -> str | None:
+    """Return the preset that has these sizes, if there is one."""
+    for preset, scales in get_plugin(name).presets.items():
+        if config["scale"] in scales:
+            its = dataclasses.asdict(config_of(name, scale=config["scale"], preset=preset))
+            if all(value == its[field] or isinstance(value, float) for field, value in config.items()):
+                return preset
+    return None
 
 
 def _check_tensors(model: SuperResolutionFlow, tensors: Mapping[str, Tensor]) -> None:

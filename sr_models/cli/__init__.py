@@ -8,12 +8,14 @@ enough, a function ``add_arguments(parser)`` declares the arguments.
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
 from sr_models.cli._errors import end_progress_bars, users_error
+from sr_models.cli._nearest import nearest
 from sr_models.cli._streams import lenient_stderr, slow_progress_bars
 from sr_models.openmp import bind_threads
 from sr_models.training.stopping import Stopped
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         bind_threads()
         slow_progress_bars()
+        # where the home folder cannot be written it takes a temporary one, and says so in a paragraph
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with lenient_stderr():
         return _main(sys.argv[1:] if arguments is None else arguments)
 
@@ -62,8 +66,9 @@ def _main(arguments: Sequence[str]) -> int:
         elif command in COMMANDS:
             return _run(command, options)
         else:
+            hint = (nearest(command, COMMANDS) if command else "") or "; see sr-models --help"
             given = repr(command) if command else "none"
-            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {given}; see sr-models --help")
+            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {given}{hint}")
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except Stopped as stopped:

@@ -189,7 +189,10 @@ class _Image:
         if free is None or surely_fits(height, width, together, self._model.scale, free):
             return None
         release_large_blocks()
-        tile = fitting_tile(height, width, together, self._model.scale, free, self._cost.of(together))
+        pixel = self._cost.of(together)
+        # weights that the measurement has prepared stay, and are no longer free
+        free = free_memory(lr.device) or 0
+        tile = fitting_tile(height, width, together, self._model.scale, free, pixel)
         if tile is not None:
             self._say_tile(tile, f"{free / 2**30:.1f} GiB of memory are free")
         return tile

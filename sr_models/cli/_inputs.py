@@ -113,7 +113,8 @@ def standard_input() -> Iterator[Path]:
     Raises:
         ValueError: nothing comes; or an error of the block, in which the file is called standard input.
     """
-    content = sys.stdin.buffer.read()
+    # a closed one is none
+    content = sys.stdin.buffer.read() if sys.stdin else b""
     if not content:
         raise ValueError("standard input is empty; it must be an image")
     with TemporaryDirectory(prefix=_PREFIX) as folder:

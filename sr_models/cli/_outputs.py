@@ -29,7 +29,7 @@ from sr_models.io.sample_files import (
     sample_names,
 )
 
-__all__ = ["check_lengths", "existing", "name_files", "write_sample", "write_sheet"]
+__all__ = ["check_files", "check_folder", "existing", "name_files", "write_sample", "write_sheet"]
 
 #: Samples on a contact sheet, which with the image fill nine rows.
 _ON_SHEET = 35
@@ -112,13 +112,21 @@ def existing(files: Sequence[Path], description: Mapping[str, Any], tile: Tile) 
     return [about is not None for about in found], tile
 
 
-def write_sample(file: Path, sample: np.ndarray, format: Format, about: Mapping[str, Any]) -> None:
-    """Write a sample with its description, to standard output if that is its name."""
+def write_sample(
+    file: Path, sample: np.ndarray, format: Format, about: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write a sample with its description, to standard output if that is its name.
+
+    Raises:
+        ValueError: without ``overwrite``, another process has written another sample of that name.
+    """
     content = encode_image(sample, format, KEY, about)
     if str(file) == STANDARD:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
+    if not overwrite:
+        are_done([file], about, free=["tile"])
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, content)
 
@@ -132,17 +140,20 @@ def write_sheet(sheet: Path, image: Path, files: Sequence[Path]) -> None:
     write_bytes(sheet, encode_png(contact_sheet(pictures), {KEY: "{}"}))
 
 
-def check_lengths(files: Iterable[Path], folder: Path, argument: str) -> None:
-    """Raise ``ValueError`` if the file system has no room for a name.
+def check_files(files: Iterable[Path], folder: Path, argument: str) -> None:
+    """Raise ``ValueError`` if files cannot have their names.
 
     Args:
         files: in ``folder``, which need not exist.
         folder: for the samples.
         argument: what chooses the names.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    longest = os.pathconf(there, "PC_NAME_MAX")
+    longest = os.pathconf(next(place for place in _upwards(folder) if place.exists()), "PC_NAME_MAX")
     for file in files:
+        if file.is_dir():
+            raise ValueError(
+                f"{one_line(file)} is a folder, and {argument} gives a file that name; choose another output"
+            )
         for name in file.relative_to(folder).parts:
             if (length := len(os.fsencode(name))) > longest:
                 raise ValueError(
@@ -150,3 +161,18 @@ def check_lengths(files: Iterable[Path], folder: Path, argument: str) -> None:
                     f"{one_line(folder)}: {one_line(name[:40])}...; a shorter one comes from "
                     f"--naming '{{number}}_{{index}}'"
                 )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``OSError`` if nothing can be written into a folder, which need not exist."""
+    there = next(place for place in _upwards(folder) if os.path.lexists(place))
+    if not there.is_dir():
+        what = "a file" if there.exists() else "a link to nothing"
+        raise NotADirectoryError(f"output must be a folder, got {one_line(folder)}: {one_line(there)} is {what}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"output {one_line(folder)} cannot be written: no permission for {one_line(there)}")
+
+
+def _upwards(folder: Path) -> tuple[Path, ...]:
+    """Return a folder and those above it."""
+    return folder, *folder.absolute().parents

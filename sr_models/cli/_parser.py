@@ -13,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from sr_models.cli._sources import from_environment, from_files, nearest, split_files
+from sr_models.cli._nearest import nearest
+from sr_models.cli._sources import from_environment, from_files, split_files
 
 __all__ = ["CommandParser", "environment_prefix", "parse"]
 
@@ -119,7 +120,9 @@ def _plain(parser: ArgumentParser, message: str) -> str:
     if match := re.match(r"the following arguments are required: (.*)", message):
         names = match[1].split(", ")
         options = [f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in names]
-        return f"{' and '.join(options)} must be given; see {parser.prog} --help"
+        *others, last = options
+        listed = f"{', '.join(others)} and {last}" if others else last
+        return f"{listed} must be given; see {parser.prog} --help"
     if match := re.match(r"argument ([^:/]+).*: expected one argument$", message):
         return f"{match[1]} needs a value"
     if match := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
@@ -139,7 +142,7 @@ def _kind(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_kind(part) for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is list:
-        return "a list"
+        return {float: "a list such as [0.5,1.0]", int: "a list such as [1,2]"}.get(get_args(hint)[0], "a list")
     if get_origin(hint) is dict:
         return "a mapping such as {name: value}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, "")

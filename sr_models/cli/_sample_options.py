@@ -72,5 +72,7 @@ def check_options(images: Sequence[str], output: str, options: Options) -> None:
     if output == STANDARD:
         if n != 1 or options.sheet:
             raise ValueError("output - takes one sample of one image: give -n 1, and no sheet")
+        if sys.stdout is None:
+            raise ValueError("output - writes an image, and standard output is closed; add > FILE")
         if sys.stdout.isatty():
             raise ValueError("output - writes an image, and standard output is a terminal; add > FILE")

@@ -16,7 +16,7 @@ from sr_models.cli._device import check_worthwhile, usable_device
 from sr_models.cli._drawing import Block, Request, draw_blocks
 from sr_models.cli._errors import users_error
 from sr_models.cli._inputs import STANDARD, find_images, say, shown, standard_input
-from sr_models.cli._outputs import check_lengths, existing, name_files, write_sample, write_sheet
+from sr_models.cli._outputs import check_files, check_folder, existing, name_files, write_sample, write_sheet
 from sr_models.cli._sample_options import Options, check_options
 from sr_models.evaluation.report.stored import checkpoint_name
 from sr_models.flow.latents import temperatures_of
@@ -76,13 +76,15 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
             model_scale=model.scale,
             values=_template_values(checkpoint, scale, temperatures, options),
         )
-        check_lengths((file for _, files in named.values() for file in files), folder, f"naming {options.naming}")
+        check_files((file for _, files in named.values() for file in files), folder, f"naming {options.naming}")
     settings = _settings(model, scale, temperatures, options)
     descriptions = {name: describe_sample(path, settings) for name, (path, _) in named.items()}
     requests = _requests(named, descriptions, options, anew=options.overwrite or piped)
     sheets = {name: folder / f"{name}_sheet.png" for name in named if options.sheet}
     _check_sheets(sheets, {file for _, files in named.values() for file in files}, overwrite=options.overwrite)
-    check_lengths(sheets.values(), folder, "sheet")
+    check_files(sheets.values(), folder, "sheet")
+    if (requests or sheets) and not piped:
+        check_folder(folder)
     if kept := len(named) - len(requests):
         say(f"the samples of {kept} of {len(named)} images are in {output} already")
 
@@ -97,7 +99,7 @@ def _sample(images: Sequence[str], checkpoint: str, output: str, options: Option
     if not piped:
         at = _one_if_alike(temperatures)
         shown = at if isinstance(at, list) else f"{at:g}"
-        print(f"wrote {written} images (sRGB) to {one_line(output)}, temperature {shown}")
+        print(f"wrote {written} image{'' if written == 1 else 's'} (sRGB) to {one_line(output)}, temperature {shown}")
     for failure in failures:
         say(f"not sampled: {failure}")
     return 1 if failures else 0
@@ -227,7 +229,7 @@ def _write(
         path, files = named[name]
         about = {**descriptions[name], "tile": block.tile}
         for number, sample in zip(block.numbers, block.samples, strict=True):
-            write_sample(files[number], sample, options.format, about)
+            write_sample(files[number], sample, options.format, about, overwrite=options.overwrite)
         written += len(block.samples)
         if block.last and options.naming == "ntire" and options.overwrite:
             remove_other_numbering(files)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
+from sr_models.cli._nearest import nearest
 from sr_models.io.yaml_text import parse_yaml
 
-__all__ = ["from_environment", "from_files", "nearest", "split_files"]
+__all__ = ["from_environment", "from_files", "split_files"]
 
 
 def split_files(options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -68,12 +68,6 @@ def from_environment(prefix: str, variables: Mapping[str, str], known: Collectio
                 raise ValueError(f"environment variable {variable} names no option{nearest(name, known)}")
             options.append(f"--{name}={value}")
     return options
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Suggest the known name that a mistyped one resembles; empty if none does."""
-    found = get_close_matches(name, known, n=1) or [other for other in sorted(known) if other.startswith(name)]
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _read(file: str) -> dict[Any, Any]:

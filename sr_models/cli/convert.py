@@ -20,7 +20,7 @@ def run(
     blocks: list[int] | None,
     to: Literal["safetensors", "published"],
 ) -> None:
-    """Convert a published checkpoint (.pth of SRFlow, SRFlow-DA, NCSR or their RRDB encoder), or convert one back.
+    """Convert a published checkpoint (.pth of SRFlow, SRFlow-DA, NCSR, HCFlow or an RRDB encoder), or convert one back.
 
     Model, scale and sizes are read off the file. Nothing in it is unpickled but tensors. RRDB encoders may have the
     names of BasicSR and Real-ESRGAN; weights may lie under params_ema, params or state_dict. The folder of a training

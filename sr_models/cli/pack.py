@@ -28,6 +28,7 @@ def run(images: str, output: str, strict: bool = False) -> None:
     from sr_models.data.layouts import find_high
     from sr_models.data.packing import check_pack_name, write_pack
     from sr_models.io.listing import list_images, one_line
+    from sr_models.io.quantities import quantity
 
     path = check_pack_name(output)
     listing = list_images(find_high(images, split="train"), strict=strict)
@@ -36,7 +37,7 @@ def run(images: str, output: str, strict: bool = False) -> None:
         damaged = write_pack(listing, path, strict=strict)
     for entry in damaged:
         print(f"not used: {one_line(entry.path)}: {one_line(entry.reason)}")
-    print(f"wrote {len(listing) - len(damaged)} images, {path.stat().st_size / 1e9:.2f} GB, to {one_line(path)}")
+    print(f"wrote {len(listing) - len(damaged)} images, {quantity(path.stat().st_size, 'B')}, to {one_line(path)}")
 
 
 @contextlib.contextmanager

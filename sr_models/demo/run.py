@@ -72,11 +72,14 @@ def run_demo(
     Raises:
         ValueError: an argument out of range, images that cannot be used, or another run in the folder.
         FileNotFoundError: no such images, or a package without its photographs.
+        NotADirectoryError: ``output`` is a file.
     """
     if not 0 <= minutes <= 600:
         raise ValueError(f"minutes must be in 0..600, got {minutes}")
     check_seed(seed)
     folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output must be a folder, {folder} is a file")
     train, test = unpack_photographs(folder / "photographs")
     if images:
         test = reduce_photographs(images, folder / "photographs" / "own")

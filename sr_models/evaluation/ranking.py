@@ -221,12 +221,14 @@ def _rows(path: str | os.PathLike[str], columns: Sequence[str]) -> list[tuple[in
             reader = csv.DictReader(file, skipinitialspace=True)
             found = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"table {one_line(path)} does not exist") from None
     except csv.Error as error:
         raise ValueError(f"{one_line(path)} cannot be read: {error}") from error
     if missing := [name for name in columns if name not in found]:
         there = ", ".join(map(one_line, found)) or "none"
         raise ValueError(
-            f"{one_line(path)} must have the columns {', '.join(columns)}; {missing[0]} is missing of {there}"
+            f"{one_line(path)} must have the columns {', '.join(columns)}; {missing[0]} is not among {there}"
         )
     for line, row in rows:
         if not (row["method"] or "").strip():

@@ -55,7 +55,7 @@ def read_record(path: str | os.PathLike[str]) -> StoredScores:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of scores {one_line(path)}")
-    summary = _read_summary(path)
+    summary = _read_summary(path, "give a file that sr-models evaluate --output wrote, and keep both together")
     distance_name = str(summary["settings"].get("distance"))
     rows = read_scores(path, distance_name)
     return StoredScores(rows, distance_name, summary["settings"], summary["about"], summary["failures"])
@@ -152,7 +152,7 @@ class ScoreRecord:
         self._write_summary(self.path)
 
     def _take_over(self, path: Path, pairs: Sequence[Pair]) -> None:
-        former = _read_summary(path)
+        former = _read_summary(path, _HINT)
         settings, digests = former["settings"], former["images"]
         if changed := changed_settings(settings, self.settings):
             raise ValueError(f"{path} holds scores of other settings ({'; '.join(changed)}); {_HINT}")
@@ -202,12 +202,12 @@ def _summary_of(path: Path) -> Path:
     return path.with_suffix(".summary.json")
 
 
-def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
+def _read_summary(path: Path, hint: str) -> dict[str, dict[str, Any]]:
     summary = _summary_of(path)
     try:
         content = parse_json(summary.read_text("utf-8"))
         return {name: dict(content[name]) for name in ("about", "settings", "failures", "images")}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} exists, but {summary.name}, which tells its settings, cannot be read ({error}); {_HINT}"
+            f"{path} exists, but {summary.name}, which tells its settings, cannot be read ({error}); {hint}"
         ) from error

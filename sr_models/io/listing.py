@@ -205,10 +205,11 @@ def _candidates(source: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
     raise FileNotFoundError(f"{kind} {one_line(source)} does not exist")
 
 
-def _walk(folder: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
+def _walk(folder: Path, recursive: bool, seen: set[tuple[int, int]] | None = None) -> tuple[_Found, list[Unused]]:
+    """List the images in a folder, but for those in folders that were seen before."""
     found: _Found = []
     unused: list[Unused] = []
-    seen = set()
+    seen = set() if seen is None else seen
     # links come last, so that a folder is listed under its own name
     folders, links = [folder], list[Path]()
     while folders or links:
@@ -232,7 +233,7 @@ def _walk(folder: Path, recursive: bool) -> tuple[_Found, list[Unused]]:
                 if recursive:
                     (links if entry.is_symlink() else folders).append(path)
                 else:
-                    unused += [Unused(image, entry.name, NESTED) for image, _ in _walk(path, True)[0]]
+                    unused += [Unused(image, entry.name, NESTED) for image, _ in _walk(path, True, seen)[0]]
             else:
                 _sort_in(path, entry, found, unused)
     return found, unused

@@ -12,6 +12,7 @@ from sr_models.data.photographs import Photographs
 from sr_models.evaluation.metrics.vgg import find_vgg
 from sr_models.inspection.describe import Description, describe
 from sr_models.io.listing import one_line
+from sr_models.io.quantities import quantity
 from sr_models.registry import create
 from sr_models.training.config import TrainingConfig
 from sr_models.training.progress import duration
@@ -82,8 +83,8 @@ class RunCheck:
             *images,
             f"{recipe.steps:,} steps of {recipe.batch_size} crops of {config.crop} x {config.crop} pixels{phases}; "
             f"{seen:,.{0 if seen > 9 else 1}f} crops of every image",
-            f"files: about {_quantity(3 * checkpoint + 2 * weights, 'B')}, {_quantity(checkpoint, 'B')} a checkpoint",
-            f"convolutions: {_quantity(per_step, 'FLOP')} a step, {_quantity(total, 'FLOP')} in all, which takes "
+            f"files: about {quantity(3 * checkpoint + 2 * weights, 'B')}, {quantity(checkpoint, 'B')} a checkpoint",
+            f"convolutions: {quantity(per_step, 'FLOP')} a step, {quantity(total, 'FLOP')} in all, which takes "
             f"{duration(total / 1e12)} at a steady 1 TFLOP/s",
             *waste(config),
         ]
@@ -138,12 +139,3 @@ def _problem(work: tuple[Photographs, int]) -> str | None:
         message = " ".join(str(error).split())
         return message if path in message else f"{path}: {message}"
     return None
-
-
-def _quantity(value: float, unit: str) -> str:
-    """Format a number with three digits and a prefix of thousands."""
-    prefixes = ["", "k", "M", "G", "T", "P", "E"]
-    while value >= 999.5 and len(prefixes) > 1:
-        value /= 1000
-        del prefixes[0]
-    return f"{value:.3g} {prefixes[0]}{unit}"

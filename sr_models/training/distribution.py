@@ -80,6 +80,8 @@ def start_processes(accelerator: str, devices: int | list[int] | str, strategy: 
         fabric.launch()
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if accelerator in ("cuda", "gpu", "mps") and not torch.accelerator.is_available():
+            reason = f"torch finds no {accelerator} device on this machine, only the cpu"
         raise ValueError(f"accelerator {accelerator!r} with devices {devices!r} cannot be used: {reason}") from error
     return fabric
 

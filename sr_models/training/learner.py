@@ -89,7 +89,7 @@ class Learner:
             raise ValueError(
                 "adversarial_weight must be 0 with several devices: every one would have its own adversary"
             )
-        self._batch: Batch = ()
+        self._parts: list[tuple[Tensor, Tensor, Sequence[int]]] = []
         self._device_step = self._make_device_step(model, _makes_graph(model, config, fabric, strategy))
 
     def take(self, batch: Batch, rates: Sequence[float], step: int) -> Outcome:
@@ -109,10 +109,11 @@ class Learner:
         """Compute the clipped gradients of a step, and return the mean loss of all processes; arguments as above."""
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        self._batch = batch
+        # once: losses of images, too, are of this batch
+        self._parts = [self._moved(part) for part in batch]
         self._optimizer.zero_grad()
         self._take_carried()
-        loss = mean(self._backward(batch), self.fabric)
+        loss = mean(self._backward(), self.fabric)
         self._scaler.unscale_(self._optimizer)
         return Outcome(loss, self._clip())
 
@@ -174,14 +175,13 @@ class Learner:
         # of one loss: the average of the pretrained encoder soon follows what the likelihood makes of it
         return step if self.phase.loss == "l1" else step - self.config.encoder_steps
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Accumulate the gradients of a batch's parts; return this process's mean loss."""
+    def _backward(self) -> Tensor:
+        """Accumulate the gradients of the batch's parts; return this process's mean loss."""
         weight = 1.0 if self.phase.loss == "l1" else self.config.recipe.nll_weight
         loss = torch.zeros((), device=self.fabric.device)
-        for number, part in enumerate(batch, start=1):
-            hr, lr, crops = self._moved(part)
-            with last_part_only(self._module, number == len(batch)):
-                part_loss = self._module(hr, lr, crops, self.phase.loss) / len(batch)
+        for number, (hr, lr, crops) in enumerate(self._parts, start=1):
+            with last_part_only(self._module, number == len(self._parts)):
+                part_loss = self._module(hr, lr, crops, self.phase.loss) / len(self._parts)
                 self._scaler.scale(weight * part_loss).backward()
             loss += part_loss.detach()
         return loss
@@ -193,13 +193,12 @@ class Learner:
             self._optimizer.zero_grad()
             total = torch.zeros((), device=self.fabric.device)
             pairs: list[tuple[Tensor, Tensor]] = []
-            for number, part in enumerate(self._batch, start=1):
-                hr, lr, crops = self._moved(part)
-                with last_part_only(self._module, number == len(self._batch)), torch.set_grad_enabled(learns):
+            for number, (hr, lr, crops) in enumerate(self._parts, start=1):
+                with last_part_only(self._module, number == len(self._parts)), torch.set_grad_enabled(learns):
                     images = self._module(hr, lr, crops, name)
                     pairs.append((hr, images.detach()))
                     if learns:
-                        loss = losses(name, images, hr) / len(self._batch)
+                        loss = losses(name, images, hr) / len(self._parts)
                         loss.backward()
                         total += loss.detach()
             if learns and torch.isfinite(mean(total, self.fabric) + self._clip()):

@@ -132,6 +132,7 @@ def train_model(
                 seconds=monotonic() - started,
                 skipped=content["skipped"],
                 best=(best["figure"], best["value"], best["step"]) if best else None,
+                encoder_only=config.encoder_steps == config.recipe.steps and config.init_from is None,
             ):
                 leader.monitor.say(line)
     fabric.barrier()  # no process sees a run as finished before it is

@@ -77,6 +77,7 @@ def closing(
     seconds: float,
     skipped: int = 0,
     best: tuple[str, float, int] | None = None,
+    encoder_only: bool = False,
 ) -> list[str]:
     """Describe a run that has ended.
 
@@ -86,6 +87,7 @@ def closing(
         seconds: that it took.
         skipped: steps of the whole run that were skipped.
         best: name and value of the figure that decides what is best, and the number of steps done when it was measured.
+        encoder_only: whether the run has trained the encoder only, so that there are no samples to draw yet.
 
     Returns:
         Lines to print.
@@ -96,11 +98,10 @@ def closing(
         name, value, step = best
         lines.append(f"best {name} {value:.3f} after step {step:,}: {output / 'best.safetensors'}")
     model = shlex.quote(str(output / "model.safetensors"))
-    return [
-        *lines,
-        f"curves: tensorboard --logdir {shlex.quote(str(output / 'logs'))}",
-        f"samples: sr-models sample --checkpoint {model} --images FOLDER --output FOLDER",
-    ]
+    further = f"samples: sr-models sample --checkpoint {model} --images FOLDER --output FOLDER"
+    if encoder_only:
+        further = f"the flow has not begun to learn: sr-models train --init_from {model} goes on"
+    return [*lines, f"curves: tensorboard --logdir {shlex.quote(str(output / 'logs'))}", further]
 
 
 def _precision(precision: str, device: torch.device) -> str:

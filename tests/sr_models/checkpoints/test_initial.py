@@ -121,6 +121,11 @@ class TestMistakes:
             load_initial_weights(model, path)
         assert_same(model, before)
 
+    def test_the_preset_of_other_sizes_is_named(self) -> None:
+        model = sr_models.create("srflow-da", preset="small")
+        with pytest.raises(ValueError, match=r"other sizes, those of preset 'tiny': variant 'R', not '', steps 5, not"):
+            load_initial_weights(model, "srflow-da-tiny")
+
     def test_another_model(self, tmp_path: Path) -> None:
         save_model(tiny_model(), tmp_path / "x.safetensors")
         sizes = {"steps": 1, "hidden_channels": 4, "features": 4, "growth": 2, "blocks": 2, "stacked_blocks": (0, 1)}

@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,3 +176,21 @@ def test_every_path_is_tried(command: str) -> None:
     first = getattr(importlib.import_module(f"sr_models.cli.{command}"), "FIRST_OPTION", f"--{next(iter(hints), '')}")
     tried |= {first[2:] for words in own if words[1].startswith("~")}
     assert texts - tried - NO_PATHS.get(command, set()) == set()
+
+
+def test_a_home_folder_that_cannot_be_written_is_no_matter() -> None:
+    """Matplotlib would tell at length that it takes a temporary folder."""
+    program = "from sr_models.cli import main; main(); import matplotlib; print(matplotlib.get_cachedir())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--version"],
+        env={
+            **os.environ,
+            "HOME": "/dev/null/home",
+            "MPLCONFIGDIR": "/dev/null/home",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "/dev/null" not in done.stdout

@@ -30,7 +30,10 @@ class TestMistakes:
         ("arguments", "message"),
         [
             ("", "command"),
-            ("fly", "'fly'"),
+            ("fly", "'fly'; see sr-models --help"),
+            ("sampel", "got 'sampel'; did you mean sample?"),
+            ("convert", "file and --output must be given"),
+            ("train", "--output, --model and --images must be given"),
             ("sample --n many", "many"),
             (
                 "train --model nonesuch --images {images} --output {out}",

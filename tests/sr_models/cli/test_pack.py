@@ -31,7 +31,7 @@ def test_it_says_what_is_in_the_pack_and_what_is_not(
     assert any("cut.png" in line for line in printed)
     assert any("of other kinds: .txt" in line for line in printed)
     assert printed[-2].startswith(f"not used: {images / 'damaged.png'}: ")
-    assert printed[-1] == f"wrote 2 images, 0.00 GB, to {output}"
+    assert printed[-1] == f"wrote 2 images, {output.stat().st_size / 1000:.3g} kB, to {output}"
     packed = PackedImages(output)
     assert packed.names == ["a.png", "b.png"]
     assert (packed[1] == read_image(folder / "b.png")).all()

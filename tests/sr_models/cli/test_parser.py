@@ -60,7 +60,7 @@ class TestOptions:
             ("--colour x --mode medium", "mode must be fast or slow, got 'medium'"),
             ("--colour x --weight heavy", "weight must be a number, got 'heavy'"),
             ("--colour x --strict maybe", "strict must be true or false, got 'maybe'"),
-            ("--colour x --sizes 3", "sizes must be a list, got '3'"),
+            ("--colour x --sizes 3", "sizes must be a list such as [1,2], got '3'"),
         ],
     )
     def test_mistakes(self, given: str, message: str) -> None:

@@ -28,4 +28,4 @@ def test_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rank", str(table), "--opinions", str(study)]) == 0
     assert capsys.readouterr().err == "sr-models: no table has the method Mine of study.csv\n"
     assert main(["rank", str(tmp_path / "none.csv")]) == 2
-    assert "none.csv" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"sr-models: error: table {tmp_path / 'none.csv'} does not exist\n"

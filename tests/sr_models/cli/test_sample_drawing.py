@@ -143,6 +143,22 @@ class TestMemory:
         assert sample("--tile", 32, "-n", 2, output=tmp_path / "chosen") == 0
         assert contents(tmp_path / "out") == contents(tmp_path / "chosen")
 
+    def test_what_the_measurement_takes_is_not_free(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Weights are prepared by the first sample, and stay."""
+        noisy(tmp_path / "in" / "a.png", size=(40, 48))
+        measure, measured = _drawing.DecodingCost.of, []
+
+        def of(self: _drawing.DecodingCost, samples: int) -> float:
+            measured.append(samples)
+            return measure(self, samples)
+
+        monkeypatch.setattr(_drawing.DecodingCost, "of", of)
+        monkeypatch.setattr(_drawing, "free_memory", lambda device: 2**22 if measured else 2**25)
+        assert sample() == 0
+        assert (read_description(tmp_path / "out" / "a_sample000.png") or {})["tile"] == 32
+
     @pytest.mark.parametrize(
         "error",
         [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],

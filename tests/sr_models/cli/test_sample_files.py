@@ -10,14 +10,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_samples import names, noisy, picture
 
 from sr_models.cli import _drawing, _sampling, main
+from sr_models.flow.model import SuperResolutionFlow
 from sr_models.io.images import read_image
 from sr_models.io.sample_files import read_description
 
@@ -53,6 +56,15 @@ class TestFolders:
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sr-models: ")]
         assert said == [f"sr-models: 3 images in {tmp_path / 'in'}", "sr-models: 2 of them: transparency is kept"]
 
+    def test_a_link_to_the_folder_itself_is_no_sub_folder(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("a.png", "more/b.png"):
+            picture(tmp_path / "in" / name)
+        (tmp_path / "in" / "loop").symlink_to(".")
+        assert sample() == 0
+        assert "not used: 1 images in sub-folders: more; --recursive uses them" in capsys.readouterr().err
+
     def test_images_in_sub_folders_only(
         self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -61,6 +73,64 @@ class TestFolders:
         error = capsys.readouterr().err.splitlines()[-1]
         assert "holds no image" in error
         assert "1 images in sub-folders: more; --recursive uses them" in error
+
+
+class TestOutput:
+    """What cannot be written is said before anything is drawn."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        picture(tmp_path / "in" / "a.png")
+        monkeypatch.setattr(_drawing._Image, "__next__", lambda self: pytest.fail("a sample was drawn"))
+
+    @pytest.mark.parametrize("place", ["file", "file/below", "link"])
+    def test_a_file_is_no_folder(
+        self, sample: Sample, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        assert sample(output=tmp_path / place) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: output must be a folder, got {tmp_path / place}: " in error
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_a_folder_without_permission(
+        self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        assert sample(output=tmp_path / "x" / "y") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"output {tmp_path / 'x' / 'y'} cannot be written: no permission for {tmp_path}" in error
+
+    @pytest.mark.parametrize("options", [(), ("--overwrite",)])
+    def test_a_folder_of_a_samples_name(
+        self, sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "out" / "a_sample000.png").mkdir(parents=True)
+        assert sample(*options) == 2
+        assert "a_sample000.png is a folder, and naming name gives a file that name" in capsys.readouterr().err
+
+
+def test_two_commands_for_one_folder(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sample that another command writes meanwhile is not lost; one that is the same may be written twice."""
+    picture(tmp_path / "in" / "a.png")
+    assert sample("--seed", 1, output=tmp_path / "other") == 0
+    make = SuperResolutionFlow.sample
+
+    def meanwhile(self: SuperResolutionFlow, *given: Any, **more: Any) -> torch.Tensor:
+        shutil.copytree(tmp_path / "other", tmp_path / "out", dirs_exist_ok=True)
+        return make(self, *given, **more)
+
+    monkeypatch.setattr(SuperResolutionFlow, "sample", meanwhile)
+    assert sample("--seed", 2) == 2
+    assert "a_sample000.png was made with other settings (seed was 1, now 2)" in capsys.readouterr().err
+    assert (read_description(tmp_path / "out" / "a_sample000.png") or {})["seed"] == 1
+    shutil.rmtree(tmp_path / "out")
+    assert sample("--seed", 1) == 0
+    shutil.rmtree(tmp_path / "out")
+    assert sample("--seed", 2, "--overwrite") == 0
 
 
 class TestFormats:
@@ -272,10 +342,10 @@ class TestNames:
         assert sample("--naming", "ntire") == 0
         write = _sampling.write_sample
 
-        def full(file: Path, *given: object) -> None:
+        def full(file: Path, *given: object, **options: bool) -> None:
             if file.name == "000001_sample00001.png":
                 raise OSError(28, os.strerror(28), str(file))
-            write(file, *given)  # type: ignore[arg-type]
+            write(file, *given, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(_sampling, "write_sample", full)
         assert sample("--naming", "ntire", "-n", 2, "--overwrite") == 2
@@ -311,6 +381,19 @@ class TestStandardStreams:
         assert message in done.stderr.decode().splitlines()[-1]
         assert "standard input" in done.stderr.decode().splitlines()[-1]
         assert tempfile.gettempdir() not in done.stderr.decode().replace(str(tmp_path), "")
+
+    @pytest.mark.parametrize(("stream", "message"), [("stdin", "standard input is empty"), ("stdout", "is closed")])
+    def test_closed_streams(
+        self,
+        sample: Sample,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        stream: str,
+        message: str,
+    ) -> None:
+        monkeypatch.setattr(sys, stream, None)
+        assert sample(images="-", output=Path("-")) == 2
+        assert message in capsys.readouterr().err
 
     def test_messages_name_it(
         self, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -210,6 +210,12 @@ def test_a_photograph_that_explodes_costs_no_other(tiny_demo: Path, monkeypatch:
         run_demo("other", minutes=0)
 
 
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(NotADirectoryError, match=r"output must be a folder, .*photo.png is a file"):
+        run_demo(tmp_path / "photo.png", minutes=0)
+
+
 @pytest.mark.parametrize("minutes", [-1.0, 601.0, float("nan")])
 def test_arguments_are_checked_first(tmp_path: Path, minutes: float) -> None:
     with pytest.raises(ValueError, match=r"minutes must be in 0\.\.600, got "):

@@ -125,8 +125,8 @@ def test_scores_of_evaluate_are_a_method(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"must have the columns method, lpips, lr_psnr, diversity; method is missing of none"),
-        ("method,lpips,diversity\na,1,2\n", r"lr_psnr is missing of method, lpips, diversity"),
+        ("", r"must have the columns method, lpips, lr_psnr, diversity; method is not among none"),
+        ("method,lpips,diversity\na,1,2\n", r"lr_psnr is not among method, lpips, diversity"),
         ("method,lpips,lr_psnr,diversity\na,1,2\n", r"t.csv, line 2: diversity must be a number, got None"),
         ("lpips,lr_psnr,diversity,method\n1,2,3\n", r"t.csv, line 2: method must be a name, got None"),
         ("method,lpips,lr_psnr,diversity\n ,1,2,3\n", r"t.csv, line 2: method must be a name, got ''"),

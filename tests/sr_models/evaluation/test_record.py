@@ -307,6 +307,12 @@ def test_a_record_is_read_with_its_settings(evaluate: Evaluate, drawn: _Heights,
         read_record(tmp_path / "none.csv")
 
 
+def test_a_file_without_its_summary_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("my,own\n1,2\n")
+    with pytest.raises(ValueError, match=r"cannot be read .*; give a file that sr-models evaluate --output wrote"):
+        read_record(tmp_path / "mine.csv")
+
+
 @pytest.mark.parametrize("name", [b"\xff.png", "ä.png".encode("latin1"), b"a\nb.png", "\u2028.png".encode()])
 def test_names_of_all_bytes(model: SuperResolutionFlow, folder: Path, tmp_path: Path, name: bytes) -> None:
     """A file system takes any bytes; so do the files of scores, and the table can be printed in UTF-8."""

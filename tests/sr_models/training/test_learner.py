@@ -11,6 +11,7 @@ import torch
 from golden import Golden, load_golden
 from lightning.fabric import Fabric
 
+import sr_models
 from sr_models.checkpoints.files import describe_file
 from sr_models.checkpoints.published import from_published, to_published
 from sr_models.flow.noise import NoisyPair
@@ -80,3 +81,25 @@ def begin(content: dict[str, Any], config: TrainingConfig, fabric: Fabric) -> Le
     model = learner.objective.model.double()
     model.load_state_dict(content["model"])
     return learner
+
+
+def test_a_batch_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of images are of the crops that the likelihood saw."""
+    sizes = {"steps": 1, "conditional_steps": 1, "hidden_channels": 4, "conditional_hidden_channels": 4}
+    sizes |= {"features": 4, "growth": 2, "blocks": [1, 1]}
+    config = TrainingConfig(model="hcflow", images=".", overrides=sizes, crop=16, batch_size=4, accumulate=2, **PLUS)
+    content = {
+        "description": json.dumps(describe_file(model := sr_models.create("hcflow", **sizes))),
+        "model": model.state_dict(),
+        "average": None,
+        "optimizer": {},
+        "scaler": None,
+    }
+    (phase,) = phases(config)
+    learner = Learner(phase, content, config, Fabric(accelerator="cpu", devices=1), "auto")
+    moved = []
+    monkeypatch.setattr(Learner, "_moved", lambda self, part: moved.append(part) or tuple(part.values()))
+    parts = [{"hr": torch.rand(2, 3, 16, 16), "lr": torch.rand(2, 3, 4, 4), "crops": [at, at + 1]} for at in (0, 2)]
+    learner.compute_gradients(parts, config.learning_rates(0))
+    learner.update(0)
+    assert moved == parts

@@ -84,6 +84,12 @@ def test_closing() -> None:
     ]
 
 
+def test_closing_of_an_encoder() -> None:
+    """Samples of a flow that has learned nothing are noise."""
+    *_, last = closing(Path("run"), steps=5, seconds=1.2, encoder_only=True)
+    assert last == "the flow has not begun to learn: sr-models train --init_from run/model.safetensors goes on"
+
+
 def test_closing_without_validation_and_skipped_steps() -> None:
     first, second, _ = closing(Path("run"), steps=5, seconds=1.2)
     assert first == "5 steps in 1 s"
