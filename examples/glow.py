@@ -1,7 +1,5 @@
 """Train a Glow on scikit-learn's handwritten digits, in two minutes of one core, and draw samples: digits.png."""
 
-import argparse
-
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -39,5 +37,4 @@ def main(epochs: int = 60, output: str = "digits.png") -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
     main()
