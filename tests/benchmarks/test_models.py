@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from benchmarks import __main__ as runner
 from benchmarks import models
@@ -46,12 +47,18 @@ def test_variants_compute_the_same(workload: Workload) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", [TRAIN, SAMPLE], ids=lambda workload: workload.name)
-def test_compiled_layers_compute_the_same_and_share_their_code(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_layers_compute_the_same_and_share_their_code(workload: Workload) -> None:
+    # in a process of its own: what the compiler starts forbids that other tests fork this one
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(compare_compiled, workload).result()
+
+
+def compare_compiled(workload: Workload) -> None:
+    from torch._dynamo.utils import counters
+
     # what the compiler would make of the graphs takes minutes
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setitem(of_workloads._TINY, "steps", 5)
+    torch.compile = partial(torch.compile, backend="eager")
+    of_workloads._TINY["steps"] = 5
     shop = Workshop(workload, "cpu")
     for variant in compiled_variants_of(workload.kind, "cpu"):
         torch.compiler.reset()
