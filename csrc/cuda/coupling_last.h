@@ -2,6 +2,7 @@
 // of a float32 state, or less. Neighbouring threads take neighbouring units.
 #pragma once
 
+#include "channels_last.h"
 #include "coupling_known.h"
 
 namespace invflow::cuda {
@@ -21,20 +22,11 @@ struct LastUnit {
     inside = unit < units.of_sample;
   }
 
+  INVFLOW_DEVICE Pixels at(unsigned sample) const { return {static_cast<int>(sample), pixel}; }
+
   int pixel, channel;
   bool inside;
 };
-
-// Where a unit stands in a state, and in an h or its gradient: shift and raw scale of each channel in turn.
-template <int kBytes, class U>
-INVFLOW_DEVICE char* unit_of_state(const Rows& rows, unsigned sample, const U& unit) {
-  return rows.data + sample * rows.sample + static_cast<int64_t>(unit.pixel) * rows.row + unit.channel * kBytes;
-}
-template <int kBytes, class U>
-INVFLOW_DEVICE char* unit_of_h(const KnownMapArguments& map, const Rows& rows, unsigned sample, const U& unit) {
-  return rows.data + sample * rows.sample + static_cast<int64_t>(unit.pixel) * rows.row +
-         2 * (unit.channel - map.start) * kBytes;
-}
 
 template <int kOwn>
 INVFLOW_DEVICE void take_apart(const float (&h)[2 * kOwn], float (&shift)[kOwn], float (&raw)[kOwn]) {
@@ -50,15 +42,15 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
     coupling_last_kernel(const __grid_constant__ KnownStep step, const LastUnits units, float* log_dets) {
   const KnownMapArguments& map = step.before[0];
   const unsigned sample = blockIdx.x / units.blocks, block = blockIdx.x - sample * units.blocks;
-  const unsigned in_h = map.repeat == 1 ? sample : sample / map.repeat;
   Packed<kStateBytes, kOwn> x[kUnits];
   Packed<kBytesOfH, 2 * kOwn> h[kUnits];
 #pragma unroll
   for (int turn = 0; turn < kUnits; ++turn) {
     const LastUnit<kOwn, kUnits> unit(units, block, turn);
     if (!unit.inside) continue;
-    fetch(unit_of_state<kStateBytes>(step.x, sample, unit), x[turn]);
-    if (map.transforms(unit.channel)) fetch(unit_of_h<kBytesOfH>(map, map.h.shifts, in_h, unit), h[turn]);
+    fetch(at_channel<kStateBytes>(step.x, sample, unit.pixel, unit.channel), x[turn]);
+    if (map.transforms(unit.channel))
+      fetch(at_shift<kBytesOfH>(map, map.h.shifts, unit.at(sample), unit.channel), h[turn]);
   }
   float log_det = 0;
 #pragma unroll
@@ -73,7 +65,7 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
       log_det += KnownMap<inverse>{map.eps}.apply(shift, raw, values);
       pack(values, step.dtype, x[turn]);
     }
-    place(x[turn], unit_of_state<kStateBytes>(step.y, sample, unit));
+    place(x[turn], at_channel<kStateBytes>(step.y, sample, unit.pixel, unit.channel));
   }
   let_next_begin();
   const float total = sum_of_block<kUnitThreads>(log_det);
@@ -91,10 +83,10 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
   for (int turn = 0; turn < kUnits; ++turn) {
     const LastUnit<kOwn, kUnits> unit(units, block, turn);
     if (!unit.inside) continue;
-    fetch(unit_of_state<kStateBytes>(step.grad_y, sample, unit), grad_y[turn]);
+    fetch(at_channel<kStateBytes>(step.grad_y, sample, unit.pixel, unit.channel), grad_y[turn]);
     if (!map.transforms(unit.channel)) continue;
-    fetch(unit_of_state<kStateBytes>(step.x, sample, unit), x[turn]);
-    fetch(unit_of_h<kBytesOfH>(map, map.h.shifts, sample, unit), h[turn]);
+    fetch(at_channel<kStateBytes>(step.x, sample, unit.pixel, unit.channel), x[turn]);
+    fetch(at_shift<kBytesOfH>(map, map.h.shifts, unit.at(sample), unit.channel), h[turn]);
   }
   const float grad_log_det = step.grad_log_det[sample];
 #pragma unroll
@@ -116,10 +108,10 @@ __global__ void __launch_bounds__(kUnitThreads, 3)
         numbers[2 * i + 1] = raw[i];
       }
       pack(numbers, map.dtype, h[turn]);
-      place(h[turn], unit_of_h<kBytesOfH>(map, map.grad_h.shifts, sample, unit));
+      place(h[turn], at_shift<kBytesOfH>(map, map.grad_h.shifts, unit.at(sample), unit.channel));
       pack(grad, step.dtype, grad_y[turn]);
     }
-    place(grad_y[turn], unit_of_state<kStateBytes>(step.grad_x, sample, unit));
+    place(grad_y[turn], at_channel<kStateBytes>(step.grad_x, sample, unit.pixel, unit.channel));
   }
 }
 

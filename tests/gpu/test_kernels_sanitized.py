@@ -36,8 +36,8 @@ def tiny_calls(most_channels: int) -> list[Call]:
 
 
 def run_tiny_calls(most_channels: int, capability: int | None = None, **options: Any) -> set[str]:
-    """With the shared memory of sm_90, which has room for every kernel, and with the little of sm_75, in which backward
-    passes keep nothing. The names of the launches."""
+    """Run them with the shared memory of sm_90, which has room for every kernel, and with the little of sm_75, in which
+    backward passes keep nothing. Return the names of the launches."""
     names = set()
     for device in (90, 75):
         with cuda_on_cpu(capability, device=device, multiprocessors=1, **options) as launches:

@@ -48,7 +48,7 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.parametrize(("multiprocessors", "pixels"), [(MULTIPROCESSORS, (16, 32)), (1, (64, 64))])
 def test_only_small_states_are_divided_into_more_blocks(multiprocessors: int, pixels: tuple[int, int]) -> None:
-    """With 96 channels, forward and backward; a state of 2 samples of 16 x 16 pixels."""
+    """Divide a state of 2 samples of 16 x 16 pixels and 96 channels, forward and backward."""
     built = str(library(None, "INVFLOW_SMALL_GRIDS"))
     tiles = [2 * 16 * 16 // of_tile for of_tile in pixels]
     tiles[1] = min(tiles[1], multiprocessors * (2 if multiprocessors > 1 else 1))  # further ones are taken in turn

@@ -76,7 +76,7 @@ class TestFolders:
 
 
 class TestOutput:
-    """What cannot be written is said before anything is drawn."""
+    """Refuse an output that cannot be written before anything is drawn."""
 
     @pytest.fixture(autouse=True)
     def nothing_is_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ class TestNames:
         options: tuple[str, ...],
         argument: str,
     ) -> None:
-        """Of the image, of the template, of the contact sheet."""
+        """Names come from the image, the template and the contact sheet."""
         picture(tmp_path / "in" / f"{'ä' * 125}.png")
         assert sample(*options) == 2
         error = capsys.readouterr().err.splitlines()[-1]
