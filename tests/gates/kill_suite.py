@@ -39,7 +39,7 @@ CALLS = [
     Call(12, side=8, step=False, backward=True),
     # kernels for the published form, and in the first lines; channels_last and half h beside them
     Call(12, side=24, published=False, backward=True),
-    Call(24, side=8, published=False, inverse=True, backward=True),
+    Call(24, side=18, published=False, inverse=True, backward=True),
     Call(96, side=10, published=False, backward=True),
     Call(12, side=20, channels_last=True, backward=True),
     Call(12, side=8, channels_last=True, dtype=torch.float64, h_dtype=torch.float16),

@@ -266,6 +266,7 @@ MUTANTS = [
         "coupling_last.h",
         "inside = unit < units.of_sample;",
         "inside = true;",
+        "address",
     ),
     Mutant(
         "the shifts of a channels_last coupling forgotten in its gradients",
